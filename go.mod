@@ -1,0 +1,3 @@
+module github.com/gatehouse-ws/gatehouse
+
+go 1.26.0
