@@ -3,6 +3,8 @@ module github.com/gatehouse-ws/gatehouse
 go 1.26.0
 
 require (
+	github.com/spf13/pflag v1.0.10
+	go.yaml.in/yaml/v3 v3.0.6
 	google.golang.org/grpc v1.85.0
 	google.golang.org/protobuf v1.36.12
 )

@@ -4,9 +4,12 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/subtle"
+	"fmt"
 	"hash"
+	"io"
 	"log/slog"
 	"sync"
+	"time"
 )
 
 const (
@@ -50,6 +53,27 @@ func NewRing(keys []EdgeKey) *Ring {
 		r.macs[k.ID] = &sync.Pool{New: func() any { return newMAC(&k) }}
 	}
 	return r
+}
+
+// Mint draws a token that expires at expiry and tags it with the ring's key
+// keyID; without that key it returns ErrUnknownKey.
+func (r *Ring) Mint(keyID uint16, expiry time.Time, random io.Reader) (Token, error) {
+	pool := r.macs[keyID]
+	if pool == nil {
+		return Token{}, ErrUnknownKey
+	}
+	id, err := NewID(expiry, random)
+	if err != nil {
+		return Token{}, err
+	}
+	t := Token{KeyID: keyID, ID: id}
+	if _, err := io.ReadFull(random, t.Secret[:]); err != nil {
+		return Token{}, fmt.Errorf("draw token secret: %w", err)
+	}
+	m := pool.Get().(*mac)
+	t.Tag = m.sum(&t)
+	pool.Put(m)
+	return t, nil
 }
 
 // Verify reports whether t carries the tag that its edge key makes, comparing

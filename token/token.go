@@ -12,10 +12,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"time"
 )
 
 const (
@@ -51,20 +48,6 @@ type Token struct {
 	ID     ID
 	Secret Secret
 	Tag    Tag
-}
-
-// Mint draws a token that expires at expiry and tags it with key.
-func Mint(expiry time.Time, key *EdgeKey, random io.Reader) (Token, error) {
-	id, err := NewID(expiry, random)
-	if err != nil {
-		return Token{}, err
-	}
-	t := Token{KeyID: key.ID, ID: id}
-	if _, err := io.ReadFull(random, t.Secret[:]); err != nil {
-		return Token{}, fmt.Errorf("draw token secret: %w", err)
-	}
-	t.Tag = newMAC(key).sum(&t)
-	return t, nil
 }
 
 // AppendText appends the token's text to dst: TextSize bytes.

@@ -19,11 +19,12 @@ import (
 var (
 	testExpiry = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 	testKey    = EdgeKey{ID: 0x0102, Key: [EdgeKeySize]byte{1, 2, 3}}
+	testRing   = NewRing([]EdgeKey{testKey})
 )
 
 func mintText(tb testing.TB) (Token, []byte) {
 	tb.Helper()
-	t, err := Mint(testExpiry, &testKey, rand.Reader)
+	t, err := testRing.Mint(testKey.ID, testExpiry, rand.Reader)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -136,7 +137,7 @@ func TestVerifyRefusesEveryEditedBit(t *testing.T) {
 func TestRingHoldsSeveralKeys(t *testing.T) {
 	other := EdgeKey{ID: 7, Key: [EdgeKeySize]byte{9}}
 	a, _ := mintText(t)
-	b, err := Mint(testExpiry, &other, rand.Reader)
+	b, err := NewRing([]EdgeKey{other}).Mint(other.ID, testExpiry, rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,12 +156,15 @@ func TestRingHoldsSeveralKeys(t *testing.T) {
 
 func TestMintFailsWithoutRandomness(t *testing.T) {
 	for _, n := range []int{0, 9, 10, 41} {
-		if _, err := Mint(testExpiry, &testKey, bytes.NewReader(make([]byte, n))); err == nil {
+		if _, err := testRing.Mint(testKey.ID, testExpiry, bytes.NewReader(make([]byte, n))); err == nil {
 			t.Errorf("%d random bytes: minted a token", n)
 		}
 	}
+	if _, err := testRing.Mint(testKey.ID+1, testExpiry, rand.Reader); !errors.Is(err, ErrUnknownKey) {
+		t.Errorf("a key that the ring lacks: %v, want %v", err, ErrUnknownKey)
+	}
 	for _, at := range []time.Time{time.UnixMilli(-1), MaxExpiry.Add(time.Millisecond)} {
-		if _, err := Mint(at, &testKey, rand.Reader); err == nil {
+		if _, err := testRing.Mint(testKey.ID, at, rand.Reader); err == nil {
 			t.Errorf("expiry %v: minted a token", at)
 		}
 	}
@@ -307,7 +311,7 @@ func BenchmarkParseAndVerify(b *testing.B) {
 func BenchmarkMint(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Mint(testExpiry, &testKey, rand.Reader); err != nil {
+		if _, err := testRing.Mint(testKey.ID, testExpiry, rand.Reader); err != nil {
 			b.Fatal(err)
 		}
 	}

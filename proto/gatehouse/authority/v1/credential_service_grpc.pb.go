@@ -115,7 +115,7 @@ func (c *credentialServiceClient) EnableCredential(ctx context.Context, in *Enab
 }
 
 // CredentialServiceServer is the server API for CredentialService service.
-// All implementations must embed UnimplementedCredentialServiceServer
+// All implementations should embed UnimplementedCredentialServiceServer
 // for forward compatibility.
 //
 // CredentialService decides who may call.
@@ -142,10 +142,9 @@ type CredentialServiceServer interface {
 	//
 	// Callers: admin. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE.
 	EnableCredential(context.Context, *EnableCredentialRequest) (*EnableCredentialResponse, error)
-	mustEmbedUnimplementedCredentialServiceServer()
 }
 
-// UnimplementedCredentialServiceServer must be embedded to have
+// UnimplementedCredentialServiceServer should be embedded to have
 // forward compatible implementations.
 //
 // NOTE: this should be embedded by value instead of pointer to avoid a nil
@@ -167,8 +166,7 @@ func (UnimplementedCredentialServiceServer) DisableCredential(context.Context, *
 func (UnimplementedCredentialServiceServer) EnableCredential(context.Context, *EnableCredentialRequest) (*EnableCredentialResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EnableCredential not implemented")
 }
-func (UnimplementedCredentialServiceServer) mustEmbedUnimplementedCredentialServiceServer() {}
-func (UnimplementedCredentialServiceServer) testEmbeddedByValue()                           {}
+func (UnimplementedCredentialServiceServer) testEmbeddedByValue() {}
 
 // UnsafeCredentialServiceServer may be embedded to opt out of forward compatibility for this service.
 // Use of this interface is not recommended, as added methods to CredentialServiceServer will

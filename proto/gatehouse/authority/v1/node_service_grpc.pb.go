@@ -98,7 +98,7 @@ func (c *nodeServiceClient) ReportSessions(ctx context.Context, in *ReportSessio
 }
 
 // NodeServiceServer is the server API for NodeService service.
-// All implementations must embed UnimplementedNodeServiceServer
+// All implementations should embed UnimplementedNodeServiceServer
 // for forward compatibility.
 //
 // NodeService is how nodes ask and learn.
@@ -124,10 +124,9 @@ type NodeServiceServer interface {
 	//
 	// Callers: node, for its own sessions. Errors: INVALID_ARGUMENT, UNAVAILABLE.
 	ReportSessions(context.Context, *ReportSessionsRequest) (*ReportSessionsResponse, error)
-	mustEmbedUnimplementedNodeServiceServer()
 }
 
-// UnimplementedNodeServiceServer must be embedded to have
+// UnimplementedNodeServiceServer should be embedded to have
 // forward compatible implementations.
 //
 // NOTE: this should be embedded by value instead of pointer to avoid a nil
@@ -143,8 +142,7 @@ func (UnimplementedNodeServiceServer) Redeem(grpc.BidiStreamingServer[RedeemRequ
 func (UnimplementedNodeServiceServer) ReportSessions(context.Context, *ReportSessionsRequest) (*ReportSessionsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ReportSessions not implemented")
 }
-func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
-func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
+func (UnimplementedNodeServiceServer) testEmbeddedByValue() {}
 
 // UnsafeNodeServiceServer may be embedded to opt out of forward compatibility for this service.
 // Use of this interface is not recommended, as added methods to NodeServiceServer will

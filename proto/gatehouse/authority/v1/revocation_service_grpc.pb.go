@@ -163,7 +163,7 @@ func (c *revocationServiceClient) ListLocks(ctx context.Context, in *ListLocksRe
 }
 
 // RevocationServiceServer is the server API for RevocationService service.
-// All implementations must embed UnimplementedRevocationServiceServer
+// All implementations should embed UnimplementedRevocationServiceServer
 // for forward compatibility.
 //
 // RevocationService ends what was granted, and denies what would be.
@@ -207,10 +207,9 @@ type RevocationServiceServer interface {
 	//
 	// Callers: admin; viewer; issuer within its tenants. Errors: INVALID_ARGUMENT.
 	ListLocks(context.Context, *ListLocksRequest) (*ListLocksResponse, error)
-	mustEmbedUnimplementedRevocationServiceServer()
 }
 
-// UnimplementedRevocationServiceServer must be embedded to have
+// UnimplementedRevocationServiceServer should be embedded to have
 // forward compatible implementations.
 //
 // NOTE: this should be embedded by value instead of pointer to avoid a nil
@@ -238,8 +237,7 @@ func (UnimplementedRevocationServiceServer) Unlock(context.Context, *UnlockReque
 func (UnimplementedRevocationServiceServer) ListLocks(context.Context, *ListLocksRequest) (*ListLocksResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListLocks not implemented")
 }
-func (UnimplementedRevocationServiceServer) mustEmbedUnimplementedRevocationServiceServer() {}
-func (UnimplementedRevocationServiceServer) testEmbeddedByValue()                           {}
+func (UnimplementedRevocationServiceServer) testEmbeddedByValue() {}
 
 // UnsafeRevocationServiceServer may be embedded to opt out of forward compatibility for this service.
 // Use of this interface is not recommended, as added methods to RevocationServiceServer will

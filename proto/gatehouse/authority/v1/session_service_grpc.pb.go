@@ -70,7 +70,7 @@ func (c *sessionServiceClient) ListNodes(ctx context.Context, in *ListNodesReque
 }
 
 // SessionServiceServer is the server API for SessionService service.
-// All implementations must embed UnimplementedSessionServiceServer
+// All implementations should embed UnimplementedSessionServiceServer
 // for forward compatibility.
 //
 // SessionService tells who is connected, and where.
@@ -85,10 +85,9 @@ type SessionServiceServer interface {
 	//
 	// Callers: admin; viewer. Errors: none of its own.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
-	mustEmbedUnimplementedSessionServiceServer()
 }
 
-// UnimplementedSessionServiceServer must be embedded to have
+// UnimplementedSessionServiceServer should be embedded to have
 // forward compatible implementations.
 //
 // NOTE: this should be embedded by value instead of pointer to avoid a nil
@@ -101,8 +100,7 @@ func (UnimplementedSessionServiceServer) ListSessions(context.Context, *ListSess
 func (UnimplementedSessionServiceServer) ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodes not implemented")
 }
-func (UnimplementedSessionServiceServer) mustEmbedUnimplementedSessionServiceServer() {}
-func (UnimplementedSessionServiceServer) testEmbeddedByValue()                        {}
+func (UnimplementedSessionServiceServer) testEmbeddedByValue() {}
 
 // UnsafeSessionServiceServer may be embedded to opt out of forward compatibility for this service.
 // Use of this interface is not recommended, as added methods to SessionServiceServer will

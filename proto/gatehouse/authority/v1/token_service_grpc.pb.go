@@ -123,7 +123,7 @@ func (c *tokenServiceClient) ListTokens(ctx context.Context, in *ListTokensReque
 }
 
 // TokenServiceServer is the server API for TokenService service.
-// All implementations must embed UnimplementedTokenServiceServer
+// All implementations should embed UnimplementedTokenServiceServer
 // for forward compatibility.
 //
 // TokenService issues handshake tokens and tells about them.
@@ -158,10 +158,9 @@ type TokenServiceServer interface {
 	//
 	// Callers: issuer within its tenants; admin; viewer. Errors: INVALID_ARGUMENT.
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
-	mustEmbedUnimplementedTokenServiceServer()
 }
 
-// UnimplementedTokenServiceServer must be embedded to have
+// UnimplementedTokenServiceServer should be embedded to have
 // forward compatible implementations.
 //
 // NOTE: this should be embedded by value instead of pointer to avoid a nil
@@ -183,8 +182,7 @@ func (UnimplementedTokenServiceServer) GetToken(context.Context, *GetTokenReques
 func (UnimplementedTokenServiceServer) ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTokens not implemented")
 }
-func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
-func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
+func (UnimplementedTokenServiceServer) testEmbeddedByValue() {}
 
 // UnsafeTokenServiceServer may be embedded to opt out of forward compatibility for this service.
 // Use of this interface is not recommended, as added methods to TokenServiceServer will

@@ -459,13 +459,16 @@ func (x *Session) GetAsOfSequence() uint64 {
 	return 0
 }
 
-// Redemption is one use of a token; it lies with the token.
+// Redemption is one use of a token.
 type Redemption struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The token.
 	TokenId []byte `protobuf:"bytes,1,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	// The session it opened.
-	SessionId     []byte `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	SessionId []byte `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// A checksum of the node instance and of what it observed of the client,
+	// which tells a retry from another request once the session is gone.
+	Observation   uint64 `protobuf:"fixed64,3,opt,name=observation,proto3" json:"observation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -514,6 +517,61 @@ func (x *Redemption) GetSessionId() []byte {
 	return nil
 }
 
+func (x *Redemption) GetObservation() uint64 {
+	if x != nil {
+		return x.Observation
+	}
+	return 0
+}
+
+// Redemptions are uses that were committed together, of tokens that expire in
+// one minute. They lie with the uses of that minute, in the order of their
+// commit, and are forgotten with its tokens.
+type Redemptions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The uses, in the order they were decided.
+	Redemptions   []*Redemption `protobuf:"bytes,1,rep,name=redemptions,proto3" json:"redemptions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Redemptions) Reset() {
+	*x = Redemptions{}
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Redemptions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Redemptions) ProtoMessage() {}
+
+func (x *Redemptions) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Redemptions.ProtoReflect.Descriptor instead.
+func (*Redemptions) Descriptor() ([]byte, []int) {
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Redemptions) GetRedemptions() []*Redemption {
+	if x != nil {
+		return x.Redemptions
+	}
+	return nil
+}
+
 // Selector says what an entry hits. One field is set; a subject goes with its
 // tenant.
 type Selector struct {
@@ -536,7 +594,7 @@ type Selector struct {
 
 func (x *Selector) Reset() {
 	*x = Selector{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[3]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +606,7 @@ func (x *Selector) String() string {
 func (*Selector) ProtoMessage() {}
 
 func (x *Selector) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[3]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +619,7 @@ func (x *Selector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Selector.ProtoReflect.Descriptor instead.
 func (*Selector) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{3}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Selector) GetTokenId() []byte {
@@ -631,7 +689,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +701,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +714,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{4}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Entry) GetKind() uint32 {
@@ -736,7 +794,7 @@ type Lock struct {
 
 func (x *Lock) Reset() {
 	*x = Lock{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -748,7 +806,7 @@ func (x *Lock) String() string {
 func (*Lock) ProtoMessage() {}
 
 func (x *Lock) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -761,7 +819,7 @@ func (x *Lock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lock.ProtoReflect.Descriptor instead.
 func (*Lock) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{5}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Lock) GetSelector() *Selector {
@@ -823,7 +881,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -835,7 +893,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -848,7 +906,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{6}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Instance) GetNode() string {
@@ -906,7 +964,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -918,7 +976,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -931,7 +989,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{7}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Credential) GetRole() uint32 {
@@ -1014,7 +1072,7 @@ type EdgeKey struct {
 
 func (x *EdgeKey) Reset() {
 	*x = EdgeKey{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1084,7 @@ func (x *EdgeKey) String() string {
 func (*EdgeKey) ProtoMessage() {}
 
 func (x *EdgeKey) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1097,7 @@ func (x *EdgeKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeKey.ProtoReflect.Descriptor instead.
 func (*EdgeKey) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{8}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EdgeKey) GetKey() []byte {
@@ -1129,12 +1187,15 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x0f \x01(\x03R\texpiresAt\x12\x1e\n" +
 	"\vas_of_epoch\x18\x10 \x01(\x04R\tasOfEpoch\x12$\n" +
-	"\x0eas_of_sequence\x18\x11 \x01(\x04R\fasOfSequence\"F\n" +
+	"\x0eas_of_sequence\x18\x11 \x01(\x04R\fasOfSequence\"h\n" +
 	"\n" +
 	"Redemption\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x1d\n" +
 	"\n" +
-	"session_id\x18\x02 \x01(\fR\tsessionId\"\xab\x01\n" +
+	"session_id\x18\x02 \x01(\fR\tsessionId\x12 \n" +
+	"\vobservation\x18\x03 \x01(\x06R\vobservation\"Q\n" +
+	"\vRedemptions\x12B\n" +
+	"\vredemptions\x18\x01 \x03(\v2 .gatehouse.storage.v1.RedemptionR\vredemptions\"\xab\x01\n" +
 	"\bSelector\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x1d\n" +
 	"\n" +
@@ -1203,26 +1264,28 @@ func file_gatehouse_storage_v1_records_proto_rawDescGZIP() []byte {
 	return file_gatehouse_storage_v1_records_proto_rawDescData
 }
 
-var file_gatehouse_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_gatehouse_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_gatehouse_storage_v1_records_proto_goTypes = []any{
-	(*Token)(nil),      // 0: gatehouse.storage.v1.Token
-	(*Session)(nil),    // 1: gatehouse.storage.v1.Session
-	(*Redemption)(nil), // 2: gatehouse.storage.v1.Redemption
-	(*Selector)(nil),   // 3: gatehouse.storage.v1.Selector
-	(*Entry)(nil),      // 4: gatehouse.storage.v1.Entry
-	(*Lock)(nil),       // 5: gatehouse.storage.v1.Lock
-	(*Instance)(nil),   // 6: gatehouse.storage.v1.Instance
-	(*Credential)(nil), // 7: gatehouse.storage.v1.Credential
-	(*EdgeKey)(nil),    // 8: gatehouse.storage.v1.EdgeKey
+	(*Token)(nil),       // 0: gatehouse.storage.v1.Token
+	(*Session)(nil),     // 1: gatehouse.storage.v1.Session
+	(*Redemption)(nil),  // 2: gatehouse.storage.v1.Redemption
+	(*Redemptions)(nil), // 3: gatehouse.storage.v1.Redemptions
+	(*Selector)(nil),    // 4: gatehouse.storage.v1.Selector
+	(*Entry)(nil),       // 5: gatehouse.storage.v1.Entry
+	(*Lock)(nil),        // 6: gatehouse.storage.v1.Lock
+	(*Instance)(nil),    // 7: gatehouse.storage.v1.Instance
+	(*Credential)(nil),  // 8: gatehouse.storage.v1.Credential
+	(*EdgeKey)(nil),     // 9: gatehouse.storage.v1.EdgeKey
 }
 var file_gatehouse_storage_v1_records_proto_depIdxs = []int32{
-	3, // 0: gatehouse.storage.v1.Entry.selector:type_name -> gatehouse.storage.v1.Selector
-	3, // 1: gatehouse.storage.v1.Lock.selector:type_name -> gatehouse.storage.v1.Selector
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	2, // 0: gatehouse.storage.v1.Redemptions.redemptions:type_name -> gatehouse.storage.v1.Redemption
+	4, // 1: gatehouse.storage.v1.Entry.selector:type_name -> gatehouse.storage.v1.Selector
+	4, // 2: gatehouse.storage.v1.Lock.selector:type_name -> gatehouse.storage.v1.Selector
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_storage_v1_records_proto_init() }
@@ -1236,7 +1299,7 @@ func file_gatehouse_storage_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_storage_v1_records_proto_rawDesc), len(file_gatehouse_storage_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
