@@ -1,0 +1,243 @@
+package boltstore
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+var benchStart = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+var benchNode = storage.InstanceID{1}
+
+// benchSubjects are the users of the benchmarks.
+var benchSubjects = func() (names [100_000]string) {
+	for i := range names {
+		names[i] = fmt.Sprintf("user-%08d", i)
+	}
+	return names
+}()
+
+var benchBrowser = []byte("Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36")
+
+// benchToken is a token as a login service asks for, for the default bindings.
+func benchToken(id storage.TokenID) *storage.Token {
+	n := binary.BigEndian.Uint32(id[8:])
+	return &storage.Token{
+		ID:               id,
+		SecretHash:       [32]byte(append(id[:], id[:]...)),
+		Tenant:           "acme",
+		Subject:          benchSubjects[n%uint32(len(benchSubjects))],
+		Audience:         "chat",
+		ClientIP:         netip.AddrFrom4([4]byte(id[8:12])),
+		IPBinding:        storage.IPLog,
+		UserAgent:        benchBrowser,
+		Browser:          "Chrome",
+		OS:               "Linux",
+		UserAgentBinding: storage.UserAgentClass,
+		Origin:           "https://app.example.com",
+		MaxUses:          1,
+		IssuedAt:         id.Expiry().Add(-time.Minute),
+		NotBefore:        id.Expiry().Add(-time.Minute),
+		SessionTTL:       12 * time.Hour,
+		Issuer:           "login-service",
+	}
+}
+
+// benchSession is a session that begins now.
+func benchSession(t *storage.Token, now time.Time) *storage.Session {
+	s := &storage.Session{
+		Node:      "node-1",
+		Instance:  benchNode,
+		ClientIP:  t.ClientIP,
+		UserAgent: benchBrowser,
+		Origin:    []byte("https://app.example.com"),
+		StartedAt: now,
+		ExpiresAt: now.Add(12 * time.Hour),
+	}
+	binary.BigEndian.PutUint64(s.ID[:], rand.Uint64())
+	binary.BigEndian.PutUint64(s.ID[8:], rand.Uint64())
+	return s
+}
+
+// benchIDs draws n ids of tokens that expire a minute after their issue, of
+// which there are that many a second.
+func benchIDs(n, rate int) []storage.TokenID {
+	ids := make([]storage.TokenID, n)
+	for i := range ids {
+		at := benchStart.Add(time.Minute + time.Duration(i)*time.Second/time.Duration(rate))
+		binary.BigEndian.PutUint64(ids[i][:], uint64(at.UnixMilli())<<16|rand.Uint64N(1<<16))
+		binary.BigEndian.PutUint64(ids[i][8:], rand.Uint64())
+	}
+	return ids
+}
+
+func benchStore(b *testing.B) *Store {
+	s := open(b, filepath.Join(b.TempDir(), "gatehouse.db"), Options{})
+	b.Cleanup(func() { s.Close() })
+	if err := s.PutInstance(b.Context(), storage.Instance{ID: benchNode, Node: "node-1"}); err != nil {
+		b.Fatal(err)
+	}
+	for s.Stats().FileBytes < defaultAheadBytes {
+		time.Sleep(time.Millisecond)
+	}
+	return s
+}
+
+func cpu() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		panic(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// spread runs op for b.N items in batches, from that many callers.
+func spread(b *testing.B, s *Store, callers, batch int, op func(ctx context.Context, from, to int) error) {
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	groups, grouped := s.groups.Load(), s.grouped.Load()
+	b.ResetTimer()
+	before := cpu()
+	for range callers {
+		wg.Go(func() {
+			for {
+				to := int(next.Add(int64(batch)))
+				from := to - batch
+				if from >= b.N {
+					return
+				}
+				if err := op(context.Background(), from, min(to, b.N)); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+	used := cpu() - before
+	b.StopTimer()
+	b.ReportMetric(float64(used.Nanoseconds())/1e3/float64(b.N), "cpu-µs/op")
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "op/s")
+	if n := s.groups.Load() - groups; n > 0 {
+		b.ReportMetric(float64(s.grouped.Load()-grouped)/float64(n), "calls/group")
+	}
+}
+
+var benchCallers = []struct{ batch, callers int }{{64, 1}, {64, 8}, {64, 64}, {1, 64}, {1, 512}}
+
+func BenchmarkInsert(b *testing.B) {
+	for _, c := range benchCallers {
+		b.Run(fmt.Sprintf("batch=%d/callers=%d", c.batch, c.callers), func(b *testing.B) {
+			s := benchStore(b)
+			ids := benchIDs(b.N, 100_000)
+			spread(b, s, c.callers, c.batch, func(ctx context.Context, from, to int) error {
+				return insertIDs(ctx, s, ids[from:to])
+			})
+		})
+	}
+}
+
+func insertIDs(ctx context.Context, s *Store, ids []storage.TokenID) error {
+	tokens := make([]*storage.Token, len(ids))
+	for i := range ids {
+		tokens[i] = benchToken(ids[i])
+	}
+	r, err := s.Insert(ctx, tokens)
+	if err != nil {
+		return err
+	}
+	return r[0].Err
+}
+
+func redeemIDs(ctx context.Context, s *Store, ids []storage.TokenID) error {
+	found, err := s.Lookup(ctx, ids)
+	if err != nil {
+		return err
+	}
+	batch := make([]storage.Redemption, len(found))
+	now := time.Now()
+	for i, t := range found {
+		batch[i] = storage.Redemption{Token: t, Session: benchSession(t, now), SubjectSessions: 1000}
+	}
+	r, err := s.Redeem(ctx, batch)
+	if err != nil {
+		return err
+	}
+	return r[0].Err
+}
+
+// One operation is a Lookup and a Redeem. Tokens are redeemed in an order that
+// is shuffled over some time: one second, as when clients come at once, and one
+// minute, all of the default life.
+func BenchmarkRedeem(b *testing.B) {
+	for _, over := range []int{1, 60} {
+		for _, c := range benchCallers {
+			b.Run(fmt.Sprintf("over=%ds/batch=%d/callers=%d", over, c.batch, c.callers), func(b *testing.B) {
+				s := benchStore(b)
+				const rate = 20_000
+				ids := benchIDs(b.N, rate)
+				for from := 0; from < len(ids); from += 2000 {
+					if err := insertIDs(b.Context(), s, ids[from:min(from+2000, len(ids))]); err != nil {
+						b.Fatal(err)
+					}
+				}
+				for from := 0; from < len(ids); from += rate * over {
+					part := ids[from:min(from+rate*over, len(ids))]
+					rand.Shuffle(len(part), func(i, j int) { part[i], part[j] = part[j], part[i] })
+				}
+				spread(b, s, c.callers, c.batch, func(ctx context.Context, from, to int) error {
+					return redeemIDs(ctx, s, ids[from:to])
+				})
+			})
+		}
+	}
+}
+
+// Sessions end in no order.
+func BenchmarkEndSessions(b *testing.B) {
+	for _, c := range benchCallers[:3] {
+		b.Run(fmt.Sprintf("batch=%d/callers=%d", c.batch, c.callers), func(b *testing.B) {
+			s := benchStore(b)
+			ids := benchIDs(b.N, 20_000)
+			live := make([]storage.SessionID, len(ids))
+			for from := 0; from < len(ids); from += 2000 {
+				part := ids[from:min(from+2000, len(ids))]
+				if err := insertIDs(b.Context(), s, part); err != nil {
+					b.Fatal(err)
+				}
+				if err := redeemIDs(b.Context(), s, part); err != nil {
+					b.Fatal(err)
+				}
+			}
+			page, err := s.ListSessions(b.Context(), storage.SessionQuery{Limit: 1 << 30})
+			for n := 0; ; page, err = s.ListSessions(b.Context(), storage.SessionQuery{Limit: 1 << 30, After: page.Next}) {
+				if err != nil {
+					b.Fatal(err)
+				}
+				for _, x := range page.Sessions {
+					live[n] = x.ID
+					n++
+				}
+				if !page.More {
+					break
+				}
+			}
+			rand.Shuffle(len(live), func(i, j int) { live[i], live[j] = live[j], live[i] })
+			spread(b, s, c.callers, c.batch, func(ctx context.Context, from, to int) error {
+				_, err := s.EndSessions(ctx, live[from:to])
+				return err
+			})
+		})
+	}
+}

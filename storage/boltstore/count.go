@@ -1,0 +1,70 @@
+package boltstore
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
+)
+
+// Count counts what an entry would hit; see storage.Store.
+func (s *Store) Count(ctx context.Context, sel storage.Selector, now time.Time) (tokens, sessions int, err error) {
+	if tokens, err = s.countTokens(ctx, sel, now); err != nil {
+		return 0, 0, err
+	}
+	if sessions, err = s.countSessions(ctx, sel); err != nil {
+		return 0, 0, err
+	}
+	return tokens, sessions, nil
+}
+
+func (s *Store) countTokens(ctx context.Context, sel storage.Selector, now time.Time) (hits int, err error) {
+	above := before(firstID(now.UnixMilli() + 1)) // a token is inactive from its expiry
+	for more := true; more && err == nil; {
+		more = false
+		err = s.view(ctx, func(tx *bbolt.Tx) error {
+			above = later(above, before(firstID(s.ledger.Swept()+1)))
+			n := 0
+			return s.walkTokens(tx, above, func(id storage.TokenID, v []byte) (bool, error) {
+				if n == examined {
+					more = true
+					return false, nil
+				}
+				n++
+				above = id
+				var t storage.Token
+				if err := record.Token(id, v, &t); err != nil {
+					return false, fmt.Errorf("token %x: %w", id, err)
+				}
+				if sel.HitsToken(&t) {
+					hits++
+				}
+				return true, nil
+			})
+		})
+	}
+	return hits, err
+}
+
+func (s *Store) countSessions(ctx context.Context, sel storage.Selector) (hits int, err error) {
+	q := storage.SessionQuery{Limit: examined}
+	for {
+		page, err := s.ListSessions(ctx, q)
+		if err != nil {
+			return 0, err
+		}
+		for _, x := range page.Sessions {
+			if sel.HitsSession(x) {
+				hits++
+			}
+		}
+		if !page.More {
+			return hits, nil
+		}
+		q.After = page.Next
+	}
+}

@@ -1,0 +1,270 @@
+package boltstore
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
+)
+
+// group is what one transaction writes. Tokens, sessions and uses are gathered
+// first and written in the order of their keys: bbolt keeps what a transaction
+// adds to a page in one sorted slice, so that adding out of order is quadratic.
+// The rest is written as it is decided.
+type group struct {
+	store   *Store
+	calls   []*call
+	tx      *bbolt.Tx
+	settled chan struct{}
+	finder  finder
+
+	tokens []tokenPut
+	uses   []record.Redemption
+	grants []sessionPut
+	ends   [][sessionKeySize]byte
+	pages  int   // touched by what was written already
+	broken error // writing into tx failed: the group cannot be committed
+}
+
+type tokenPut struct {
+	id    storage.TokenID
+	value []byte
+}
+
+type sessionPut struct {
+	key   [sessionKeySize]byte
+	value []byte
+}
+
+func newGroup(s *Store) *group { return &group{store: s} }
+
+func (g *group) begin(tx *bbolt.Tx) {
+	g.tx = tx
+	g.finder = finder{slots: g.store.slots, tokens: tx.Bucket(tokensBucket), open: g.finder.open[:0], where: g.finder.where}
+}
+
+func (g *group) reset() {
+	clear(g.calls)
+	clear(g.tokens)
+	clear(g.grants)
+	clear(g.finder.open)
+	*g = group{
+		store:  g.store,
+		finder: finder{open: g.finder.open[:0], where: g.finder.where},
+		calls:  g.calls[:0], tokens: g.tokens[:0], uses: g.uses[:0], grants: g.grants[:0], ends: g.ends[:0],
+	}
+}
+
+func (g *group) dirty() bool {
+	return len(g.tokens)+len(g.uses)+len(g.ends)+g.pages > 0 || g.broken != nil
+}
+
+// groupMark is a place in what was gathered.
+type groupMark struct{ tokens, uses, grants, ends int }
+
+func (g *group) mark() groupMark {
+	return groupMark{len(g.tokens), len(g.uses), len(g.grants), len(g.ends)}
+}
+
+func (g *group) rollbackTo(m groupMark) {
+	g.tokens, g.uses, g.grants, g.ends = g.tokens[:m.tokens], g.uses[:m.uses], g.grants[:m.grants], g.ends[:m.ends]
+}
+
+// bucket is one of those at the top, to be written to at once: fn must be the
+// last step of a call that can fail.
+func (g *group) bucket(name []byte, fn func(b *bbolt.Bucket) error) error {
+	g.pages += 4 // its path of pages, and one more for a split
+	b := g.tx.Bucket(name)
+	b.FillPercent = fillPercent
+	if err := fn(b); err != nil {
+		g.broken = fmt.Errorf("write to bucket %s: %w", name, err)
+		return g.broken
+	}
+	return nil
+}
+
+// HasToken, Session and Entry look up what was committed before the group; see
+// ledger.Records.
+
+func (g *group) HasToken(id storage.TokenID) (bool, error) { return g.finder.find(id) != nil, nil }
+
+func (g *group) Session(key storage.SessionKey) (*storage.Session, error) {
+	k := sessionKey(key.ExpiresAt, key.ID)
+	v := g.tx.Bucket(sessionsBucket).Get(k[:])
+	if v == nil {
+		return nil, fmt.Errorf("%w: no record of live session %x", storage.ErrCorrupt, key.ID)
+	}
+	return sessionAt(k[:], v)
+}
+
+func (g *group) Entry(sequence uint64) (storage.Entry, error) {
+	k := number(sequence)
+	v := g.tx.Bucket(logBucket).Get(k)
+	if v == nil {
+		return storage.Entry{}, storage.ErrNotFound
+	}
+	return g.store.entryAt(k, v)
+}
+
+// estimate is at most how many bytes of pages the transaction writes, roughly.
+func (g *group) estimate() int64 {
+	bytes := 0
+	for i := range g.tokens {
+		bytes += len(g.tokens[i].value) + 32
+	}
+	for i := range g.grants {
+		bytes += len(g.grants[i].value) + 40
+	}
+	bytes += len(g.uses) * 64
+	pages := 32 + g.pages + 2*len(g.ends)
+	return int64(2*bytes + pages*g.store.db.Info().PageSize)
+}
+
+func (g *group) write() error {
+	if err := g.writeTokens(); err != nil {
+		return fmt.Errorf("write tokens: %w", err)
+	}
+	if err := g.writeUses(); err != nil {
+		return fmt.Errorf("write uses: %w", err)
+	}
+	if err := g.writeSessions(); err != nil {
+		return fmt.Errorf("write sessions: %w", err)
+	}
+	return nil
+}
+
+func (g *group) writeTokens() error {
+	slices.SortFunc(g.tokens, func(a, b tokenPut) int {
+		if c := cmp.Compare(prefixOf(a.id), prefixOf(b.id)); c != 0 {
+			return c
+		}
+		return bytes.Compare(a.id[8:], b.id[8:])
+	})
+	all := g.tx.Bucket(tokensBucket)
+	all.FillPercent = fillPercent
+	for rest := g.tokens; len(rest) > 0; {
+		minute := minuteOf(rest[0].id)
+		n := 1
+		for n < len(rest) && minuteOf(rest[n].id) == minute {
+			n++
+		}
+		if err := g.writeMinute(all, minute, rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+// writeMinute fills the newest shard of a minute and begins others as needed.
+func (g *group) writeMinute(all *bbolt.Bucket, minute uint64, puts []tokenPut) error {
+	shard := g.store.slots.newest(minute)
+	for ; len(puts) > 0; shard++ {
+		at := slotOf(minute, shard)
+		b, err := all.CreateBucketIfNotExists(at.key())
+		if err != nil {
+			return err
+		}
+		have := int(b.Sequence())
+		n := min(len(puts), g.store.opts.slotTokens-have)
+		if n <= 0 {
+			continue
+		}
+		b.FillPercent = fillPercent
+		for i := range puts[:n] {
+			if err := b.Put(puts[i].id[:], puts[i].value); err != nil {
+				return err
+			}
+		}
+		if err := b.SetSequence(uint64(have + n)); err != nil {
+			return err
+		}
+		g.store.slots.extend(at, prefixOf(puts[0].id), prefixOf(puts[n-1].id))
+		puts = puts[n:]
+	}
+	return nil
+}
+
+// usesPerRecord is how many uses go into one value: four such values fill a
+// page of 4 KiB to fillPercent.
+const usesPerRecord = 18
+
+func (g *group) writeUses() error {
+	slices.SortStableFunc(g.uses, func(a, b record.Redemption) int {
+		return cmp.Compare(minuteOf(a.Token), minuteOf(b.Token))
+	})
+	all := g.tx.Bucket(usesBucket)
+	all.FillPercent = fillPercent
+	for rest := g.uses; len(rest) > 0; {
+		minute := minuteOf(rest[0].Token)
+		n := 1
+		for n < len(rest) && minuteOf(rest[n].Token) == minute {
+			n++
+		}
+		if err := g.writeMinuteUses(all, minute, rest[:n]); err != nil {
+			return err
+		}
+		rest = rest[n:]
+	}
+	return nil
+}
+
+func (g *group) writeMinuteUses(all *bbolt.Bucket, minute uint64, uses []record.Redemption) error {
+	for shard := g.store.slots.newestUse(minute); len(uses) > 0; shard++ {
+		b, err := all.CreateBucketIfNotExists(slotOf(minute, shard).key())
+		if err != nil {
+			return err
+		}
+		have := int(b.Sequence())
+		room := g.store.opts.slotTokens - have
+		if room <= 0 {
+			continue
+		}
+		g.store.slots.use(slotOf(minute, shard))
+		b.FillPercent = fillPercent
+		n := min(len(uses), room)
+		for i := 0; i < n; i += usesPerRecord {
+			j := min(i+usesPerRecord, n)
+			value := record.AppendRedemptions(nil, uses[i:j])
+			if err := b.Put(number(uint64(have+i)), value); err != nil {
+				return err
+			}
+		}
+		if err := b.SetSequence(uint64(have + n)); err != nil {
+			return err
+		}
+		uses = uses[n:]
+	}
+	return nil
+}
+
+func (g *group) writeSessions() error {
+	b := g.tx.Bucket(sessionsBucket)
+	b.FillPercent = fillPercent
+	slices.SortFunc(g.grants, func(x, y sessionPut) int { return compareSessionKeys(&x.key, &y.key) })
+	for i := range g.grants {
+		if err := b.Put(g.grants[i].key[:], g.grants[i].value); err != nil {
+			return err
+		}
+	}
+	slices.SortFunc(g.ends, func(x, y [sessionKeySize]byte) int { return compareSessionKeys(&x, &y) })
+	for i := range g.ends {
+		if err := b.Delete(g.ends[i][:]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func compareSessionKeys(x, y *[sessionKeySize]byte) int {
+	if c := cmp.Compare(binary.BigEndian.Uint64(x[:8]), binary.BigEndian.Uint64(y[:8])); c != 0 {
+		return c
+	}
+	return bytes.Compare(x[8:], y[8:])
+}

@@ -1,0 +1,109 @@
+package boltstore
+
+import (
+	"encoding/binary"
+	"time"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+// The buckets at the top of the file.
+//
+//	meta         format, epoch, created, swept: numbers, big endian
+//	tokens       slot -> token id -> Token; a slot's sequence counts its tokens
+//	uses         slot -> number of the first use -> Redemptions; a slot's
+//	             sequence counts its uses
+//	sessions     end, session id -> Session
+//	log          sequence -> Entry; the bucket's sequence is the head
+//	locks        lock id -> Lock
+//	instances    instance id -> Instance
+//	credentials  name -> Credential
+//	edgekeys     id -> EdgeKey
+//
+// A slot is (minute, shard). One minute per slot, not one second: tokens that
+// live for weeks would lie one or two to a page, and those that live for a
+// minute would be redeemed in sixty buckets at a time.
+var (
+	metaBucket        = []byte("meta")
+	tokensBucket      = []byte("tokens")
+	usesBucket        = []byte("uses")
+	sessionsBucket    = []byte("sessions")
+	logBucket         = []byte("log")
+	locksBucket       = []byte("locks")
+	instancesBucket   = []byte("instances")
+	credentialsBucket = []byte("credentials")
+	edgeKeysBucket    = []byte("edgekeys")
+
+	allBuckets = [][]byte{
+		metaBucket, tokensBucket, usesBucket, sessionsBucket, logBucket,
+		locksBucket, instancesBucket, credentialsBucket, edgeKeysBucket,
+	}
+
+	formatKey  = []byte("format")
+	epochKey   = []byte("epoch")
+	createdKey = []byte("created") // Unix milliseconds
+	sweptKey   = []byte("swept")   // Unix milliseconds: tokens that expire until then are gone
+)
+
+// format is the version of this layout. A store of a higher one is refused.
+const format = 1
+
+// fillPercent is how full bbolt makes the pages of keys that come in order.
+const fillPercent = 0.9
+
+// slot names a bucket of tokens or uses.
+type slot uint64
+
+const shardBits = 16
+
+func slotOf(minute uint64, shard int) slot { return slot(minute<<shardBits | uint64(shard)) }
+
+func (s slot) minute() uint64 { return uint64(s) >> shardBits }
+func (s slot) shard() int     { return int(s & (1<<shardBits - 1)) }
+
+func (s slot) key() []byte { return number(uint64(s)) }
+
+// ended is the last millisecond of the slot's minute.
+func (s slot) ended() int64 { return int64(s.minute()+1)*msPerMinute - 1 }
+
+const msPerMinute = 60_000
+
+func minuteOf(id storage.TokenID) uint64 {
+	return uint64(id.Expiry().UnixMilli()) / msPerMinute
+}
+
+// prefixOf is the beginning of an id, its time and 16 of its random bits, as a
+// number that orders as ids do.
+func prefixOf(id storage.TokenID) uint64 { return binary.BigEndian.Uint64(id[:8]) }
+
+// firstID is the lowest id of a token that expires at ms or later.
+func firstID(ms int64) (id storage.TokenID) {
+	binary.BigEndian.PutUint64(id[:8], uint64(max(ms, 0))<<16)
+	return id
+}
+
+// number is how numbers lie in keys and in meta.
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+func numberOf(b []byte) (uint64, bool) {
+	if len(b) != 8 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(b), true
+}
+
+const sessionKeySize = 8 + 16
+
+// sessionKey orders by end, then by id. Ends before 1970 count as 1970.
+func sessionKey(end time.Time, id storage.SessionID) (k [sessionKeySize]byte) {
+	binary.BigEndian.PutUint64(k[:8], uint64(max(end.UnixMilli(), 0)))
+	copy(k[8:], id[:])
+	return k
+}
+
+func sessionKeyOf(k []byte) (end time.Time, id storage.SessionID, ok bool) {
+	if len(k) != sessionKeySize {
+		return time.Time{}, id, false
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(k))).UTC(), storage.SessionID(k[8:]), true
+}

@@ -1,0 +1,225 @@
+package boltstore
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+// advice is what to do about a file that cannot be read.
+const advice = "restore it from a backup, or move it away to begin anew (then every token, revocation and lock is lost)"
+
+func (s *Store) open() error {
+	if _, err := os.Lstat(s.path); errors.Is(err, fs.ErrNotExist) {
+		if err := create(s.path, &s.opts); err != nil {
+			return fmt.Errorf("create store %s: %w", s.path, err)
+		}
+	}
+	if err := inspect(s.path); err != nil {
+		return err
+	}
+	var file *os.File
+	db, err := openFile(s.path, &bbolt.Options{
+		Timeout:         lockTimeout,
+		NoFreelistSync:  true,
+		FreelistType:    bbolt.FreelistMapType,
+		InitialMmapSize: s.opts.MapBytes,
+		NoSync:          s.opts.noSync,
+		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+			f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
+			file = f
+			return f, err
+		},
+	})
+	if err != nil {
+		if file != nil {
+			_ = file.Close() // and with it the lock that bbolt may hold still
+		}
+		return err
+	}
+	s.db = db
+	s.room = room{file: file, grow: s.opts.grow, ahead: s.opts.AheadBytes}
+	err = s.rebuild()
+	if err == nil {
+		err = s.room.measure()
+	}
+	if err != nil {
+		_ = db.Close()
+		return err
+	}
+	return nil
+}
+
+// create makes an empty store under another name first, so that a file at path
+// is always a whole one: an empty file there was damaged, and is not taken for
+// a new store.
+func create(path string, opts *Options) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".new-*")
+	if err != nil {
+		return err
+	}
+	tmp := f.Name()
+	defer os.Remove(tmp)
+	if err := f.Close(); err != nil {
+		return err
+	}
+	db, err := bbolt.Open(tmp, 0o600, &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, NoSync: opts.noSync})
+	if err != nil {
+		return err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range allBuckets {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		var epoch [8]byte
+		for binary.BigEndian.Uint64(epoch[:]) == 0 {
+			if _, err := rand.Read(epoch[:]); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(metaBucket)
+		return errors.Join(
+			meta.Put(formatKey, number(format)),
+			meta.Put(epochKey, epoch[:]),
+			meta.Put(createdKey, number(uint64(time.Now().UnixMilli()))),
+			meta.Put(sweptKey, number(0)),
+		)
+	})
+	if err = errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	// A link, unlike a rename, never replaces what another process has just
+	// created. Not every file system has links.
+	if err := os.Link(tmp, path); err != nil && !errors.Is(err, fs.ErrExist) {
+		if err := os.Rename(tmp, path); err != nil {
+			return err
+		}
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// inspect reads all of the file without changing it. bbolt itself would crash
+// on many a damaged page: when it opens a file for writing it walks through all
+// pages in a goroutine of its own.
+func inspect(path string) error {
+	db, err := openFile(path, &bbolt.Options{Timeout: lockTimeout, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	err = guard(path, func() error {
+		return db.View(func(tx *bbolt.Tx) error {
+			if size := tx.Size(); size > info.Size() {
+				return fmt.Errorf("it has %d bytes of %d", info.Size(), size)
+			}
+			if err := checkFormat(tx); err != nil {
+				return err
+			}
+			return walk(tx.Cursor(), tx.Bucket)
+		})
+	})
+	return describe(path, err)
+}
+
+// checkFormat reports what a bbolt file is, if it is not a store of this format.
+func checkFormat(tx *bbolt.Tx) error {
+	meta := tx.Bucket(metaBucket)
+	if meta == nil {
+		return errors.New("it is not a Gatehouse store")
+	}
+	f, ok := numberOf(meta.Get(formatKey))
+	switch {
+	case !ok || f == 0:
+		return errors.New("it is not a Gatehouse store")
+	case f > format:
+		return fmt.Errorf("%w: its format is %d, known is %d; use that newer version of Gatehouse", storage.ErrNewer, f, format)
+	}
+	if e, ok := numberOf(meta.Get(epochKey)); !ok || e == 0 {
+		return errors.New("it has no epoch")
+	}
+	if swept, ok := numberOf(meta.Get(sweptKey)); !ok || int64(swept) < 0 {
+		return errors.New("it does not say what was swept")
+	}
+	for _, name := range allBuckets {
+		if tx.Bucket(name) == nil {
+			return fmt.Errorf("bucket %s is missing", name)
+		}
+	}
+	return nil
+}
+
+// walk touches every page below c.
+func walk(c *bbolt.Cursor, bucket func([]byte) *bbolt.Bucket) error {
+	for k, v := c.First(); k != nil; k, v = c.Next() {
+		if v != nil {
+			continue
+		}
+		b := bucket(k)
+		if b == nil {
+			return fmt.Errorf("bucket %x cannot be opened", k)
+		}
+		if err := walk(b.Cursor(), b.Bucket); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func openFile(path string, opts *bbolt.Options) (*bbolt.DB, error) {
+	var db *bbolt.DB
+	err := guard(path, func() (err error) {
+		db, err = bbolt.Open(path, 0o600, opts)
+		return err
+	})
+	return db, describe(path, err)
+}
+
+// guard turns panics and faults of fn into errors.
+func guard(path string, fn func() error) (err error) {
+	defer catchFaults()()
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("%v", r)
+		}
+	}()
+	return fn()
+}
+
+// describe says what is wrong with the file at path.
+func describe(path string, err error) error {
+	var pathErr *fs.PathError
+	var errno syscall.Errno
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, bolterrors.ErrTimeout):
+		return fmt.Errorf("%w: %s", storage.ErrInUse, path)
+	case errors.Is(err, storage.ErrNewer), errors.Is(err, storage.ErrCorrupt):
+		return fmt.Errorf("store %s: %w", path, err)
+	case errors.As(err, &pathErr), errors.As(err, &errno):
+		return fmt.Errorf("open store %s: %w", path, err)
+	}
+	return fmt.Errorf("%w: %s: %w; %s", storage.ErrCorrupt, path, err, advice)
+}

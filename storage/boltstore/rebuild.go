@@ -1,0 +1,184 @@
+package boltstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/ledger"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
+)
+
+// rebuild fills the ledger and the slots from the file. It reads no token: of
+// those it wants their number and their slots.
+func (s *Store) rebuild() error {
+	err := guard(s.path, func() error {
+		return s.db.View(func(tx *bbolt.Tx) error {
+			s.visible.Store(uint64(tx.ID()))
+			s.room.used = tx.Size()
+			meta := tx.Bucket(metaBucket)
+			epoch, _ := numberOf(meta.Get(epochKey))
+			swept, _ := numberOf(meta.Get(sweptKey))
+			s.epoch, s.ledger, s.slots = epoch, ledger.New(epoch), newSlots()
+			tokens, err := s.rebuildSlots(tx, int64(swept))
+			if err != nil {
+				return err
+			}
+			s.ledger.LoadHead(tx.Bucket(logBucket).Sequence(), int64(swept), tokens)
+			return errors.Join(
+				s.rebuildUses(tx, int64(swept)),
+				s.rebuildSessions(tx),
+				s.rebuildLog(tx),
+				s.rebuildLocks(tx),
+				s.rebuildInstances(tx),
+			)
+		})
+	})
+	return describe(s.path, err)
+}
+
+func (s *Store) rebuildSlots(tx *bbolt.Tx, swept int64) (tokens int, err error) {
+	all := tx.Bucket(tokensBucket)
+	err = eachSlot(all, 0, func(at slot, b *bbolt.Bucket) error {
+		if at.ended() <= swept {
+			return nil // the next Sweep drops it
+		}
+		c := b.Cursor()
+		lo, _ := c.First()
+		hi, _ := c.Last()
+		if lo == nil {
+			return nil
+		}
+		if len(lo) != len(storage.TokenID{}) || len(hi) != len(lo) {
+			return fmt.Errorf("%w: key of a token in slot %x", storage.ErrCorrupt, at.key())
+		}
+		s.slots.extend(at, prefixOf(storage.TokenID(lo)), prefixOf(storage.TokenID(hi)))
+		tokens += int(b.Sequence())
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	// Of the minute in which the last Sweep ended, some are swept.
+	minute := uint64(swept) / msPerMinute
+	err = eachSlot(all, minute, func(at slot, b *bbolt.Bucket) error {
+		if at.minute() > minute {
+			return errStop
+		}
+		if at.ended() > swept {
+			tokens -= countKeys(b, -1, swept)
+		}
+		return nil
+	})
+	return tokens, err
+}
+
+// countKeys counts the tokens of a slot that expire after one Unix millisecond
+// and not after another.
+func countKeys(b *bbolt.Bucket, after, upTo int64) (n int) {
+	end := firstID(upTo + 1)
+	from := firstID(after + 1)
+	c := b.Cursor()
+	for k, _ := c.Seek(from[:]); k != nil && bytes.Compare(k, end[:]) < 0; k, _ = c.Next() {
+		n++
+	}
+	return n
+}
+
+// errStop ends eachSlot early, without an error.
+var errStop = errors.New("stop")
+
+// eachSlot calls fn for each slot from minute on, in order.
+func eachSlot(all *bbolt.Bucket, minute uint64, fn func(slot, *bbolt.Bucket) error) error {
+	c := all.Cursor()
+	for k, _ := c.Seek(slotOf(minute, 0).key()); k != nil; k, _ = c.Next() {
+		n, ok := numberOf(k)
+		b := all.Bucket(k)
+		if !ok || b == nil {
+			return fmt.Errorf("%w: slot %x", storage.ErrCorrupt, k)
+		}
+		switch err := fn(slot(n), b); {
+		case err == errStop:
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) rebuildUses(tx *bbolt.Tx, swept int64) error {
+	return eachSlot(tx.Bucket(usesBucket), 0, func(at slot, b *bbolt.Bucket) error {
+		if at.ended() <= swept {
+			return nil
+		}
+		s.slots.use(at)
+		return b.ForEach(func(_, v []byte) error {
+			return record.Redemptions(v, s.ledger.LoadUse)
+		})
+	})
+}
+
+func (s *Store) rebuildSessions(tx *bbolt.Tx) error {
+	return tx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
+		x, err := sessionAt(k, v)
+		if err != nil {
+			return err
+		}
+		s.ledger.LoadSession(x)
+		return nil
+	})
+}
+
+func sessionAt(k, v []byte) (*storage.Session, error) {
+	_, id, ok := sessionKeyOf(k)
+	if !ok {
+		return nil, fmt.Errorf("%w: key of a session: %x", storage.ErrCorrupt, k)
+	}
+	var x storage.Session
+	return &x, record.Session(id, v, &x)
+}
+
+func (s *Store) rebuildLog(tx *bbolt.Tx) error {
+	head := tx.Bucket(logBucket).Sequence()
+	return tx.Bucket(logBucket).ForEach(func(k, v []byte) error {
+		e, err := s.entryAt(k, v)
+		if err != nil {
+			return err
+		}
+		if e.Revision.Sequence > head {
+			return fmt.Errorf("%w: log entry %d lies above its head %d", storage.ErrCorrupt, e.Revision.Sequence, head)
+		}
+		s.ledger.LoadEntry(&e)
+		return nil
+	})
+}
+
+func (s *Store) entryAt(k, v []byte) (storage.Entry, error) {
+	seq, ok := numberOf(k)
+	if !ok {
+		return storage.Entry{}, fmt.Errorf("%w: key of a log entry: %x", storage.ErrCorrupt, k)
+	}
+	return record.Entry(storage.Revision{Epoch: s.epoch, Sequence: seq}, v)
+}
+
+func (s *Store) rebuildLocks(tx *bbolt.Tx) error {
+	locks, err := s.locks(tx)
+	for i := range locks {
+		s.ledger.LoadLock(&locks[i])
+	}
+	return err
+}
+
+func (s *Store) rebuildInstances(tx *bbolt.Tx) error {
+	return tx.Bucket(instancesBucket).ForEach(func(k, _ []byte) error {
+		if len(k) != len(storage.InstanceID{}) {
+			return fmt.Errorf("%w: key of a node instance: %x", storage.ErrCorrupt, k)
+		}
+		s.ledger.LoadInstance(storage.InstanceID(k))
+		return nil
+	})
+}

@@ -1,0 +1,228 @@
+package boltstore
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"time"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
+)
+
+// Insert stores tokens; see storage.Store.
+func (s *Store) Insert(ctx context.Context, tokens []*storage.Token) ([]storage.Inserted, error) {
+	values := encodeTokens(tokens)
+	results := make([]storage.Inserted, len(tokens))
+	err := s.do(ctx, &call{items: len(tokens), decide: func(g *group) error {
+		if err := s.ledger.Insert(tokens, results, g); err != nil {
+			return err
+		}
+		for i := range results {
+			if r := &results[i]; r.Err == nil {
+				g.tokens = append(g.tokens, tokenPut{tokens[i].ID, record.AppendIssued(values[i], r.IssuedRevision)})
+			}
+		}
+		return nil
+	}})
+	if err != nil {
+		return nil, err
+	}
+	for i := range results {
+		if results[i].Err == nil {
+			tokens[i].IssuedRevision = results[i].IssuedRevision
+		}
+	}
+	return results, nil
+}
+
+// encodeTokens encodes in the caller's goroutine what does not depend on the
+// commit, with room behind each record for what does.
+func encodeTokens(tokens []*storage.Token) [][]byte {
+	const typical = 320
+	buf := make([]byte, 0, len(tokens)*(typical+record.TokenTail))
+	values := make([][]byte, len(tokens))
+	for i, t := range tokens {
+		if cap(buf)-len(buf) < typical+record.TokenTail {
+			buf = make([]byte, 0, max(typical+record.TokenTail, (len(tokens)-i)*(typical+record.TokenTail)))
+		}
+		from := len(buf)
+		buf = record.AppendToken(buf, t)
+		values[i] = buf[from:len(buf):len(buf)]
+		if cap(buf)-len(buf) >= record.TokenTail {
+			to := len(buf) + record.TokenTail
+			values[i] = buf[from:len(buf):to]
+			buf = buf[:to]
+		}
+	}
+	return values
+}
+
+// Lookup finds tokens; see storage.Store.
+func (s *Store) Lookup(ctx context.Context, ids []storage.TokenID) ([]*storage.Token, error) {
+	out := make([]*storage.Token, len(ids))
+	err := s.view(ctx, func(tx *bbolt.Tx) error {
+		swept := s.ledger.Swept()
+		f := finder{slots: s.slots, tokens: tx.Bucket(tokensBucket)}
+		found := make([]storage.Token, len(ids))
+		for i, id := range ids {
+			if id.Expiry().UnixMilli() <= swept {
+				continue
+			}
+			v := f.find(id)
+			if v == nil {
+				continue
+			}
+			if err := record.Token(id, v, &found[i]); err != nil {
+				return fmt.Errorf("token %x: %w", id, err)
+			}
+			out[i] = &found[i]
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// Statuses tells what has become of tokens; see storage.Store.
+func (s *Store) Statuses(ctx context.Context, tokens []*storage.Token) ([]storage.TokenStatus, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	s.closing.RLock()
+	defer s.closing.RUnlock()
+	if s.closed {
+		return nil, storage.ErrClosed
+	}
+	return s.ledger.Statuses(tokens), nil
+}
+
+// examined bounds how many records one call, or one piece of a long one, reads.
+const examined = 10_000
+
+// ListTokens pages through tokens; see storage.Store.
+func (s *Store) ListTokens(ctx context.Context, q storage.TokenQuery) (storage.TokenPage, error) {
+	page := storage.TokenPage{Next: q.After}
+	from := q.After
+	if !q.Since.IsZero() {
+		ms := q.Since.UnixMilli()
+		if time.UnixMilli(ms).Before(q.Since) {
+			ms++
+		}
+		from = later(from, before(firstID(ms)))
+	}
+	err := s.view(ctx, func(tx *bbolt.Tx) error {
+		from = later(from, before(firstID(s.ledger.Swept()+1)))
+		n := 0
+		return s.walkTokens(tx, from, func(id storage.TokenID, v []byte) (bool, error) {
+			if n == examined || len(page.Tokens) == max(q.Limit, 1) {
+				page.More = true
+				return false, nil
+			}
+			n++
+			page.Next = id
+			t := new(storage.Token)
+			if err := record.Token(id, v, t); err != nil {
+				return false, fmt.Errorf("token %x: %w", id, err)
+			}
+			if wanted(&q, t) {
+				page.Tokens = append(page.Tokens, t)
+			}
+			return true, nil
+		})
+	})
+	if err != nil {
+		return storage.TokenPage{}, err
+	}
+	return page, nil
+}
+
+// before is the id just below id; that of zero is zero.
+func before(id storage.TokenID) storage.TokenID {
+	prior := id
+	for i := len(prior) - 1; i >= 0; i-- {
+		if prior[i]--; prior[i] != 0xff {
+			return prior
+		}
+	}
+	return id
+}
+
+func later(a, b storage.TokenID) storage.TokenID {
+	if bytes.Compare(a[:], b[:]) < 0 {
+		return b
+	}
+	return a
+}
+
+func wanted(q *storage.TokenQuery, t *storage.Token) bool {
+	return (q.Tenant == "" || q.Tenant == t.Tenant) &&
+		(q.Subject == "" || q.Subject == t.Subject) &&
+		(q.Audience == "" || q.Audience == t.Audience) &&
+		(q.Issuer == "" || q.Issuer == t.Issuer) &&
+		(!q.Prefix.IsValid() || (&storage.Selector{Prefix: q.Prefix}).HitsToken(t))
+}
+
+// walkTokens calls fn for the tokens above an id, in the order of ids, until it
+// returns false. Of a minute's shards the one that stands lowest comes next.
+func (s *Store) walkTokens(tx *bbolt.Tx, above storage.TokenID, fn func(storage.TokenID, []byte) (bool, error)) error {
+	type shard struct {
+		cursor *bbolt.Cursor
+		k, v   []byte
+	}
+	var shards []shard
+	minute := minuteOf(above)
+	drain := func() (more bool, err error) {
+		for len(shards) > 0 {
+			low := 0
+			for i := range shards {
+				if bytes.Compare(shards[i].k, shards[low].k) < 0 {
+					low = i
+				}
+			}
+			at := &shards[low]
+			if len(at.k) != len(above) {
+				return false, fmt.Errorf("%w: key of a token: %x", storage.ErrCorrupt, at.k)
+			}
+			if more, err := fn(storage.TokenID(at.k), at.v); !more || err != nil {
+				return false, err
+			}
+			if at.k, at.v = at.cursor.Next(); at.k == nil {
+				shards = append(shards[:low], shards[low+1:]...)
+			}
+		}
+		return true, nil
+	}
+	stopped := false
+	err := eachSlot(tx.Bucket(tokensBucket), minute, func(at slot, b *bbolt.Bucket) error {
+		if at.minute() != minute {
+			more, err := drain()
+			if err != nil {
+				return err
+			}
+			if !more {
+				stopped = true
+				return errStop
+			}
+			minute = at.minute()
+		}
+		x := shard{cursor: b.Cursor()}
+		x.k, x.v = x.cursor.Seek(above[:])
+		if x.k != nil && bytes.Equal(x.k, above[:]) {
+			x.k, x.v = x.cursor.Next()
+		}
+		if x.k != nil {
+			shards = append(shards, x)
+		}
+		return nil
+	})
+	if err != nil || stopped {
+		return err
+	}
+	_, err = drain()
+	return err
+}

@@ -1,0 +1,217 @@
+package ledger
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
+)
+
+// Append decides an entry of the log. The entry returned is what the caller is
+// told; added says that the store must keep it, and, of a lock, the lock.
+func (l *Ledger) Append(e storage.Entry, rec Records) (entry storage.Entry, added bool, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if e.RequestID != "" {
+		first, err := l.requested(e.RequestID, rec)
+		if err != nil {
+			return storage.Entry{}, false, err
+		}
+		if first != nil {
+			if !sameRequest(first, &e) {
+				return storage.Entry{}, false, storage.ErrRequestReused
+			}
+			return *first, false, nil
+		}
+	}
+	if e.Kind != storage.LiftLock && e.Selector == (storage.Selector{}) {
+		return storage.Entry{}, false, errors.New("log entry without a selector")
+	}
+	e.CommittedAt, e.KeepUntil = record.Time(e.CommittedAt), record.Time(e.KeepUntil)
+	switch e.Kind {
+	case storage.Revoke:
+	case storage.SetLock:
+		if k, ok := l.locks[e.Lock]; ok && !l.isLifted(k) {
+			return storage.Entry{}, false, storage.ErrExists
+		}
+	case storage.LiftLock:
+		k, ok := l.locks[e.Lock]
+		if !ok || l.isLifted(k) {
+			return storage.Entry{}, false, storage.ErrNotFound
+		}
+		e.Selector = *k.selector
+	default:
+		return storage.Entry{}, false, fmt.Errorf("log entry of unknown kind %d", e.Kind)
+	}
+
+	l.head++
+	seq := l.head
+	l.later(func() { l.head-- })
+	e.Revision = storage.Revision{Epoch: l.epoch, Sequence: seq}
+	l.count.Entries++
+	if e.RequestID != "" {
+		id := digest(e.RequestID)
+		prior, had := l.requests[id]
+		l.requests[id] = seq
+		l.later(func() { putBack(l.requests, id, prior, had) })
+	}
+	switch e.Kind {
+	case storage.Revoke:
+		l.addHit(&e.Selector, seq)
+	case storage.SetLock:
+		l.addHit(&e.Selector, seq)
+		l.addDenial(e.Lock, e.Selector, seq)
+	case storage.LiftLock:
+		k := l.locks[e.Lock]
+		l.setLift(k, seq)
+		l.lifted = append(l.lifted, k)
+		l.later(func() {
+			l.setLift(k, 0)
+			l.lifted = l.lifted[:len(l.lifted)-1]
+		})
+		l.count.Locks--
+	}
+	l.fresh = append(l.fresh, e)
+	l.later(func() { l.fresh = l.fresh[:len(l.fresh)-1] })
+	return e, true, nil
+}
+
+func putBack[K comparable, V any](m map[K]V, k K, prior V, had bool) {
+	if had {
+		m[k] = prior
+	} else {
+		delete(m, k)
+	}
+}
+
+// requested finds the entry that has this request id, or nil.
+func (l *Ledger) requested(id string, rec Records) (*storage.Entry, error) {
+	seq, ok := l.requests[digest(id)]
+	if !ok {
+		return nil, nil
+	}
+	if seq > l.shown {
+		return &l.fresh[seq-l.shown-1], nil
+	}
+	e, err := rec.Entry(seq)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil // dropped by this group
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &e, nil
+}
+
+// sameRequest reports whether e asks for what first was.
+func sameRequest(first, e *storage.Entry) bool {
+	if first.Kind != e.Kind || first.Reason != e.Reason || first.Actor != e.Actor {
+		return false
+	}
+	if e.Kind == storage.LiftLock {
+		return first.Lock == e.Lock
+	}
+	return first.Selector == e.Selector
+}
+
+func (l *Ledger) addHit(sel *storage.Selector, seq uint64) {
+	s := *sel
+	prior, had := l.entries.get(&s)
+	h := hit{newest: seq, committed: prior.committed}
+	if prior.newest <= l.shown {
+		h.committed = prior.newest
+	}
+	l.entries.put(&s, h)
+	l.later(func() {
+		if had {
+			l.entries.put(&s, prior)
+		} else {
+			l.entries.remove(&s)
+		}
+	})
+}
+
+func (l *Ledger) addDenial(id storage.LockID, sel storage.Selector, seq uint64) {
+	ds, _ := l.standing.get(&sel)
+	l.standing.put(&sel, append(slices.Clip(ds), denial{id: id, set: seq}))
+	k := lock{id, seq, &sel}
+	prior, had := l.locks[id] // one that this group has lifted
+	l.locks[id] = k
+	l.count.Locks++
+	l.later(func() {
+		l.removeDenial(k)
+		putBack(l.locks, id, prior, had)
+	})
+}
+
+func (l *Ledger) isLifted(k lock) bool {
+	ds, _ := l.standing.get(k.selector)
+	for _, d := range ds {
+		if d.set == k.set {
+			return d.lift != 0
+		}
+	}
+	return true
+}
+
+func (l *Ledger) setLift(k lock, seq uint64) {
+	ds, _ := l.standing.get(k.selector)
+	for i := range ds {
+		if ds[i].set == k.set {
+			ds[i].lift = seq
+		}
+	}
+}
+
+// DropEntries forgets entries that begin the log, in their order.
+func (l *Ledger) DropEntries(entries []storage.Entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := len(l.dropped)
+	l.dropped = append(l.dropped, entries...)
+	l.count.Entries -= len(entries)
+	l.later(func() { l.dropped = l.dropped[:n] })
+}
+
+// PutInstance registers an instance.
+func (l *Ledger) PutInstance(id storage.InstanceID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i := l.instances.place(id, func(id storage.InstanceID) storage.InstanceID { return id })
+	if was := l.instances.all[i].pin; !was {
+		l.instances.setPin(i, true)
+		l.later(func() { l.instances.setPin(i, false) })
+	}
+}
+
+// RemoveInstance forgets an instance that has no live session; else it reports
+// that it has.
+func (l *Ledger) RemoveInstance(id storage.InstanceID) (removed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	i, ok := l.instances.at[id]
+	if !ok || !l.instances.all[i].pin {
+		return true
+	}
+	if l.instances.all[i].n > 0 {
+		return false
+	}
+	l.instances.setPin(i, false)
+	l.later(func() { l.instances.setPin(i, true) })
+	return true
+}
+
+// Sweep declares the tokens gone that expire at or before this Unix
+// millisecond, and returns from when on that was so already.
+func (l *Ledger) Sweep(ms int64) (prior int64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	prior = l.swept
+	if ms > prior {
+		l.swept = ms
+		l.later(func() { l.swept = prior })
+	}
+	return prior
+}

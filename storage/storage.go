@@ -1,0 +1,488 @@
+// Package storage says what Gatehouse keeps and what a store promises. It
+// knows nothing of gRPC or WebSockets; storagetest proves a store.
+package storage
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+)
+
+// A Store keeps tokens, sessions, the log of revocations and locks, node
+// instances, credentials and edge keys.
+//
+// Promises, all proved by storagetest:
+//
+//   - Durable before acknowledged: what a write method reports as done is on
+//     disk (memstore alone is as durable as its process).
+//   - Linearizable: decisions happen one after another, in an order that agrees
+//     with the order of calls; each sees all those before it.
+//   - All or nothing: a group whose commit fails leaves no trace that a later
+//     call could see.
+//   - Committed before seen: no read tells of a decision that could still fail.
+//   - After a failed sync nothing more is written: every write returns
+//     ErrStopped, and Failed tells. What became of the writes under way is
+//     known only to the next process that opens the store; reads answer from
+//     what was committed before, or with ErrStopped where they cannot.
+//
+// All methods are safe for concurrent use. Slices and pointers given to a
+// method may be kept by the store and must not be changed afterwards; those
+// returned are shared and must not be changed either. A context's end may leave
+// the outcome of a write unknown, as with any commit: the write may still be
+// done. Times are kept to the millisecond, and addresses without their zone.
+type Store interface {
+	// Insert stores tokens, and sets the IssuedRevision of those it has stored.
+	// The results answer the tokens in their order; the error says that the whole
+	// batch has failed.
+	Insert(ctx context.Context, tokens []*Token) ([]Inserted, error)
+
+	// Lookup finds tokens; a token that is not stored, or was swept, is nil in
+	// its place.
+	Lookup(ctx context.Context, ids []TokenID) ([]*Token, error)
+
+	// Statuses tells what has become of tokens that Lookup found.
+	Statuses(ctx context.Context, tokens []*Token) ([]TokenStatus, error)
+
+	// ListTokens pages through tokens in the order of their ids.
+	ListTokens(ctx context.Context, q TokenQuery) (TokenPage, error)
+
+	// Redeem turns tokens into sessions. The results answer the redemptions in
+	// their order: within one call an earlier one is decided first. The error
+	// says that the whole batch has failed; then no session exists.
+	//
+	// A redemption of the same token by the same instance with the same session
+	// id, address, User-Agent and Origin is a retry: it is answered with the
+	// session that was granted first while that one is live and nothing hits it.
+	// All others are refused with the first of these that is true: ErrExpired,
+	// ErrInstanceUnknown, ErrRevoked, ErrLocked, ErrUsed, ErrSessionTaken,
+	// ErrSessionLimit. A token of another epoch is revoked. A session id stays
+	// taken while its session is live or its token is stored.
+	Redeem(ctx context.Context, batch []Redemption) ([]Redeemed, error)
+
+	// EndSessions ends live sessions and reports how many were live.
+	EndSessions(ctx context.Context, ids []SessionID) (int, error)
+
+	// Sessions finds live sessions; one that is not live is nil in its place.
+	Sessions(ctx context.Context, ids []SessionID) ([]*Session, error)
+
+	// ListSessions pages through live sessions in the order of their end.
+	ListSessions(ctx context.Context, q SessionQuery) (SessionPage, error)
+
+	// Append adds a revocation, lock or unlock to the log and gives it the next
+	// revision. With a request id that an entry of the log already has, it
+	// returns that entry, and ErrRequestReused if that one says something else.
+	//
+	// "Something else" is another kind, selector, reason, actor or lifted lock;
+	// times and the id of a new lock are the caller's afresh at each try.
+	//
+	// A lock is standing from its commit until the unlock that names it; it also
+	// revokes what was issued before it. Setting a lock whose id stands is
+	// ErrExists, unlocking an unknown one ErrNotFound.
+	Append(ctx context.Context, e Entry) (Entry, error)
+
+	// Entries returns up to limit entries of the log that lie above after, in
+	// order. Of an after that is zero or of another epoch, it returns those from
+	// the log's beginning.
+	Entries(ctx context.Context, after Revision, limit int) ([]Entry, error)
+
+	// Entry finds one entry of the log, or ErrNotFound.
+	Entry(ctx context.Context, r Revision) (Entry, error)
+
+	// Locks returns the standing locks in the order of their revisions.
+	Locks(ctx context.Context) ([]Lock, error)
+
+	// Head is the revision of the last entry, and a channel that is closed when
+	// it has moved on.
+	Head() (Revision, <-chan struct{})
+
+	// Count counts the unexpired tokens and live sessions that an entry with this
+	// selector would hit now. It reads in pieces and may take long.
+	Count(ctx context.Context, s Selector, now time.Time) (tokens, sessions int, err error)
+
+	// PutInstance registers a node instance; again, it changes its record.
+	PutInstance(ctx context.Context, i Instance) error
+
+	// RemoveInstance ends an instance's sessions, in steps, then forgets it.
+	// Forgetting an unknown one succeeds.
+	RemoveInstance(ctx context.Context, id InstanceID) error
+
+	// Instances returns the registered instances in the order of their ids.
+	Instances(ctx context.Context) ([]Instance, error)
+
+	// CreateCredential stores a new credential; ErrExists if its name is taken.
+	CreateCredential(ctx context.Context, c Credential) error
+
+	// UpdateCredential changes a credential in one step; ErrNotFound if there is
+	// none. change may be called more than once; its error is returned and
+	// changes nothing.
+	UpdateCredential(ctx context.Context, name string, change func(*Credential) error) (Credential, error)
+
+	// Credentials returns all credentials in the order of their names.
+	Credentials(ctx context.Context) ([]Credential, error)
+
+	// PutEdgeKeys replaces the whole set of edge keys.
+	PutEdgeKeys(ctx context.Context, keys []EdgeKey) error
+
+	// EdgeKeys returns the edge keys in the order of their making.
+	EdgeKeys(ctx context.Context) ([]EdgeKey, error)
+
+	// Sweep forgets tokens, with their redemptions, that expired before now less
+	// keep; live sessions that ended before now; and entries of the log from its
+	// beginning up to the first that must be kept at now. What is swept stays so,
+	// whatever a later call gives for now: no id that expired before it can be
+	// stored or redeemed again. It works in steps that each hold writers up
+	// shortly; after an error, Swept counts what was done.
+	Sweep(ctx context.Context, now time.Time, keep time.Duration) (Swept, error)
+
+	// Stats tells the sizes of things, for metrics.
+	Stats() Stats
+
+	// Failed is closed when the store can write no more; Err then says why.
+	Failed() <-chan struct{}
+	// Err is why the store can write no more, or nil.
+	Err() error
+
+	// Close waits for writes under way and closes the store.
+	Close() error
+}
+
+// Errors of the store as a whole.
+var (
+	// ErrStopped says that the store can write no more.
+	ErrStopped = errors.New("store stopped")
+	// ErrFull says that the disk had no room for this group. Nothing of it was
+	// done; later writes may succeed.
+	ErrFull = errors.New("no space left for the store")
+	// ErrClosed says that the store was closed.
+	ErrClosed = errors.New("store closed")
+	// ErrCorrupt says that the store's file is damaged or not a store's.
+	ErrCorrupt = errors.New("store is corrupt")
+	// ErrNewer says that a newer version wrote the store's file.
+	ErrNewer = errors.New("store was written by a newer version")
+	// ErrInUse says that another process has the store open.
+	ErrInUse = errors.New("store is in use by another process")
+)
+
+// Errors of single items.
+var (
+	// ErrNotFound says that nothing has this id or name.
+	ErrNotFound = errors.New("not found")
+	// ErrExists says that this id or name is taken.
+	ErrExists = errors.New("exists already")
+	// ErrRequestReused says that a request id came back with another request.
+	ErrRequestReused = errors.New("request id was used for another request")
+
+	// ErrExpired says that a token's time is over, and its record swept.
+	ErrExpired = errors.New("token expired")
+	// ErrUsed says that a token has opened as many sessions as it may.
+	ErrUsed = errors.New("token used")
+	// ErrRevoked says that a revocation hits the token.
+	ErrRevoked = errors.New("token revoked")
+	// ErrLocked says that a lock denies the token.
+	ErrLocked = errors.New("locked")
+	// ErrSessionEnded says that the session which a retry asks for has ended.
+	ErrSessionEnded = errors.New("session ended")
+	// ErrSessionTaken says that the session id is another session's, or that the
+	// same one was asked for with another observation.
+	ErrSessionTaken = errors.New("session id taken")
+	// ErrSessionLimit says that as many sessions are live as may be.
+	ErrSessionLimit = errors.New("too many live sessions")
+	// ErrInstanceUnknown says that the node instance is not registered.
+	ErrInstanceUnknown = errors.New("node instance not registered")
+)
+
+// Revision is the place of an entry in the log. Revisions of different epochs
+// have no order.
+type Revision struct {
+	Epoch    uint64 // names one history of the store, never zero
+	Sequence uint64 // counts entries from 1; 0 is before the first
+}
+
+// TokenID is a token's id: a ULID whose time is the expiry.
+type TokenID [16]byte
+
+// Expiry is the instant from which the token is inactive.
+func (id TokenID) Expiry() time.Time {
+	ms := int64(id[0])<<40 | int64(id[1])<<32 | int64(id[2])<<24 | int64(id[3])<<16 | int64(id[4])<<8 | int64(id[5])
+	return time.UnixMilli(ms)
+}
+
+// SessionID is a session's id, random, drawn by its node.
+type SessionID [16]byte
+
+// InstanceID is a node process's id, random, drawn at its start.
+type InstanceID [16]byte
+
+// LockID is a lock's id, random.
+type LockID [16]byte
+
+// IPBinding says how a client's address must fit the token's.
+type IPBinding uint8
+
+// IP bindings. Stored: never renumber.
+const (
+	IPOff IPBinding = iota + 1
+	IPLog
+	IPPrefix
+	IPStrict
+)
+
+// UserAgentBinding says how a client's User-Agent must fit the token's.
+type UserAgentBinding uint8
+
+// User-Agent bindings. Stored: never renumber.
+const (
+	UserAgentOff UserAgentBinding = iota + 1
+	UserAgentLog
+	UserAgentClass
+	UserAgentStrict
+)
+
+// Token is an issued token.
+type Token struct {
+	ID         TokenID
+	SecretHash [32]byte // SHA-256 of the digest that nodes send
+
+	Tenant, Subject, Audience string
+
+	ClientIP         netip.Addr // invalid where the token is not bound to one
+	IPBinding        IPBinding
+	UserAgent        []byte
+	Browser, OS      string // families read from UserAgent
+	UserAgentBinding UserAgentBinding
+	Origin           string // empty where the token is not bound to one
+
+	Attributes map[string]string
+	Scopes     []string
+	Limits     SessionLimits
+
+	MaxUses    uint32 // how many sessions it may open; zero opens none
+	IssuedAt   time.Time
+	NotBefore  time.Time
+	SessionTTL time.Duration
+	Issuer     string
+
+	IssuedRevision Revision // the log's head at the token's commit; set by Insert
+}
+
+// SessionLimits bounds one session; zero is no bound of the token's own.
+type SessionLimits struct {
+	MessageBytes       uint32
+	MessagesPerSecond  uint32
+	SessionsPerSubject uint32
+}
+
+// Inserted answers one token.
+type Inserted struct {
+	IssuedRevision Revision
+	// Err is nil, ErrExists, ErrLocked, or ErrExpired for an id that could have
+	// been swept already.
+	Err error
+}
+
+// TokenStatus is what has become of a token.
+type TokenStatus struct {
+	Uses      uint32
+	Sessions  []SessionID // that it opened, live and ended, oldest first
+	RevokedBy Revision    // an entry that hits it; zero where none does. Of another epoch's token: this epoch's beginning
+	Lock      LockID      // a lock that denies it; zero where none does
+}
+
+// TokenQuery filters and pages. Fields that are set must all match.
+type TokenQuery struct {
+	After    TokenID // tokens above this id
+	Limit    int     // at most this many, at least 1
+	Tenant   string
+	Subject  string
+	Audience string
+	Issuer   string
+	Prefix   netip.Prefix
+	Since    time.Time // tokens that expire at or after this instant
+}
+
+// TokenPage is a page of tokens. More is where the next one begins; a page may
+// be short, even empty, while there is more.
+type TokenPage struct {
+	Tokens []*Token
+	Next   TokenID
+	More   bool
+}
+
+// Session is a live session.
+type Session struct {
+	ID    SessionID
+	Token TokenID
+
+	// Taken from the token, so that a revocation can tell whether it hits.
+	Tenant, Subject, Audience, Issuer string
+	TokenIP                           netip.Addr
+	IssuedRevision                    Revision
+
+	Node      string // the node's credential name
+	Instance  InstanceID
+	ClientIP  netip.Addr
+	UserAgent []byte
+	Origin    []byte
+	StartedAt time.Time
+	ExpiresAt time.Time
+
+	AsOf Revision // the log's head at the session's commit; set by Redeem
+}
+
+// Redemption asks to turn a token into a session.
+type Redemption struct {
+	// Token is as Lookup returned it. That the digest, the bindings and the time
+	// fit is for the caller to have checked: they depend on nothing that a
+	// commit can change.
+	Token *Token
+	// Session is the session to be. The store answers with a copy, in which it
+	// sets AsOf and all that is taken from the token.
+	Session *Session
+	// These bound the live sessions of the token's subject and of its tenant,
+	// this one included; zero is no bound.
+	SubjectSessions, TenantSessions uint32
+}
+
+// Redeemed answers one redemption.
+type Redeemed struct {
+	// Session is live; on a retry it is the one that was granted first. Nil where
+	// Err is not.
+	Session *Session
+	// Retried says that an earlier call had granted it.
+	Retried bool
+	// Err is nil, ErrExpired, ErrUsed, ErrRevoked, ErrLocked, ErrSessionEnded,
+	// ErrSessionTaken, ErrSessionLimit or ErrInstanceUnknown. Where it is not
+	// nil, nothing was used up.
+	Err error
+}
+
+// SessionKey orders sessions by their end.
+type SessionKey struct {
+	ExpiresAt time.Time
+	ID        SessionID
+}
+
+// SessionQuery filters and pages. Fields that are set must all match.
+type SessionQuery struct {
+	After    SessionKey // sessions above this key
+	Limit    int        // at most this many, at least 1
+	Tenant   string
+	Subject  string
+	Issuer   string
+	Node     string
+	Token    TokenID
+	Instance InstanceID
+	Prefix   netip.Prefix // of the token's or the session's address
+}
+
+// SessionPage is a page of sessions, as TokenPage is of tokens.
+type SessionPage struct {
+	Sessions []*Session
+	Next     SessionKey
+	More     bool
+}
+
+// EntryKind says what an entry of the log does.
+type EntryKind uint8
+
+// Kinds of entries. Stored: never renumber.
+const (
+	Revoke EntryKind = iota + 1
+	SetLock
+	LiftLock
+)
+
+// Selector says what an entry hits. One of Token, Session, Subject (with its
+// Tenant), Tenant alone, Prefix and Issuer is set; of several the first in this
+// order counts. Append refuses an empty one.
+type Selector struct {
+	Token   TokenID
+	Session SessionID
+	Tenant  string
+	Subject string
+	Prefix  netip.Prefix
+	Issuer  string
+}
+
+// Entry is a commit of the log.
+type Entry struct {
+	Revision    Revision // set by Append
+	Kind        EntryKind
+	Selector    Selector // of a revocation or a new lock; Append sets a lifted one's
+	Lock        LockID   // that is set or lifted
+	Reason      string
+	Actor       string
+	CommittedAt time.Time // set by the caller, so that one clock rules
+	KeepUntil   time.Time // Sweep may drop it from then on, after all before it
+	RequestID   string
+}
+
+// Lock is a standing denial.
+type Lock struct {
+	ID          LockID
+	Selector    Selector
+	Reason      string
+	Actor       string
+	CommittedAt time.Time
+	Revision    Revision
+}
+
+// Instance is a registered node process.
+type Instance struct {
+	ID           InstanceID
+	Node         string // the node's credential name
+	RegisteredAt time.Time
+	Version      string
+	Address      string
+}
+
+// Role says what a credential is for.
+type Role uint8
+
+// Roles. Stored: never renumber.
+const (
+	Issuer Role = iota + 1
+	Node
+	Admin
+	Viewer
+)
+
+// Credential is a caller.
+type Credential struct {
+	Name            string
+	Role            Role
+	Tenants         []string // none means every one
+	Audiences       []string // none means every one
+	MaxTTL          time.Duration
+	TokensPerSecond uint32
+	Disabled        bool
+	CreatedAt       time.Time
+	Generation      uint32
+	APIKeyHash      []byte // SHA-256 of the API key, or nil
+}
+
+// EdgeKey makes and checks the tags of tokens.
+type EdgeKey struct {
+	ID         uint16
+	Key        [32]byte
+	CreatedAt  time.Time
+	ActiveFrom time.Time // tokens are made with it from then on
+	RetiredAt  time.Time // nodes may forget it from then on; zero while it is the newest
+}
+
+// Swept counts what Sweep forgot.
+type Swept struct {
+	Tokens, Sessions, Entries int
+}
+
+// Stats tells the sizes of things.
+type Stats struct {
+	Tokens    int // stored and not swept
+	Sessions  int // live
+	Entries   int // in the log
+	Locks     int
+	FileBytes int64
+	Groups    uint64 // commits since the start
+	Grouped   uint64 // calls answered by those commits
+}
