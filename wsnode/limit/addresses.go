@@ -1,0 +1,215 @@
+package limit
+
+import (
+	"encoding/binary"
+	"hash/maphash"
+	"math"
+	"net/netip"
+	"sync/atomic"
+	"time"
+)
+
+// Addresses counts the sockets of a node, in all and by address, and decides
+// about new ones. IPv4 counts by address, also where it is mapped into IPv6;
+// IPv6 by /64; every invalid address counts as the same one.
+//
+// The counts follow the sockets themselves: whoever was allowed by Accept must
+// be handed to Gone once, when the socket is closed. Safe for concurrent use; no
+// method allocates.
+type Addresses struct {
+	cfg      Config
+	interval int64 // nanoseconds in which NewPerAddress frees one socket
+	whole    int64 // and the whole window's
+	seed     maphash.Seed
+	shards   []shard
+	live     atomic.Uint64 // sockets << 32 | the unauthenticated of them
+}
+
+// Counts tells how many sockets there are, for metrics.
+type Counts struct {
+	Sockets         int
+	Unauthenticated int
+	Addresses       int // remembered, also those that have no socket any more
+}
+
+const (
+	shardCount = 64 // enough that two loops rarely meet
+
+	oneSocket          = 1 << 32
+	oneUnauthenticated = 1
+)
+
+// NewAddresses makes the table of a valid configuration. It takes all the
+// memory that it will ever use.
+func NewAddresses(cfg Config) *Addresses { return newAddresses(cfg, shardCount) }
+
+func newAddresses(cfg Config, shards int) *Addresses {
+	a := &Addresses{
+		cfg:      cfg,
+		interval: int64(cfg.NewPerAddress.Length) / int64(cfg.NewPerAddress.Max),
+		seed:     maphash.MakeSeed(),
+		shards:   make([]shard, shards),
+	}
+	a.whole = a.interval * int64(cfg.NewPerAddress.Max)
+	for i := range a.shards {
+		a.shards[i].init((cfg.Addresses+shards-1)/shards, a.whole)
+	}
+	return a
+}
+
+// Accept decides about a socket that was just accepted, or whose client's
+// address was just learnt from a proxy. If it is allowed it counts from now on,
+// as unauthenticated; a refused one changes nothing, and uses up nothing of its
+// address's window.
+//
+// An address that the table has no room for is refused with TableFull. Room is
+// made by forgetting addresses without a socket whose window has passed: to
+// forget those loses nothing.
+func (a *Addresses) Accept(addr netip.Addr, now time.Time) Decision {
+	var d Decision
+	live := a.live.Load()
+	if d.over(&a.cfg.Sockets, Sockets, sockets(live)) ||
+		d.over(&a.cfg.Unauthenticated, Unauthenticated, unauthenticated(live)) {
+		return d // a full node touches no shard
+	}
+	key, at := keyOf(addr), unixNanos(now)
+	s, hash := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+
+	var have uint32
+	var missing int64
+	e := s.find(hash, key)
+	switch {
+	case e != nil:
+		have, missing = e.unauthenticated, missingAt(&e.fullAt, at, a.whole)
+	case !s.makeRoom(at):
+		d.Rule, d.Action = TableFull, a.cfg.NewPerAddress.Action
+		return d
+	}
+	if d.over(&a.cfg.UnauthenticatedPerAddress, UnauthenticatedPerAddress, have) {
+		return d
+	}
+	if wait := missing + a.interval - a.whole; wait > 0 {
+		if d.exceeded(NewPerAddress, a.cfg.NewPerAddress.Action, a.cfg.NewPerAddress.DryRun) {
+			d.RetryAfter = time.Duration(wait)
+			return d
+		}
+	} else {
+		missing += a.interval
+	}
+	if !a.reserve(&d) {
+		return d
+	}
+	if e == nil {
+		e = s.add(hash, key)
+	}
+	e.unauthenticated++
+	e.fullAt = at + missing
+	d.Allow = true
+	return d
+}
+
+// reserve counts one more unauthenticated socket of the node, unless other
+// goroutines have reached a ceiling since Accept looked.
+func (a *Addresses) reserve(d *Decision) bool {
+	for {
+		live := a.live.Load()
+		if d.over(&a.cfg.Sockets, Sockets, sockets(live)) ||
+			d.over(&a.cfg.Unauthenticated, Unauthenticated, unauthenticated(live)) {
+			return false
+		}
+		if a.live.CompareAndSwap(live, live+oneSocket+oneUnauthenticated) {
+			return true
+		}
+	}
+}
+
+// Authenticated decides whether a socket that Accept allowed may be used, and
+// counts it as authenticated if so. A refused one stays unauthenticated until
+// it is gone.
+func (a *Addresses) Authenticated(addr netip.Addr) Decision {
+	var d Decision
+	key := keyOf(addr)
+	s, hash := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(hash, key)
+	if e == nil || e.unauthenticated == 0 {
+		panic("limit: Authenticated for a socket that was not accepted")
+	}
+	if d.over(&a.cfg.AuthenticatedPerAddress, AuthenticatedPerAddress, e.authenticated) {
+		return d
+	}
+	e.unauthenticated--
+	e.authenticated++
+	a.live.Add(^uint64(oneUnauthenticated - 1))
+	d.Allow = true
+	return d
+}
+
+// Gone takes back a socket that Accept allowed; authenticated says whether
+// Authenticated did too. It panics if no such socket is counted: from then on
+// every count would be wrong.
+func (a *Addresses) Gone(addr netip.Addr, authenticated bool) {
+	key := keyOf(addr)
+	s, hash := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(hash, key)
+	switch {
+	case e != nil && authenticated && e.authenticated > 0:
+		e.authenticated--
+		a.live.Add(^uint64(oneSocket - 1))
+	case e != nil && !authenticated && e.unauthenticated > 0:
+		e.unauthenticated--
+		a.live.Add(^uint64(oneSocket + oneUnauthenticated - 1))
+	default:
+		panic("limit: Gone for a socket that is not counted")
+	}
+	if e.unauthenticated == 0 && e.authenticated == 0 {
+		s.fullUntil = min(s.fullUntil, e.fullAt)
+	}
+}
+
+// Counts tells the numbers of this moment.
+func (a *Addresses) Counts() Counts {
+	live := a.live.Load()
+	c := Counts{Sockets: int(sockets(live)), Unauthenticated: int(unauthenticated(live))}
+	for i := range a.shards {
+		s := &a.shards[i]
+		s.mu.Lock()
+		c.Addresses += s.used
+		s.mu.Unlock()
+	}
+	return c
+}
+
+func sockets(live uint64) uint32         { return uint32(live >> 32) }
+func unauthenticated(live uint64) uint32 { return uint32(live & math.MaxUint32) }
+
+func (a *Addresses) hash(key uint64) uint64 {
+	var b [8]byte
+	binary.LittleEndian.PutUint64(b[:], key)
+	return maphash.Bytes(a.seed, b[:])
+}
+
+func (a *Addresses) shard(key uint64) (*shard, uint64) {
+	hash := a.hash(key)
+	return &a.shards[hash%uint64(len(a.shards))], hash / uint64(len(a.shards))
+}
+
+// keyOf is the /64 of an IPv6 address. An IPv4 address takes the place of a /64
+// within ::/8, which is reserved (RFC 4291 section 2.4).
+func keyOf(addr netip.Addr) uint64 {
+	switch {
+	case !addr.IsValid():
+		return 0
+	case addr.Is4(), addr.Is4In6():
+		b := addr.As4()
+		return 1<<32 | uint64(binary.BigEndian.Uint32(b[:]))
+	default:
+		b := addr.As16()
+		return binary.BigEndian.Uint64(b[:])
+	}
+}

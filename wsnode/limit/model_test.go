@@ -1,0 +1,212 @@
+package limit
+
+import (
+	"net/netip"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// model says the same as Addresses, slowly: maps, and a bucket per address that
+// is drained and refilled step by step.
+type model struct {
+	cfg             Config
+	now             time.Time
+	unauthenticated map[netip.Addr]int
+	authenticated   map[netip.Addr]int
+	missing         map[netip.Addr]time.Duration // of the window's bucket
+}
+
+func (m *model) advance(d time.Duration) {
+	m.now = m.now.Add(d)
+	for addr, missing := range m.missing {
+		if missing -= d; missing > 0 {
+			m.missing[addr] = missing
+		} else {
+			delete(m.missing, addr)
+		}
+	}
+}
+
+func sum(of map[netip.Addr]int) (n int) {
+	for _, v := range of {
+		n += v
+	}
+	return n
+}
+
+// known reports whether forgetting the address would lose something.
+func (m *model) known(addr netip.Addr) bool {
+	return m.unauthenticated[addr] > 0 || m.authenticated[addr] > 0 || m.missing[addr] > 0
+}
+
+func (m *model) accept(addr netip.Addr) Decision {
+	c, all := &m.cfg, sum(m.unauthenticated)+sum(m.authenticated)
+	known := 0
+	for i := range uint32(modelAddresses) {
+		if m.known(address(i)) {
+			known++
+		}
+	}
+	interval := c.NewPerAddress.Length / time.Duration(c.NewPerAddress.Max)
+	window := m.missing[addr] + interval - interval*time.Duration(c.NewPerAddress.Max)
+	var d Decision
+	for _, check := range []struct {
+		rule   Rule
+		broken bool
+		action Action
+		dry    bool
+	}{
+		{Sockets, all >= c.Sockets.Max, c.Sockets.Action, c.Sockets.DryRun},
+		{Unauthenticated, sum(m.unauthenticated) >= c.Unauthenticated.Max, c.Unauthenticated.Action, c.Unauthenticated.DryRun},
+		{TableFull, !m.known(addr) && known >= c.Addresses, c.NewPerAddress.Action, false},
+		{UnauthenticatedPerAddress, m.unauthenticated[addr] >= c.UnauthenticatedPerAddress.Max, c.UnauthenticatedPerAddress.Action, c.UnauthenticatedPerAddress.DryRun},
+		{NewPerAddress, window > 0, c.NewPerAddress.Action, c.NewPerAddress.DryRun},
+	} {
+		switch {
+		case check.broken && check.dry:
+			d.Dry |= 1 << check.rule
+		case check.broken:
+			d.Rule, d.Action = check.rule, check.action
+			if check.rule == NewPerAddress {
+				d.RetryAfter = window
+			}
+			return d
+		}
+	}
+	if window <= 0 {
+		m.missing[addr] += interval
+	}
+	m.unauthenticated[addr]++
+	d.Allow = true
+	return d
+}
+
+func (m *model) authenticate(addr netip.Addr) Decision {
+	c := &m.cfg.AuthenticatedPerAddress
+	d := Decision{Allow: true}
+	if m.authenticated[addr] >= c.Max {
+		if !c.DryRun {
+			return Decision{Rule: AuthenticatedPerAddress, Action: c.Action}
+		}
+		d.Dry = 1 << AuthenticatedPerAddress
+	}
+	m.unauthenticated[addr]--
+	m.authenticated[addr]++
+	return d
+}
+
+const modelAddresses = 7
+
+// againstModel takes a table of four addresses through a random life and
+// compares each decision and count.
+func againstModel(t *rapid.T) {
+	ceiling := func(name string, most int) Ceiling {
+		return Ceiling{
+			Max:    rapid.IntRange(1, most).Draw(t, name),
+			Action: rapid.SampledFrom([]Action{Drop, Reject}).Draw(t, name+" action"),
+			DryRun: rapid.IntRange(0, 3).Draw(t, name+" dry") == 0,
+		}
+	}
+	window := ceiling("new per address", 5)
+	cfg := Config{
+		Sockets:                   ceiling("sockets", 16),
+		Unauthenticated:           ceiling("unauthenticated", 10),
+		UnauthenticatedPerAddress: ceiling("unauthenticated per address", 5),
+		AuthenticatedPerAddress:   ceiling("authenticated per address", 5),
+		NewPerAddress: Window{
+			Max: window.Max, Action: window.Action, DryRun: window.DryRun,
+			Length: time.Duration(rapid.IntRange(100, 10_000).Draw(t, "window")) * time.Millisecond,
+		},
+		Addresses: 4,
+	}
+	a := newAddresses(cfg, 1)
+	m := &model{
+		cfg: cfg, now: testNow,
+		unauthenticated: map[netip.Addr]int{}, authenticated: map[netip.Addr]int{}, missing: map[netip.Addr]time.Duration{},
+	}
+	check := func(what string, addr netip.Addr, got, want Decision) {
+		if got != want {
+			t.Fatalf("%s %v: %+v, the model says %+v", what, addr, got, want)
+		}
+	}
+	for range rapid.IntRange(1, 200).Draw(t, "steps") {
+		addr := address(rapid.Uint32Range(0, modelAddresses-1).Draw(t, "address"))
+		switch rapid.IntRange(0, 5).Draw(t, "step") {
+		case 0, 1, 2:
+			check("accept", addr, a.Accept(addr, m.now), m.accept(addr))
+		case 3:
+			if m.unauthenticated[addr] > 0 {
+				check("authenticated", addr, a.Authenticated(addr), m.authenticate(addr))
+			}
+		case 4:
+			switch {
+			case m.authenticated[addr] > 0 && (m.unauthenticated[addr] == 0 || rapid.Bool().Draw(t, "which")):
+				a.Gone(addr, true)
+				m.authenticated[addr]--
+			case m.unauthenticated[addr] > 0:
+				a.Gone(addr, false)
+				m.unauthenticated[addr]--
+			}
+		case 5:
+			m.advance(time.Duration(rapid.Int64Range(1, int64(cfg.NewPerAddress.Length)).Draw(t, "later")))
+		}
+		got := a.Counts()
+		if got.Sockets != sum(m.unauthenticated)+sum(m.authenticated) || got.Unauthenticated != sum(m.unauthenticated) || got.Addresses > 4 {
+			t.Fatalf("%+v, the model has %d and %d", got, sum(m.unauthenticated)+sum(m.authenticated), sum(m.unauthenticated))
+		}
+	}
+	for of, authenticated := range map[*map[netip.Addr]int]bool{&m.unauthenticated: false, &m.authenticated: true} {
+		for addr, n := range *of {
+			for range n {
+				a.Gone(addr, authenticated)
+			}
+		}
+	}
+	if c := a.Counts(); c.Sockets != 0 || c.Unauthenticated != 0 {
+		t.Fatalf("%+v after all sockets are gone", c)
+	}
+}
+
+func TestAddressesAgainstModel(t *testing.T) { rapid.Check(t, againstModel) }
+
+func FuzzAddresses(f *testing.F) { f.Fuzz(rapid.MakeFuzz(againstModel)) }
+
+// FuzzRate proves, for any pattern of asking, that no stretch of time sees more
+// than the burst and what it refills, and that a refusal was deserved.
+func FuzzRate(f *testing.F) {
+	f.Add(uint32(50), uint32(100), []byte{0, 0, 1, 255, 3, 200})
+	f.Add(uint32(1), uint32(1), []byte{255, 255, 0, 0, 0, 0, 128, 1})
+	f.Add(uint32(maxPerSecond), uint32(1<<32-1), []byte{1, 1, 1, 1})
+	f.Add(uint32(1), uint32(1<<32-1), []byte{0, 255})
+	f.Fuzz(func(t *testing.T, perSecond, burst uint32, steps []byte) {
+		perSecond = max(perSecond%(1<<20), 1)
+		burst = max(burst%(1<<24), 1)
+		r := NewRate(perSecond, burst)
+		now := testNow
+		// The bucket in units, as a float: the error stays far below one unit.
+		level, taken := float64(burst), 0.0
+		for i := 0; i+1 < len(steps); i += 2 {
+			later := time.Duration(steps[i]) * time.Duration(steps[i]) * 10 * time.Microsecond
+			n := int(steps[i+1]) * int(burst) / 200
+			now = now.Add(later)
+			level = min(float64(burst), level+later.Seconds()*float64(perSecond))
+			got := r.Allow(now, n)
+			slack := 1e-3 * (1 + float64(i)) // a nanosecond a call, at most 2^20 units a second
+			switch {
+			case got && float64(n) > level+slack:
+				t.Fatalf("step %d: %d allowed, %f were there", i/2, n, level)
+			case !got && float64(n) < level-slack:
+				t.Fatalf("step %d: %d refused, %f were there", i/2, n, level)
+			}
+			if got {
+				level -= float64(n)
+				taken += float64(n)
+			}
+		}
+		if most := float64(burst) + now.Sub(testNow).Seconds()*float64(perSecond); taken > most*(1+1e-6)+1 {
+			t.Fatalf("%f taken, at most %f may be", taken, most)
+		}
+	})
+}

@@ -1,0 +1,63 @@
+package limit
+
+import "time"
+
+// Rate is a bucket that bounds messages or bytes: 16 bytes without a pointer,
+// so that a socket's record can hold it. The zero Rate refuses everything;
+// NewRate makes one that is full. One goroutine at a time.
+//
+// It keeps a single instant, the one at which the bucket would be full again.
+// Each call moves it by what n units take to refill, rounded down to the
+// nanosecond.
+type Rate struct {
+	fullAt    int64 // Unix nanoseconds
+	perSecond uint32
+	burst     uint32
+}
+
+// off marks a Rate that lets everything through.
+const off = 1<<32 - 1
+
+// NewRate makes a full bucket of burst units that is refilled evenly with
+// perSecond units a second, at most 1e9. A perSecond of 0 switches it off:
+// everything is allowed.
+func NewRate(perSecond, burst uint32) Rate {
+	if perSecond == 0 {
+		return Rate{perSecond: off}
+	}
+	return Rate{perSecond: min(perSecond, maxPerSecond), burst: burst}
+}
+
+// Allow takes n units at now and reports whether they were there; if not, it
+// takes none. A clock that went back costs at most one refill of the whole
+// bucket. It allocates nothing.
+func (r *Rate) Allow(now time.Time, n int) bool {
+	if r.perSecond == off {
+		return true
+	}
+	if r.perSecond == 0 || n < 0 || int64(n) > int64(r.burst) {
+		return false
+	}
+	// burst is below 2^32, so that neither product overflows.
+	whole := int64(r.burst) * int64(time.Second) / int64(r.perSecond)
+	cost := int64(n) * int64(time.Second) / int64(r.perSecond)
+	at := unixNanos(now)
+	missing := missingAt(&r.fullAt, at, whole)
+	if cost > whole-missing {
+		return false
+	}
+	r.fullAt = at + missing + cost
+	return true
+}
+
+// missingAt is how much of a bucket is missing at an instant, in the time that
+// its refilling takes; whole is the time for the whole bucket. More than that
+// is missing only if the clock went back: the bucket then counts as empty, and
+// refills by the new clock.
+func missingAt(fullAt *int64, at, whole int64) int64 {
+	*fullAt = min(*fullAt, at+whole)
+	return max(*fullAt-at, 0)
+}
+
+// unixNanos is never negative, so that differences do not overflow.
+func unixNanos(t time.Time) int64 { return max(t.UnixNano(), 0) }

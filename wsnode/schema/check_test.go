@@ -1,0 +1,242 @@
+package schema
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"unicode/utf8"
+)
+
+const chatSchema = `{
+	"type": "object",
+	"required": ["type", "text"],
+	"additionalProperties": false,
+	"properties": {
+		"type": true,
+		"room": {"type": "string", "pattern": "^[a-z]+$"},
+		"text": {"type": "string", "minLength": 1, "maxLength": 5},
+		"to": {"type": "array", "items": {"$ref": "common.json#/$defs/user"}, "uniqueItems": true, "maxItems": 3},
+		"reply": {"anyOf": [{"type": "null"}, {"type": "integer", "minimum": 1}]},
+		"map": {"type": "object", "additionalProperties": {"type": "number"}, "propertyNames": {"maxLength": 8}},
+		"not": {"not": {"const": "x"}},
+		"never": false
+	},
+	"dependentRequired": {"to": ["room"]}
+}`
+
+const commonSchema = `{"$id": "https://example.com/common", "$defs": {"user": {"type": "object", "required": ["id"], "properties": {"id": {"type": "integer", "maximum": 99}}}}}`
+
+func chatSet(t testing.TB) *Set {
+	return mustCompile(t, folder("s/chat.json", strings.Replace(chatSchema, "common.json", "https://example.com/common", 1), "common.json", commonSchema, "ping.json", "{}"), oneType(func(c *Config) {
+		c.Types = []Type{{"chat", "s/chat.json"}, {"ping", "ping.json"}}
+		c.Shared = []string{"common.json"}
+	}))
+}
+
+func TestCheck(t *testing.T) {
+	s := chatSet(t)
+	for _, test := range []struct {
+		rule, in string
+		typ      string
+		want     error
+	}{
+		{"a message that its schema allows", `{"type":"chat","text":"hello"}`, "chat", nil},
+		{"the type may come last", `{"text":"hello","type":"chat"}`, "chat", nil},
+		{"the type may be escaped", `{"text":"hello","\u0074ype":"c\u0068at"}`, "chat", nil},
+		{"each type has its schema", `{"type":"ping","anything":[1]}`, "ping", nil},
+		{"a message that its schema does not allow", `{"type":"chat","text":""}`, "chat", ErrNotAllowed},
+		{"an unknown type", `{"type":"admin"}`, "", ErrTypeUnknown},
+		{"a type in other case", `{"type":"Chat","text":"a"}`, "", ErrTypeUnknown},
+		{"an empty type", `{"type":""}`, "", ErrTypeUnknown},
+		{"no type", `{"text":"hello"}`, "", ErrTypeMissing},
+		{"the discriminator in other case", `{"Type":"chat","text":"a"}`, "", ErrTypeMissing},
+		{"a type inside", `{"message":{"type":"chat"}}`, "", ErrTypeMissing},
+		{"a type that is null", `{"type":null}`, "", ErrTypeMissing},
+		{"a type that is a number", `{"type":1}`, "", ErrTypeMissing},
+		{"a type in an array", `{"type":["chat"]}`, "", ErrTypeMissing},
+		{"an array", `[{"type":"chat"}]`, "", ErrTypeMissing},
+		{"a string", `"chat"`, "", ErrTypeMissing},
+		{"null", `null`, "", ErrTypeMissing},
+		{"two types", `{"type":"ping","type":"chat"}`, "", ErrDuplicateName},
+		{"guards come before the type", `{"type":"admin","a":"\ud800"}`, "", ErrLoneSurrogate},
+		{"no JSON", `{"type":"chat"`, "", ErrNotJSON},
+		{"length counts characters, not bytes", `{"type":"chat","text":"äöü😀ß"}`, "chat", nil},
+		{"an integer may be written with a fraction", `{"type":"chat","text":"a","reply":1.0}`, "chat", nil},
+		{"a number is compared as written", `{"type":"chat","text":"a","reply":0.99999999999999999999}`, "chat", ErrNotAllowed},
+		{"objects are equal in any order", `{"type":"chat","text":"a","room":"r","to":[{"id":1,"x":2},{"x":2.0,"id":1}]}`, "chat", ErrNotAllowed},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			typ, err := s.Check([]byte(test.in))
+			if typ != test.typ || !errors.Is(err, test.want) {
+				t.Errorf("%q, %v; want %q, %v", typ, err, test.typ, test.want)
+			}
+			var e *Error
+			if err != nil && !errors.As(err, &e) {
+				t.Errorf("%T, want *Error", err)
+			}
+		})
+	}
+}
+
+func TestErrorsNameThePlace(t *testing.T) {
+	s := chatSet(t)
+	for _, test := range []struct {
+		in, pointer, keyword, want string
+	}{
+		{`{"type":"chat","text":"123456"}`, "/text", "s/chat.json#/properties/text/maxLength", ""},
+		{`{"type":"chat","text":1}`, "/text", "s/chat.json#/properties/text/type", "string"},
+		{`{"type":"chat"}`, "", "s/chat.json#/required", "text"},
+		{`{"type":"chat","text":"a","room":"A"}`, "/room", "s/chat.json#/properties/room/pattern", ""},
+		{`{"type":"chat","text":"a","room":"r","to":[{"id":1},{"id":100}]}`, "/to/1/id", "common.json#/$defs/user/properties/id/maximum", ""},
+		{`{"type":"chat","text":"a","room":"r","to":[{"id":1},{}]}`, "/to/1", "common.json#/$defs/user/required", "id"},
+		{`{"type":"chat","text":"a","room":"r","to":[{"id":1},{"id":1}]}`, "/to", "s/chat.json#/properties/to/uniqueItems", ""},
+		{`{"type":"chat","text":"a","to":[]}`, "", "s/chat.json#/dependentRequired/to", "room"},
+		{`{"type":"chat","text":"a","reply":0}`, "/reply", "s/chat.json#/properties/reply/anyOf", ""},
+		{`{"type":"chat","text":"a","not":"x"}`, "/not", "s/chat.json#/properties/not/not", ""},
+		{`{"type":"chat","text":"a","never":1}`, "/never", "s/chat.json#/properties/never", ""},
+		{`{"type":"chat","text":"a","secret":1}`, "", "s/chat.json#/additionalProperties", ""},
+		{`{"type":"chat","text":"a","map":{"secret":"x"}}`, "/map/*", "s/chat.json#/properties/map/additionalProperties/type", "number"},
+		{`{"type":"chat","text":"a","map":{"4111111111111111":1}}`, "/*", "s/chat.json#/properties/map/propertyNames", ""},
+		{`{"type":"chat","text":"a","map":{"room":"x"}}`, "/map/room", "s/chat.json#/properties/map/additionalProperties/type", "number"},
+		{`{"type":"chat","text":"","room":"A","never":1}`, "/never", "s/chat.json#/properties/never", ""}, // the first of three by place
+	} {
+		for range 10 { // the library's order is random
+			_, err := s.Check([]byte(test.in))
+			var e *Error
+			if !errors.As(err, &e) {
+				t.Fatalf("%s: %v", test.in, err)
+			}
+			if e.Err != ErrNotAllowed || e.Pointer != test.pointer || e.Keyword != test.keyword || e.Want != test.want || e.Offset != -1 {
+				t.Fatalf("%s: %+v", test.in, e)
+			}
+		}
+	}
+}
+
+func TestErrorText(t *testing.T) {
+	s := chatSet(t)
+	for in, want := range map[string]string{
+		`{"type":"chat","text":5}`:    "message not allowed by its schema: /text by s/chat.json#/properties/text/type, which wants string",
+		`{"type":"chat"}`:             "message not allowed by its schema: the whole message by s/chat.json#/required, which wants text",
+		`{"type":"chat","text":"\u"}`: "not JSON at byte 25",
+		`{"type":"x"}`:                "message type unknown",
+		`{"type":"chat","a":1,"a":2}`: "duplicate property name at byte 21",
+	} {
+		if _, err := s.Check([]byte(in)); err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %q", in, err, want)
+		}
+	}
+}
+
+// Promise 1: whatever a peer writes, its words do not reach a log by way of an
+// error.
+func TestErrorsHoldNothingOfTheMessage(t *testing.T) {
+	const canary = "gh1_CANARY"
+	s := mustCompile(t, folder("chat.json", `{
+		"properties": {
+			"a": {"const": 1}, "b": {"enum": [1, "x"]}, "c": {"pattern": "^x$"}, "d": {"format": "uuid"}, "e": {"propertyNames": {"pattern": "^x$"}},
+			"f": {"additionalProperties": false}, "g": {"additionalProperties": {"type": "null"}}, "h": {"patternProperties": {"^gh1": {"required": ["z"]}}},
+			"i": {"unevaluatedProperties": false}, "j": {"contains": {"const": 1}}, "k": {"oneOf": [{"const": 1}, {"const": 2}]}, "l": {"not": {"type": "string"}},
+			"m": {"maxProperties": 0}, "n": {"uniqueItems": true}, "o": {"items": {"additionalProperties": {"items": {"type": "null"}}}}, "p": {"type": "number"},
+			"q": {"if": {"type": "string"}, "then": {"maxLength": 1}}, "r": {"dependentRequired": {"gh1_CANARY0": ["z"]}}, "s": {"dependentSchemas": {"x": false}},
+			"t": {"allOf": [{"additionalProperties": {"maxLength": 1}}]}
+		}
+	}`), oneType(nil))
+	messages := []string{canary, `{"type":"` + canary + `"}`, `{"` + canary + `":1,"` + canary + `":2}`, `{"type":"chat","` + canary + `":"\ud800"}`}
+	for name := range s.names {
+		for _, value := range []string{
+			`"` + canary + `"`, `{"` + canary + `":1}`, `{"` + canary + `":{"` + canary + `":["` + canary + `"]}}`, `["` + canary + `","` + canary + `"]`,
+			`[{"` + canary + `":["` + canary + `"]}]`, `{"` + canary + `":"` + canary + `"}`, `{"x":"` + canary + `"}`,
+		} {
+			messages = append(messages, fmt.Sprintf(`{"type":"chat",%q:%s}`, name, value))
+		}
+	}
+	refused := 0
+	for _, message := range messages {
+		_, err := s.Check([]byte(message))
+		if err == nil {
+			continue
+		}
+		refused++
+		if text := fmt.Sprintf("%v %+v %#v", err, err, err); strings.Contains(text, canary) && !strings.Contains(text, "CANARY0") {
+			t.Errorf("%s: %s", message, text)
+		}
+	}
+	if refused < 30 {
+		t.Errorf("%d messages refused: the test tests little", refused)
+	}
+}
+
+func TestCheckConcurrently(t *testing.T) {
+	s := chatSet(t)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for i := range 200 {
+				in := fmt.Sprintf(`{"type":"chat","text":"%s"}`, strings.Repeat("x", i%8))
+				_, err := s.Check([]byte(in))
+				if ok := i%8 >= 1 && i%8 <= 5; ok != (err == nil) {
+					t.Errorf("%s: %v", in, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// FuzzCheck proves that Check never panics, passes nothing that encoding/json
+// would not read, names only configured types and returns only its own errors.
+func FuzzCheck(f *testing.F) {
+	for _, seed := range []string{
+		`{"type":"chat","text":"hello","room":"r","to":[{"id":1}],"reply":null,"map":{"a":1.5e3}}`, `{"type":"chat","text":"\ud83d\ude00"}`, `{"type":"ping","x":1e308,"y":5e-324,"z":-0}`,
+		`{"type":"chat","text":"a","map":{"a":1e-308}}`, `{"type":"chat","type":"ping"}`, `{"type":"chat","text":"a","reply":123456789012345}`, "\xff", "",
+	} {
+		f.Add([]byte(seed))
+	}
+	s := chatSet(f)
+	f.Fuzz(func(t *testing.T, in []byte) {
+		typ, err := s.Check(in)
+		if err != nil {
+			var e *Error
+			if !errors.As(err, &e) || (e.Err == ErrNotAllowed) != (typ != "") {
+				t.Fatalf("%q: %q, %#v", in, typ, err)
+			}
+			return
+		}
+		if !json.Valid(in) || !utf8.Valid(in) {
+			t.Fatalf("%q passed", in)
+		}
+		var got map[string]any
+		if err := json.Unmarshal(in, &got); err != nil || got["type"] != typ {
+			t.Fatalf("%q passed as %q, but is %v, %v", in, typ, got, err)
+		}
+		if text, _ := got["text"].(string); typ == "chat" && (text == "" || utf8.RuneCountInString(text) > 5) {
+			t.Fatalf("%q passed", in)
+		}
+	})
+}
+
+func BenchmarkCheck(b *testing.B) {
+	s := chatSet(b)
+	for name, in := range map[string]string{
+		"allowed":       `{"type":"chat","text":"hello","room":"lobby","to":[{"id":1},{"id":2}],"reply":17}`,
+		"not allowed":   `{"type":"chat","text":"hello","room":"lobby","to":[{"id":1},{"id":2}],"reply":0}`,
+		"not JSON":      `{"type":"chat","text":"hello","room":"lobby","to":[{"id":1},{"id":2}],"reply":17`,
+		"too deep":      strings.Repeat("[", 64<<10),
+		"name flood":    `{"type":"chat"` + strings.Repeat(`,"a":1`, 10_000) + "}",
+		"1 MB of text":  `{"type":"ping","text":"` + strings.Repeat("x", 1<<20) + `"}`,
+		"deep but fine": `{"type":"ping","x":` + strings.Repeat("[", 31) + strings.Repeat("]", 31) + "}",
+	} {
+		b.Run(name, func(b *testing.B) {
+			payload := []byte(in)
+			b.SetBytes(int64(len(in)))
+			b.ReportAllocs()
+			for b.Loop() {
+				s.Check(payload)
+			}
+		})
+	}
+}

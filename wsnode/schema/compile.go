@@ -1,0 +1,226 @@
+package schema
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"strings"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// Compile reads the schemas of a route and makes the Set that checks its
+// messages. Files are read from files, by the paths that cfg lists, and no
+// others: a reference to anything else is an error. The error holds every
+// problem, joined; those of a schema name its file and the JSON Pointer in it.
+func Compile(files fs.FS, cfg Config) (*Set, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	var docs []*document
+	var problems []error
+	read := map[string]bool{}
+	add := func(file string) {
+		if read[file] {
+			return
+		}
+		read[file] = true
+		text, err := fs.ReadFile(files, file)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("schema file: %w", err))
+			return
+		}
+		d, err := readDocument(file, fileURL(file), text)
+		if err != nil {
+			problems = append(problems, err)
+			return
+		}
+		docs = append(docs, d)
+	}
+	for _, t := range cfg.Types {
+		file, _, _ := strings.Cut(t.Schema, "#")
+		add(file)
+	}
+	for _, file := range cfg.Shared {
+		add(file)
+	}
+	if len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
+	c, err := newCompiler(docs, &cfg)
+	if err != nil {
+		return nil, err
+	}
+	s := &Set{
+		discriminator: cfg.Discriminator,
+		guards:        cfg.Guards,
+		types:         make(map[string]messageType, len(cfg.Types)),
+		names:         map[string]bool{cfg.Discriminator: true},
+		files:         map[string]string{},
+	}
+	for _, d := range docs {
+		for at, pointer := range d.resources {
+			if pointer == "" {
+				s.files[at] = d.file
+			}
+		}
+		for name := range d.names {
+			s.names[name] = true
+		}
+	}
+	for i, t := range cfg.Types {
+		compiled, err := c.compile(t.Schema)
+		if err != nil {
+			problems = append(problems, fmt.Errorf("types[%d].schema: %w", i, err))
+			continue
+		}
+		s.types[t.Name] = messageType{t.Name, compiled}
+	}
+	if len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
+	return s, nil
+}
+
+// fileURL is what references between files are relative to.
+func fileURL(file string) string { return (&url.URL{Scheme: "schema", Path: "/" + file}).String() }
+
+// compiler compiles schemas of a fixed set of documents.
+type compiler struct {
+	docs []*document
+	// Where the resource of a URL is. Only a whole document can be loaded by its
+	// $id; a part of one is known under it within the same document alone.
+	byURL map[string]resource
+	lib   *jsonschema.Compiler
+}
+
+type resource struct {
+	doc *document
+	at  string
+}
+
+// newCompiler walks the documents and checks that their references stay among
+// them.
+func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
+	c := &compiler{docs: docs, byURL: map[string]resource{}, lib: jsonschema.NewCompiler()}
+	var problems []error
+	for _, d := range docs {
+		d.walk(cfg)
+		problems = append(problems, d.problems...)
+		for at, pointer := range d.resources {
+			if other, ok := c.byURL[at]; ok {
+				problems = append(problems, fmt.Errorf("%s#%s: $id %s is that of %s#%s too", d.file, pointer, at, other.doc.file, other.at))
+				continue
+			}
+			c.byURL[at] = resource{d, pointer}
+		}
+	}
+	for _, d := range docs {
+		for _, ref := range d.refs {
+			if err := c.checkReference(d, ref.target); err != nil {
+				problems = append(problems, fmt.Errorf("%s#%s: %w", d.file, ref.at, err))
+			}
+		}
+	}
+	c.lib.DefaultDraft(jsonschema.Draft2020)
+	c.lib.UseLoader(c)
+	c.lib.UseRegexpEngine(func(pattern string) (jsonschema.Regexp, error) { return compilePattern(pattern) })
+	if !cfg.Annotate {
+		c.lib.AssertFormat()
+	}
+	return c, errors.Join(problems...)
+}
+
+// checkReference reports why a reference of d does not lead to a schema. One
+// that leads into a value which is no schema would be taken for one without a
+// single keyword, which allows everything.
+func (c *compiler) checkReference(d *document, target *url.URL) error {
+	to := *target
+	to.Fragment, to.RawFragment = "", ""
+	if at := to.String(); at == dialect || strings.HasPrefix(at, dialectMeta) {
+		return nil // the standard's own schemas are built in
+	}
+	res, ok := c.byURL[to.String()]
+	switch pointer := res.at + target.Fragment; {
+	case !ok:
+		return fmt.Errorf("refers to %s, which is none of the listed files", &to)
+	case res.doc != d && res.at != "":
+		return fmt.Errorf("refers to %s, which is a part of %s; refer to it as %s#%s", &to, res.doc.file, res.doc.file, res.at)
+	case target.Fragment == "" || strings.HasPrefix(target.Fragment, "/"):
+		if !res.doc.schemas[pointer] {
+			return fmt.Errorf("refers to %s#%s, where no schema is", res.doc.file, pointer)
+		}
+	case !res.doc.anchors[to.String()+"#"+target.Fragment]:
+		return fmt.Errorf("refers to the anchor %s, which %s does not have", target.Fragment, res.doc.file)
+	}
+	return nil
+}
+
+// Load gives the library the documents of the set, and nothing else.
+func (c *compiler) Load(at string) (any, error) {
+	if res, ok := c.byURL[at]; ok && res.at == "" {
+		return res.doc.value, nil
+	}
+	return nil, errors.New("not one of the listed files")
+}
+
+// compile compiles the schema at a file, or at a place in one.
+func (c *compiler) compile(place string) (*jsonschema.Schema, error) {
+	file, fragment, _ := strings.Cut(place, "#")
+	target, err := url.Parse(fileURL(file) + "#" + fragment)
+	if err != nil {
+		return nil, err
+	}
+	own := c.byURL[fileURL(file)].doc
+	if err := c.checkReference(own, target); err != nil {
+		return nil, err
+	}
+	compiled, err := c.lib.Compile(target.String())
+	if err != nil {
+		return nil, c.locate(err)
+	}
+	return compiled, nil
+}
+
+// locate writes the library's error with file and JSON Pointer.
+func (c *compiler) locate(err error) error {
+	var invalid *jsonschema.SchemaValidationError
+	if errors.As(err, &invalid) {
+		if cause, ok := invalid.Err.(*jsonschema.ValidationError); ok {
+			for len(cause.Causes) > 0 {
+				cause = cause.Causes[0]
+			}
+			file, at := c.place(invalid.URL)
+			for _, name := range cause.InstanceLocation {
+				at = child(at, name)
+			}
+			if out := cause.BasicOutput(); out.Error != nil {
+				return fmt.Errorf("%s#%s: %s", file, at, out.Error)
+			}
+		}
+	}
+	text := err.Error()
+	for at, res := range c.byURL {
+		if res.at == "" {
+			text = strings.ReplaceAll(text, at, res.doc.file)
+		}
+	}
+	return errors.New(text)
+}
+
+// place turns the URL of a schema into file and JSON Pointer.
+func (c *compiler) place(location string) (file, pointer string) {
+	at, fragment, _ := strings.Cut(location, "#")
+	if res, ok := c.byURL[at]; ok {
+		at = res.doc.file
+	}
+	return at, unescape(fragment)
+}
+
+func unescape(fragment string) string {
+	if pointer, err := url.PathUnescape(fragment); err == nil {
+		return pointer
+	}
+	return fragment
+}

@@ -1,0 +1,299 @@
+package schema
+
+import (
+	"errors"
+	"io/fs"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/fstest"
+)
+
+// folder makes files of pairs of name and text.
+func folder(pairs ...string) fs.FS {
+	out := fstest.MapFS{}
+	for i := 0; i < len(pairs); i += 2 {
+		out[pairs[i]] = &fstest.MapFile{Data: []byte(pairs[i+1])}
+	}
+	return out
+}
+
+// oneType is a route with the type chat, whose schema is chat.json.
+func oneType(edit func(*Config)) Config {
+	c := Default()
+	c.Types = []Type{{Name: "chat", Schema: "chat.json"}}
+	if edit != nil {
+		edit(&c)
+	}
+	return c
+}
+
+func mustCompile(t testing.TB, files fs.FS, cfg Config) *Set {
+	t.Helper()
+	s, err := Compile(files, cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestCompileRefuses(t *testing.T) {
+	shared := func(c *Config) { c.Shared = []string{"common.json"} }
+	for _, test := range []struct {
+		rule   string
+		schema string // chat.json
+		common string // common.json, listed if not empty
+		want   string
+	}{
+		{"an unknown keyword", `{"properties":{"text":{"maxLenght":5}}}`, "", "chat.json#/properties/text/maxLenght: maxLenght is no keyword of draft 2020-12"},
+		{"an unknown keyword in a subschema of every kind", `{"allOf":[{"not":{"items":{"$defs":{"a/b~c":{"foo":1}}}}}]}`, "", "chat.json#/allOf/0/not/items/$defs/a~1b~0c/foo: foo is no keyword"},
+		{"an unknown keyword that no message reaches", `{"$defs":{"unused":{"foo":1}}}`, "", "chat.json#/$defs/unused/foo: foo is no keyword"},
+		{"an unknown keyword of a shared file", `{}`, `{"foo":1}`, "common.json#/foo: foo is no keyword"},
+		{"an older draft's definitions", `{"definitions":{}}`, "", "chat.json#/definitions: definitions is no keyword of draft 2020-12; write $defs"},
+		{"an older draft's dependencies", `{"dependencies":{}}`, "", "write dependentRequired or dependentSchemas"},
+		{"an older draft's additionalItems", `{"additionalItems":false}`, "", "write items after prefixItems"},
+		{"an older draft's items", `{"items":[{"type":"string"}]}`, "", "chat.json#/items: got array, want boolean or object"},
+		{"an older draft's id", `{"id":"x"}`, "", "write $id"},
+		{"an older draft", `{"$schema":"http://json-schema.org/draft-07/schema#"}`, "", "chat.json#/$schema: http://json-schema.org/draft-07/schema# is not supported; schemas are written in https://json-schema.org/draft/2020-12/schema"},
+		{"an older draft inside", `{"$defs":{"a":{"$id":"a","$schema":"https://json-schema.org/draft/2019-09/schema"}}}`, "", "chat.json#/$defs/a/$schema: https://json-schema.org/draft/2019-09/schema is not supported"},
+		{"the latest draft, whichever", `{"$schema":"https://json-schema.org/schema"}`, "", "is not supported"},
+		{"a dialect of one's own", `{"$schema":"https://example.com/dialect"}`, "", "is not supported"},
+		{"$vocabulary", `{"$vocabulary":{}}`, "", "chat.json#/$vocabulary: $vocabulary is no keyword"},
+
+		{"a schema on the web", `{"$ref":"https://example.com/a.json"}`, "", "chat.json#/$ref: refers to https://example.com/a.json, which is none of the listed files"},
+		{"a schema on the web, dynamically", `{"$dynamicRef":"https://example.com/a.json#x"}`, "", "chat.json#/$dynamicRef: refers to https://example.com/a.json, which is none"},
+		{"a file of the system", `{"$ref":"file:///etc/passwd"}`, "", "refers to file:///etc/passwd, which is none"},
+		{"a file that is there but not listed", `{"$ref":"unlisted.json"}`, "", "refers to schema:///unlisted.json, which is none"},
+		{"a file outside", `{"$ref":"../unlisted.json"}`, "", "refers to schema:///unlisted.json, which is none"},
+		{"another draft's own schema", `{"$ref":"http://json-schema.org/draft-07/schema"}`, "", "refers to http://json-schema.org/draft-07/schema, which is none"},
+		{"a reference made remote by $id", `{"$id":"https://example.com/chat.json","$ref":"common.json"}`, `{}`, "refers to https://example.com/common.json, which is none"},
+		{"a part of another file by its $id", `{"$ref":"https://example.com/part"}`, `{"$defs":{"part":{"$id":"https://example.com/part"}}}`, "refers to https://example.com/part, which is a part of common.json; refer to it as common.json#/$defs/part"},
+		{"a reference to nothing", `{"$ref":"#/$defs/missing"}`, "", "chat.json#/$ref: refers to chat.json#/$defs/missing, where no schema is"},
+		{"a reference to what is no schema", `{"$ref":"#/properties","properties":{"text":{"type":"string"}}}`, "", "refers to chat.json#/properties, where no schema is"},
+		{"a reference into an annotation", `{"$ref":"#/examples/0","examples":[{}]}`, "", "refers to chat.json#/examples/0, where no schema is"},
+		{"a reference into a const", `{"$ref":"#/const","const":{}}`, "", "refers to chat.json#/const, where no schema is"},
+		{"a reference beside a part's root", `{"$defs":{"a":{"$id":"a","$ref":"#/$defs/b"},"b":{}}}`, "", "refers to chat.json#/$defs/a/$defs/b, where no schema is"},
+		{"an anchor that is not there", `{"$ref":"#nowhere"}`, "", "refers to the anchor nowhere, which chat.json does not have"},
+		{"an anchor of another file that is not there", `{"$ref":"common.json#nowhere"}`, `{"$anchor":"here"}`, "refers to the anchor nowhere, which common.json does not have"},
+		{"a reference that is no URL", `{"$ref":"http://[::1"}`, "", "chat.json#/$ref: parse"},
+		{"one $id twice in a file", `{"$defs":{"a":{"$id":"x"},"b":{"$id":"x"}}}`, "", "chat.json#/$defs/b/$id: schema:///x is the $id of chat.json#/$defs/a too"},
+		{"one $id in two files", `{"$id":"https://example.com/x"}`, `{"$id":"https://example.com/x"}`, "$id https://example.com/x is that of"},
+		{"the place of another file as $id", `{"$id":"common.json"}`, `{}`, "$id schema:///common.json is that of"},
+		{"one anchor twice", `{"$defs":{"a":{"$anchor":"x"},"b":{"$anchor":"x"}}}`, "", "duplicate"},
+
+		{"a pattern with a lookahead", `{"properties":{"text":{"pattern":"^(?!a)"}}}`, "", `chat.json#/properties/text/pattern: pattern "^(?!a)": lookahead`},
+		{"a pattern that is none", `{"pattern":"("}`, "", `chat.json#/pattern: pattern "(": missing closing )`},
+		{"a pattern property that is none", `{"patternProperties":{"[":{}}}`, "", `chat.json#/patternProperties: pattern "[":`},
+		{"a format that is not checked", `{"properties":{"x":{"format":"currency"}}}`, "", `chat.json#/properties/x/format: format "currency" is not checked; remove it, or set annotate: true`},
+		{"a format whose check a peer could make costly", `{"format":"regex"}`, "", `format "regex" is not checked`},
+		{"contentEncoding", `{"contentEncoding":"base64"}`, "", "chat.json#/contentEncoding: contentEncoding is not checked; remove it, or set annotate: true"},
+		{"contentSchema", `{"contentSchema":{}}`, "", "chat.json#/contentSchema: contentSchema is not checked"},
+		{"a property that no message may have", `{"properties":{"__proto__":{}}}`, "", `chat.json#/properties: every message with a property "__proto__" is refused`},
+		{"a required property that no message may have", `{"required":["constructor"]}`, "", `chat.json#/required: every message with a property "constructor" is refused`},
+
+		{"a keyword's value of the wrong type", `{"properties":{"text":{"maxLength":"5"}}}`, "", "chat.json#/properties/text/maxLength: got string, want integer"},
+		{"a negative length", `{"$defs":{"a":{"minLength":-1}},"$ref":"#/$defs/a"}`, "", "chat.json#/$defs/a/minLength: minimum: got -1, want 0"},
+		{"a type that is none", `{"type":"text"}`, "", "chat.json#/type:"},
+		{"a broken shared file", `{"$ref":"common.json"}`, `{"minLength":-1}`, "common.json#/minLength: minimum: got -1, want 0"},
+		{"a schema that is none", `[]`, "", "chat.json#: got array, want boolean or object"},
+
+		{"a file that is no JSON", "{\n  \"type\": \"object\",\n}", "", "chat.json:3:1: not JSON"},
+		{"a file with a comment", "{ // chat\n}", "", "chat.json:1:3: not JSON"},
+		{"a keyword twice", `{"maxLength":5,"maxLength":5000}`, "", "chat.json:1:16: duplicate property name"},
+		{"an empty file", "", "", "chat.json:1:1: not JSON"},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			files := []string{"chat.json", test.schema, "unlisted.json", "{}"}
+			edit := func(*Config) {}
+			if test.common != "" {
+				files, edit = append(files, "common.json", test.common), shared
+			}
+			s, err := Compile(folder(files...), oneType(edit))
+			if err == nil || s != nil {
+				t.Fatalf("%v, %v; want %q", s, err, test.want)
+			}
+			if !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%q\nwant %q", err, test.want)
+			}
+		})
+	}
+}
+
+func TestCompileNamesEveryProblem(t *testing.T) {
+	cfg := oneType(func(c *Config) {
+		c.Types = append(c.Types, Type{"order", "order.json"}, Type{"gone", "gone.json"})
+		c.Shared = []string{"also-gone.json"}
+	})
+	_, err := Compile(folder("chat.json", `{`, "order.json", `[1,]`), cfg)
+	for _, want := range []string{"chat.json:1:2: not JSON", "order.json:1:4: not JSON", "gone.json: file does not exist", "also-gone.json: file does not exist"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nlacks %q", err, want)
+		}
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Error("the cause is lost")
+	}
+	_, err = Compile(folder("chat.json", `{"foo":1,"bar":{},"$ref":"#/x"}`, "order.json", `{"baz":1}`, "gone.json", `{}`, "also-gone.json", `{}`), cfg)
+	for _, want := range []string{"chat.json#/foo", "chat.json#/bar", "chat.json#/$ref", "order.json#/baz"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nlacks %q", err, want)
+		}
+	}
+}
+
+func TestCompileAccepts(t *testing.T) {
+	for _, test := range []struct {
+		rule     string
+		cfg      Config
+		files    fs.FS
+		ok, fail string
+	}{
+		{
+			rule:  "a place in a file",
+			cfg:   oneType(func(c *Config) { c.Types[0].Schema = "all.json#/$defs/chat%20room" }),
+			files: folder("all.json", `{"$defs":{"chat room":{"required":["text"]}}}`),
+			ok:    `{"type":"chat","text":1}`, fail: `{"type":"chat"}`,
+		}, {
+			rule:  "an anchor in a file",
+			cfg:   oneType(func(c *Config) { c.Types[0].Schema = "all.json#chat" }),
+			files: folder("all.json", `{"$defs":{"x":{"$anchor":"chat","required":["text"]}}}`),
+			ok:    `{"type":"chat","text":1}`, fail: `{"type":"chat"}`,
+		}, {
+			rule:  "references between listed files, in folders",
+			cfg:   oneType(func(c *Config) { c.Types[0].Schema = "v1/chat.json"; c.Shared = []string{"common/text.json"} }),
+			files: folder("v1/chat.json", `{"properties":{"text":{"$ref":"../common/text.json#/$defs/short"}}}`, "common/text.json", `{"$defs":{"short":{"maxLength":3}}}`),
+			ok:    `{"type":"chat","text":"abc"}`, fail: `{"type":"chat","text":"abcd"}`,
+		}, {
+			rule:  "references by $id between listed files",
+			cfg:   oneType(func(c *Config) { c.Shared = []string{"common.json"} }),
+			files: folder("chat.json", `{"$id":"https://example.com/s/chat","properties":{"text":{"$ref":"common#/$defs/short"}}}`, "common.json", `{"$id":"https://example.com/s/common","$defs":{"short":{"maxLength":3}}}`),
+			ok:    `{"type":"chat","text":"abc"}`, fail: `{"type":"chat","text":"abcd"}`,
+		}, {
+			rule:  "references by $id within a file",
+			cfg:   oneType(nil),
+			files: folder("chat.json", `{"properties":{"text":{"$ref":"https://example.com/short"}},"$defs":{"s":{"$id":"https://example.com/short","maxLength":3}}}`),
+			ok:    `{"type":"chat","text":"abc"}`, fail: `{"type":"chat","text":"abcd"}`,
+		}, {
+			rule:  "files that refer to one another",
+			cfg:   oneType(func(c *Config) { c.Shared = []string{"tree.json"} }),
+			files: folder("chat.json", `{"properties":{"tree":{"$ref":"tree.json"}}}`, "tree.json", `{"type":"array","items":{"$ref":"chat.json#/properties/tree"}}`),
+			ok:    `{"type":"chat","tree":[[],[[]]]}`, fail: `{"type":"chat","tree":[[],[1]]}`,
+		}, {
+			rule:  "the standard's own schema",
+			cfg:   oneType(nil),
+			files: folder("chat.json", `{"$schema":"https://json-schema.org/draft/2020-12/schema","properties":{"schema":{"$ref":"https://json-schema.org/draft/2020-12/schema"}}}`),
+			ok:    `{"type":"chat","schema":{"minLength":1}}`, fail: `{"type":"chat","schema":{"minLength":-1}}`,
+		}, {
+			rule:  "formats are checked",
+			cfg:   oneType(nil),
+			files: folder("chat.json", `{"properties":{"at":{"format":"date-time"}}}`),
+			ok:    `{"type":"chat","at":"2026-11-23T12:00:00Z"}`, fail: `{"type":"chat","at":"today"}`,
+		}, {
+			rule:  "patterns are ECMA-262's",
+			cfg:   oneType(nil),
+			files: folder("chat.json", `{"patternProperties":{"^x\\s$":{"pattern":"^.$"}}}`),
+			ok:    `{"type":"chat","x\u00a0":"a"}`, fail: `{"type":"chat","x\u00a0":"\u2028"}`,
+		}, {
+			rule:  "another discriminator",
+			cfg:   oneType(func(c *Config) { c.Discriminator = "kind" }),
+			files: folder("chat.json", `{"properties":{"kind":{"const":"chat"},"type":{"type":"number"}}}`),
+			ok:    `{"kind":"chat","type":1}`, fail: `{"kind":"chat","type":"chat"}`,
+		}, {
+			rule:  "hazardous names, if asked for",
+			cfg:   oneType(func(c *Config) { c.Guards.HazardousNames = true }),
+			files: folder("chat.json", `{"properties":{"constructor":{"type":"string"}}}`),
+			ok:    `{"type":"chat","constructor":"Ferrari"}`, fail: `{"type":"chat","constructor":1}`,
+		}, {
+			rule:  "one file for several types, $id and all",
+			cfg:   oneType(func(c *Config) { c.Types = append(c.Types, Type{"order", "chat.json"}) }),
+			files: folder("chat.json", `{"$id":"https://example.com/any","required":["text"]}`),
+			ok:    `{"type":"order","text":1}`, fail: `{"type":"order"}`,
+		},
+	} {
+		t.Run(test.rule, func(t *testing.T) {
+			s := mustCompile(t, test.files, test.cfg)
+			if _, err := s.Check([]byte(test.ok)); err != nil {
+				t.Errorf("%s: %v", test.ok, err)
+			}
+			if _, err := s.Check([]byte(test.fail)); !errors.Is(err, ErrNotAllowed) {
+				t.Errorf("%s: %v, want %v", test.fail, err, ErrNotAllowed)
+			}
+		})
+	}
+}
+
+func TestAnnotationsCheckNothingIfAskedFor(t *testing.T) {
+	s := mustCompile(t, folder("chat.json", `{"properties":{"a":{"format":"date-time"},"b":{"format":"currency"},"c":{"contentEncoding":"base64","contentMediaType":"application/json","contentSchema":{"type":"object"}}}}`),
+		oneType(func(c *Config) { c.Annotate = true }))
+	if _, err := s.Check([]byte(`{"type":"chat","a":"today","b":"?","c":"*"}`)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestConfigProblems(t *testing.T) {
+	for _, test := range []struct {
+		edit func(c *Config)
+		want string
+	}{
+		{func(c *Config) { c.Discriminator = "" }, "discriminator: is empty"},
+		{func(c *Config) { c.Discriminator = "__proto__" }, `discriminator: "__proto__" is refused`},
+		{func(c *Config) { c.Types = nil }, "types: is empty, so no message would pass; list the types, or set unchecked: true"},
+		{func(c *Config) { c.Types = append(c.Types, c.Types[0]) }, `types[1].name: "chat" is the name of types[0] too`},
+		{func(c *Config) { c.Types[0].Name = "" }, `types[0].name: "" is not 1 to 128 bytes`},
+		{func(c *Config) { c.Types[0].Name = strings.Repeat("x", 129) }, "types[0].name:"},
+		{func(c *Config) { c.Types[0].Name = "a\nb" }, "types[0].name:"},
+		{func(c *Config) { c.Types[0].Schema = "" }, `types[0].schema: "" is not a path`},
+		{func(c *Config) { c.Types[0].Schema = "#/$defs/chat" }, `types[0].schema: "#/$defs/chat" is not a path`},
+		{func(c *Config) { c.Types[0].Schema = "/etc/chat.json" }, "types[0].schema:"},
+		{func(c *Config) { c.Types[0].Schema = "../chat.json" }, "types[0].schema:"},
+		{func(c *Config) { c.Types[0].Schema = "chat.json#/nowhere" }, "types[0].schema: refers to chat.json#/nowhere, where no schema is"},
+		{func(c *Config) { c.Types[0].Schema = "chat.json#%zz" }, "types[0].schema: parse"},
+		{func(c *Config) { c.Shared = []string{"./a.json"} }, `shared[0]: "./a.json" is not a path`},
+		{func(c *Config) { c.Guards.Depth = 0 }, "guards.depth: 0 is not between 1 and 1000"},
+		{func(c *Config) { c.Guards.Depth = 1001 }, "guards.depth: 1001"},
+		{func(c *Config) { c.Guards.Names = 0 }, "guards.names: 0 is below 1"},
+		{func(c *Config) { c.Guards.Tokens = 2 }, "guards.tokens: 2 is below 3"},
+		{func(c *Config) { c.Guards.MaxInteger = 0 }, "guards.max_integer: 0 is below 1"},
+	} {
+		if _, err := Compile(folder("chat.json", "{}"), oneType(test.edit)); err == nil || !strings.Contains(err.Error(), test.want) {
+			t.Errorf("%v, want %q", err, test.want)
+		}
+	}
+	c := oneType(func(c *Config) { c.Discriminator, c.Guards = "", Guards{} })
+	if err := c.Validate(); err == nil || strings.Count(err.Error(), "\n") != 4 {
+		t.Errorf("%v, want five problems", err)
+	}
+}
+
+// FuzzCompile proves that no schema file makes Compile panic, and that what it
+// accepts can check.
+func FuzzCompile(f *testing.F) {
+	for _, seed := range []string{
+		`{"properties":{"a":{"$ref":"#/$defs/b"}},"$defs":{"b":{"pattern":"^a$"}}}`, `true`, `{"$ref":"#"}`, `{"$dynamicRef":"#a","$dynamicAnchor":"a"}`,
+		`{"$id":"x","$anchor":"y","$ref":"x#y"}`, `{"enum":[1,1.0,"1"],"multipleOf":0.01}`, `{"items":{"$ref":"../x"}}`, `{"$id":"%","$ref":"#%"}`, `{"$id":":"}`,
+		`{"unevaluatedProperties":false,"anyOf":[{"properties":{"type":true}}]}`, `{"$defs":{"":{}},"$ref":"#/$defs/"}`, `{"multipleOf":1e-300}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, schema []byte) {
+		s, err := Compile(folder("chat.json", string(schema)), oneType(nil))
+		if err != nil {
+			return
+		}
+		for _, message := range []string{`{"type":"chat"}`, `{"type":"chat","a":[1,{"b":"c"}],"x":1.5e300}`} {
+			if _, err := s.Check([]byte(message)); err != nil && !errors.Is(err, ErrNotAllowed) {
+				t.Fatalf("%s: %v", message, err)
+			}
+		}
+	})
+}
+
+func TestEveryFieldHasKeyAndHelp(t *testing.T) {
+	for _, typ := range []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[Type](), reflect.TypeFor[Guards]()} {
+		for i := range typ.NumField() {
+			if f := typ.Field(i); f.Tag.Get("yaml") == "" || f.Tag.Get("help") == "" {
+				t.Errorf("%s.%s lacks its yaml key or help", typ.Name(), f.Name)
+			}
+		}
+	}
+}

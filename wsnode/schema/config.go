@@ -1,0 +1,100 @@
+// Package schema decides which messages a route passes: JSON that every decoder
+// reads alike, within bounds, of a type that the route knows, and allowed by the
+// JSON Schema (draft 2020-12) of that type.
+package schema
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Config says which messages a route passes.
+type Config struct {
+	Discriminator string   `yaml:"discriminator" help:"property of every message that names its type"`
+	Types         []Type   `yaml:"types" help:"the types of message that may be sent"`
+	Shared        []string `yaml:"shared" help:"further schema files, for $ref to refer to"`
+	Annotate      bool     `yaml:"annotate" help:"let format and content* be annotations, as the draft has it, that refuse nothing"`
+	Guards        Guards   `yaml:"guards" help:"what no message may exceed, whatever its schema says"`
+}
+
+// Type is one type of message.
+type Type struct {
+	Name   string `yaml:"name" help:"value of the discriminator; the scope that a token needs"`
+	Schema string `yaml:"schema" help:"its schema: a file, or a place in one, as messages.json#/$defs/chat"`
+}
+
+// Guards bound a message before its schema is asked.
+type Guards struct {
+	Depth          int    `yaml:"depth" help:"arrays and objects within one another"`
+	Names          int    `yaml:"names" help:"properties of one object"`
+	Tokens         int    `yaml:"tokens" help:"property names and values of one message"`
+	MaxInteger     uint64 `yaml:"max_integer" help:"largest integer, up or down; beyond 2^53-1 JavaScript rounds"`
+	HazardousNames bool   `yaml:"hazardous_names" help:"allow properties called __proto__, constructor or prototype"`
+}
+
+const (
+	maxDepth     = 1000 // reading recurses
+	maxTypeBytes = 128  // of a type's name, as of a scope
+)
+
+// Default returns the configuration of a route that knows no types yet. Zero
+// guards are errors, not switches.
+func Default() Config {
+	return Config{
+		Discriminator: "type",
+		Guards:        Guards{Depth: 32, Names: 256, Tokens: 10_000, MaxInteger: 1<<53 - 1},
+	}
+}
+
+// Validate returns every problem of the configuration that shows without its
+// files, joined: each names the field, its value, the bound and what to do.
+func (c *Config) Validate() error {
+	var problems []error
+	bad := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
+	if c.Discriminator == "" {
+		bad("discriminator: is empty; name the property that holds a message's type")
+	}
+	if !c.Guards.HazardousNames && hazardous(c.Discriminator) {
+		bad("discriminator: %q is refused as a property's name; choose another one", c.Discriminator)
+	}
+	if len(c.Types) == 0 {
+		bad("types: is empty, so no message would pass; list the types, or set unchecked: true for the route")
+	}
+	names := make(map[string]int, len(c.Types))
+	for i, t := range c.Types {
+		if first, ok := names[t.Name]; ok {
+			bad("types[%d].name: %q is the name of types[%d] too; give each type one schema", i, t.Name, first)
+		} else {
+			names[t.Name] = i
+		}
+		if t.Name == "" || len(t.Name) > maxTypeBytes || !utf8.ValidString(t.Name) || strings.ContainsFunc(t.Name, unicode.IsControl) {
+			bad("types[%d].name: %q is not 1 to %d bytes of UTF-8 without control characters", i, t.Name, maxTypeBytes)
+		}
+		if file, _, _ := strings.Cut(t.Schema, "#"); !fs.ValidPath(file) || file == "." {
+			bad("types[%d].schema: %q is not a path within the folder of schemas; write it with / and without a leading / or ..", i, t.Schema)
+		}
+	}
+	for i, file := range c.Shared {
+		if !fs.ValidPath(file) || file == "." {
+			bad("shared[%d]: %q is not a path within the folder of schemas; write it with / and without a leading / or ..", i, file)
+		}
+	}
+	g := c.Guards
+	if g.Depth < 1 || g.Depth > maxDepth {
+		bad("guards.depth: %d is not between 1 and %d", g.Depth, maxDepth)
+	}
+	if g.Names < 1 {
+		bad("guards.names: %d is below 1; set at least 1, for the discriminator", g.Names)
+	}
+	if g.Tokens < 3 {
+		bad("guards.tokens: %d is below 3, those of the smallest message: an object, a name, a value", g.Tokens)
+	}
+	if g.MaxInteger < 1 {
+		bad("guards.max_integer: 0 is below 1; 9007199254740991 (2^53-1) is what every decoder reads exactly")
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,243 @@
+package schema
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	dialect     = "https://json-schema.org/draft/2020-12/schema"
+	dialectMeta = "https://json-schema.org/draft/2020-12/meta/"
+)
+
+// schemaGuards bound schema files, which the node's operator has written.
+var schemaGuards = Guards{Depth: 200, Names: 1 << 20, Tokens: 1 << 22, MaxInteger: math.MaxUint64, HazardousNames: true}
+
+// document is a schema file: what is in it, and where.
+type document struct {
+	file  string
+	url   string // under which references find it
+	value any
+
+	// found by walk
+	schemas   map[string]bool   // the JSON Pointers at which schemas stand
+	resources map[string]string // absolute $id, without fragment -> JSON Pointer
+	anchors   map[string]bool   // absolute URL with fragment
+	refs      []reference
+	names     map[string]bool // properties that schemas declare
+	problems  []error
+}
+
+// reference is a $ref or $dynamicRef.
+type reference struct {
+	at     string   // its JSON Pointer
+	target *url.URL // absolute
+}
+
+// readDocument parses a schema file.
+func readDocument(file, at string, text []byte) (*document, error) {
+	v, err := parse(text, schemaGuards)
+	if e := (*Error)(nil); errors.As(err, &e) {
+		line := bytes.Count(text[:e.Offset], []byte("\n")) + 1
+		column := e.Offset - bytes.LastIndexByte(text[:e.Offset], '\n')
+		return nil, fmt.Errorf("%s:%d:%d: %w", file, line, column, e.Err)
+	}
+	return &document{
+		file: file, url: at, value: v,
+		schemas: map[string]bool{}, resources: map[string]string{}, anchors: map[string]bool{}, names: map[string]bool{},
+	}, nil
+}
+
+// holds says what a keyword's value holds.
+type holds uint8
+
+const (
+	plain  holds = iota + 1 // no schema
+	schema                  // a schema
+	list                    // an array of schemas
+	named                   // an object whose members are schemas
+	advice                  // no schema; checks nothing unless annotations are made to
+)
+
+// keywords are those of draft 2020-12's vocabularies. What is not here is an
+// error: a keyword that checks nothing would let pass what its author meant to
+// keep out.
+var keywords = map[string]holds{
+	// Core. $vocabulary is for dialects, of which there is one here.
+	"$schema": plain, "$id": plain, "$ref": plain, "$anchor": plain, "$dynamicRef": plain, "$dynamicAnchor": plain,
+	"$comment": plain, "$defs": named,
+	// Applicator.
+	"prefixItems": list, "items": schema, "contains": schema,
+	"properties": named, "patternProperties": named, "additionalProperties": schema, "propertyNames": schema, "dependentSchemas": named,
+	"if": schema, "then": schema, "else": schema, "allOf": list, "anyOf": list, "oneOf": list, "not": schema,
+	// Unevaluated.
+	"unevaluatedItems": schema, "unevaluatedProperties": schema,
+	// Validation.
+	"type": plain, "enum": plain, "const": plain,
+	"multipleOf": plain, "maximum": plain, "exclusiveMaximum": plain, "minimum": plain, "exclusiveMinimum": plain,
+	"maxLength": plain, "minLength": plain, "pattern": plain,
+	"maxItems": plain, "minItems": plain, "uniqueItems": plain, "maxContains": plain, "minContains": plain,
+	"maxProperties": plain, "minProperties": plain, "required": plain, "dependentRequired": plain,
+	// Format: checked unless annotations are asked for.
+	"format": plain,
+	// Content: annotations.
+	"contentEncoding": advice, "contentMediaType": advice, "contentSchema": schema,
+	// Meta-data: annotations which nobody takes for checks.
+	"title": plain, "description": plain, "default": plain, "deprecated": plain, "readOnly": plain, "writeOnly": plain, "examples": plain,
+}
+
+// formerly says what to write for a keyword of an older draft.
+var formerly = map[string]string{
+	"definitions": "$defs", "dependencies": "dependentRequired or dependentSchemas", "additionalItems": "items after prefixItems",
+	"id": "$id", "$recursiveRef": "$dynamicRef", "$recursiveAnchor": "$dynamicAnchor", "divisibleBy": "multipleOf", "disallow": "not", "extends": "allOf",
+}
+
+// formats are those that are checked. regex is not among them: compiling what a
+// peer sends costs too much.
+var formats = []string{
+	"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uri-reference", "uri-template",
+	"iri", "iri-reference", "uuid", "json-pointer", "relative-json-pointer",
+}
+
+// walker notes what stands where in a document, and what is wrong with it.
+type walker struct {
+	*document
+	cfg *Config
+}
+
+func (d *document) walk(cfg *Config) {
+	w := walker{d, cfg}
+	base, err := url.Parse(d.url)
+	if err != nil {
+		w.problem("", "%v", err)
+		return
+	}
+	d.resources[d.url] = ""
+	w.schema(d.value, "", base)
+}
+
+func (w *walker) problem(at, format string, args ...any) {
+	w.problems = append(w.problems, fmt.Errorf("%s#%s: %w", w.file, at, fmt.Errorf(format, args...)))
+}
+
+var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
+
+// child is the JSON Pointer of a member (RFC 6901 section 3).
+func child(at, name string) string { return at + "/" + pointerEscapes.Replace(name) }
+
+// schema notes a schema at a JSON Pointer; base is what its references are
+// relative to. What has the wrong type is left for the compiler to report.
+func (w *walker) schema(v any, at string, base *url.URL) {
+	w.schemas[at] = true
+	object, ok := v.(map[string]any)
+	if !ok {
+		return
+	}
+	base = w.identify(object, at, base)
+	for _, name := range slices.Sorted(maps.Keys(object)) {
+		value, here := object[name], child(at, name)
+		what := keywords[name]
+		switch what {
+		case 0:
+			if instead, ok := formerly[name]; ok {
+				w.problem(here, "%s is no keyword of draft 2020-12; write %s", name, instead)
+			} else {
+				w.problem(here, "%s is no keyword of draft 2020-12, or not supported", name)
+			}
+		case schema:
+			w.schema(value, here, base)
+		case list:
+			items, _ := value.([]any)
+			for i, item := range items {
+				w.schema(item, child(here, strconv.Itoa(i)), base)
+			}
+		case named:
+			members, _ := value.(map[string]any)
+			for _, member := range slices.Sorted(maps.Keys(members)) {
+				w.schema(members[member], child(here, member), base)
+			}
+		}
+		if (what == advice || name == "contentSchema") && !w.cfg.Annotate {
+			w.problem(here, "%s is not checked; remove it, or set annotate: true", name)
+		}
+		w.keyword(name, value, here, base)
+	}
+}
+
+// identify notes a schema's $id and anchors, and returns its base.
+func (w *walker) identify(object map[string]any, at string, base *url.URL) *url.URL {
+	if id, ok := object["$id"].(string); ok {
+		ref, err := url.Parse(id)
+		if err != nil {
+			w.problem(child(at, "$id"), "%v", err)
+			return base
+		}
+		base = base.ResolveReference(ref)
+		base.Fragment, base.RawFragment = "", ""
+		if other, ok := w.resources[base.String()]; ok && other != at {
+			w.problem(child(at, "$id"), "%s is the $id of %s#%s too", base, w.file, other)
+		}
+		w.resources[base.String()] = at
+	}
+	for _, keyword := range []string{"$anchor", "$dynamicAnchor"} {
+		if anchor, ok := object[keyword].(string); ok {
+			w.anchors[base.String()+"#"+anchor] = true
+		}
+	}
+	return base
+}
+
+// keyword checks what the compiler does not, or would report without its place.
+func (w *walker) keyword(name string, value any, at string, base *url.URL) {
+	text, isText := value.(string)
+	switch {
+	case name == "$schema" && isText && strings.TrimSuffix(text, "#") != dialect:
+		w.problem(at, "%s is not supported; schemas are written in %s", text, dialect)
+	case (name == "$ref" || name == "$dynamicRef") && isText:
+		ref, err := url.Parse(text)
+		if err != nil {
+			w.problem(at, "%v", err)
+			return
+		}
+		w.refs = append(w.refs, reference{at, base.ResolveReference(ref)})
+	case name == "pattern" && isText:
+		if _, err := compilePattern(text); err != nil {
+			w.problem(at, "%w", err)
+		}
+	case name == "patternProperties":
+		members, _ := value.(map[string]any)
+		for _, pattern := range slices.Sorted(maps.Keys(members)) {
+			if _, err := compilePattern(pattern); err != nil {
+				w.problem(at, "%w", err)
+			}
+		}
+	case name == "format" && isText && !w.cfg.Annotate && !slices.Contains(formats, text):
+		w.problem(at, "format %q is not checked; remove it, or set annotate: true", text)
+	case name == "properties":
+		members, _ := value.(map[string]any)
+		for _, property := range slices.Sorted(maps.Keys(members)) {
+			w.declare(property, at)
+		}
+	case name == "required":
+		members, _ := value.([]any)
+		for _, property := range members {
+			if property, ok := property.(string); ok {
+				w.declare(property, at)
+			}
+		}
+	}
+}
+
+func (w *walker) declare(property, at string) {
+	w.names[property] = true
+	if hazardous(property) && !w.cfg.Guards.HazardousNames {
+		w.problem(at, "every message with a property %q is refused; choose another name, or set guards.hazardous_names: true", property)
+	}
+}

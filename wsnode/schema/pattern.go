@@ -1,0 +1,274 @@
+package schema
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+	"strings"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// JSON Schema's patterns are ECMA-262's, Go's are RE2's. Most mean the same in
+// both; what differs is translated, and what cannot be is refused: a pattern
+// that silently means something else would let the wrong messages pass. All
+// patterns run in time linear in the text.
+
+// What \s means in ECMA-262, and its complement, as ranges of a class: RE2's
+// \s is ASCII.
+const (
+	ecmaSpace    = `\t-\r \x{a0}\x{1680}\x{2000}-\x{200a}\x{2028}\x{2029}\x{202f}\x{205f}\x{3000}\x{feff}`
+	ecmaNonSpace = `\x00-\x08\x0e-\x1f!-\x{9f}\x{a1}-\x{167f}\x{1681}-\x{1fff}\x{200b}-\x{2027}\x{202a}-\x{202e}\x{2030}-\x{205e}\x{2060}-\x{2fff}\x{3001}-\x{fefe}\x{ff00}-\x{10ffff}`
+	ecmaNewlines = `\n\r\x{2028}\x{2029}`
+)
+
+// compilePattern compiles a pattern of JSON Schema.
+func compilePattern(pattern string) (*regexp.Regexp, error) {
+	translated, err := translate(pattern)
+	if err != nil {
+		return nil, err
+	}
+	re, err := regexp.Compile(translated)
+	if err != nil {
+		return nil, fmt.Errorf("pattern %q: %s", pattern, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+	}
+	return re, nil
+}
+
+// translate writes an ECMA-262 pattern (with its u flag) as RE2.
+func translate(pattern string) (string, error) {
+	t := translator{rest: pattern}
+	for t.rest != "" && t.err == nil {
+		t.step()
+	}
+	if t.err == nil && t.inClass {
+		t.err = errors.New("a class is not closed")
+	}
+	if t.err != nil {
+		return "", fmt.Errorf("pattern %q: %w", pattern, t.err)
+	}
+	return t.out.String(), nil
+}
+
+type translator struct {
+	rest    string
+	out     strings.Builder
+	inClass bool
+	err     error
+}
+
+func (t *translator) skip(prefix string) bool {
+	rest, ok := strings.CutPrefix(t.rest, prefix)
+	if ok {
+		t.rest = rest
+	}
+	return ok
+}
+
+func (t *translator) fail(format string, args ...any) { t.err = fmt.Errorf(format, args...) }
+
+// ranges writes ranges of characters, as a class or into the one around them.
+// There a dash beside them would join one of their ends to its neighbour.
+func (t *translator) ranges(ranges string) {
+	before := t.out.String()
+	switch {
+	case !t.inClass:
+		t.out.WriteString("[" + ranges + "]")
+	case strings.HasSuffix(before, "-") && !strings.HasSuffix(before, `\-`) && !strings.HasSuffix(before, "[-") && !strings.HasSuffix(before, "[^-"),
+		strings.HasPrefix(t.rest, "-") && !strings.HasPrefix(t.rest, "-]"):
+		t.fail(`\s and \S are no end of a range`)
+	default:
+		t.out.WriteString(ranges)
+	}
+}
+
+func (t *translator) step() {
+	switch {
+	case t.skip(`\`):
+		t.escape()
+	case t.inClass && t.skip("]"):
+		t.inClass = false
+		t.out.WriteByte(']')
+	case t.inClass && t.skip("["): // RE2 would look for [:names:]
+		t.out.WriteString(`\[`)
+	case t.inClass:
+		t.copyRune()
+	case t.skip("[^]"):
+		t.out.WriteString(`(?s:.)`)
+	case t.skip("[]"):
+		t.fail("[] matches nothing")
+	case t.skip("[^"):
+		t.inClass = true
+		t.out.WriteString("[^")
+	case t.skip("["):
+		t.inClass = true
+		t.out.WriteByte('[')
+	case t.skip("."):
+		t.out.WriteString("[^" + ecmaNewlines + "]")
+	case t.skip("(?:"):
+		t.out.WriteString("(?:")
+	case t.skip("(?="), t.skip("(?!"), t.skip("(?<="), t.skip("(?<!"):
+		t.fail("lookahead and lookbehind are not supported")
+	case t.skip("(?<"):
+		t.out.WriteString("(?P<")
+	case t.skip("(?"):
+		t.fail("after (? only :, <name> are supported")
+	default:
+		t.copyRune()
+	}
+}
+
+func (t *translator) copyRune() {
+	_, size := utf8.DecodeRuneInString(t.rest)
+	t.out.WriteString(t.rest[:size])
+	t.rest = t.rest[size:]
+}
+
+// escape translates what follows a backslash.
+func (t *translator) escape() {
+	if t.rest == "" {
+		t.fail("ends in a backslash")
+		return
+	}
+	c := t.rest[0]
+	switch {
+	case c >= utf8.RuneSelf:
+		t.fail("\\ before a character that needs none")
+		return
+	case !isDigit(c) && !('a' <= c|0x20 && c|0x20 <= 'z'): // punctuation stands for itself
+		t.out.WriteByte('\\')
+		t.copyRune()
+		return
+	}
+	t.rest = t.rest[1:]
+	switch c {
+	case 'd', 'D', 'w', 'W', 't', 'n', 'v', 'f', 'r':
+		t.out.WriteString(`\` + string(c))
+	case 's':
+		t.ranges(ecmaSpace)
+	case 'S':
+		t.ranges(ecmaNonSpace)
+	case 'b':
+		if t.inClass {
+			t.out.WriteString(`\x08`)
+		} else {
+			t.out.WriteString(`\b`)
+		}
+	case 'B':
+		if t.inClass {
+			t.fail(`\B cannot stand in a class`)
+			return
+		}
+		t.out.WriteString(`\B`)
+	case '0':
+		if t.rest != "" && isDigit(t.rest[0]) {
+			t.fail("octal escapes are not supported")
+			return
+		}
+		t.out.WriteString(`\x00`)
+	case 'c':
+		if t.rest == "" || !('a' <= t.rest[0]|0x20 && t.rest[0]|0x20 <= 'z') {
+			t.fail(`\c without a letter`)
+			return
+		}
+		t.rune(rune(t.rest[0] % 32))
+		t.rest = t.rest[1:]
+	case 'x':
+		if r, ok := t.hex(2); ok {
+			t.rune(r)
+		}
+	case 'u':
+		t.unicode()
+	case 'p', 'P':
+		t.property(c)
+	default:
+		t.fail(`\%c is not supported`, c)
+	}
+}
+
+func (t *translator) rune(r rune) { fmt.Fprintf(&t.out, `\x{%x}`, r) }
+
+// hex takes n hexadecimal digits.
+func (t *translator) hex(n int) (rune, bool) {
+	var r rune
+	for i := range n {
+		if i >= len(t.rest) {
+			t.fail("an escape is cut")
+			return 0, false
+		}
+		c := t.rest[i]
+		switch {
+		case isDigit(c):
+			r = r<<4 | rune(c-'0')
+		case 'a' <= c|0x20 && c|0x20 <= 'f':
+			r = r<<4 | rune(c|0x20-'a'+10)
+		default:
+			t.fail("an escape is cut")
+			return 0, false
+		}
+	}
+	t.rest = t.rest[n:]
+	return r, true
+}
+
+// unicode takes XXXX, a surrogate pair of two, or {X...}.
+func (t *translator) unicode() {
+	if t.skip("{") {
+		digits, rest, ok := strings.Cut(t.rest, "}")
+		if !ok || digits == "" || len(digits) > 6 {
+			t.fail(`\u{ is not closed, or has not 1 to 6 digits`)
+			return
+		}
+		t.rest = digits
+		r, ok := t.hex(len(digits))
+		t.rest = rest
+		if ok && !utf8.ValidRune(r) {
+			t.fail(`\u{%s} is no character`, digits)
+		} else if ok {
+			t.rune(r)
+		}
+		return
+	}
+	r, ok := t.hex(4)
+	if ok && utf16.IsSurrogate(r) {
+		low := rune(0)
+		if t.skip(`\u`) {
+			low, ok = t.hex(4)
+		}
+		if r = utf16.DecodeRune(r, low); ok && r == utf8.RuneError {
+			t.fail("a surrogate alone is no character")
+			return
+		}
+	}
+	if ok {
+		t.rune(r)
+	}
+}
+
+// property takes {Name} or {Key=Name}.
+func (t *translator) property(p byte) {
+	if !t.skip("{") {
+		t.fail(`\%c without {`, p)
+		return
+	}
+	name, rest, ok := strings.Cut(t.rest, "}")
+	if !ok {
+		t.fail(`\%c{ is not closed`, p)
+		return
+	}
+	t.rest = rest
+	if key, value, ok := strings.Cut(name, "="); ok {
+		switch key {
+		case "Script", "sc", "General_Category", "gc":
+			name = value
+		default:
+			t.fail(`\%c{%s=...} is not supported`, p, key)
+			return
+		}
+	}
+	if strings.HasPrefix(name, "^") { // RE2's own way to negate
+		t.fail(`\%c{^ is not supported`, p)
+		return
+	}
+	t.out.WriteString(`\` + string(p) + "{" + name + "}")
+}

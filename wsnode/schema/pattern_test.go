@@ -1,0 +1,143 @@
+package schema
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestPatternsMeanWhatECMA262Says(t *testing.T) {
+	for _, test := range []struct {
+		pattern, matches, not string
+	}{
+		{`^a.c$`, "abc", "a\nc"},
+		{`^a.c$`, "a\u0085c", "a\u2028c"}, // four line ends, U+0085 is none
+		{`^a.c$`, "a😀c", "a\rc"},
+		{`^a$`, "a", "a\n"},
+		{`b`, "abc", "ac"},  // not anchored
+		{`a|b`, "xb", "xc"}, // nor is an alternative
+		{`^\s$`, " ", "x"},  // more than ASCII
+		{`^\s$`, "\u00a0", "\u0085"},
+		{`^\s$`, "\ufeff", "\u200b"},
+		{`^\S$`, "x", "\u00a0"},
+		{`^\S$`, "😀", "\u3000"},
+		{`^[\s,]$`, "\u2003", "x"},
+		{`^[^\s]$`, "x", "\u2003"},
+		{`^[\S]$`, "x", "\u2003"},
+		{`^[-\s]$`, "-", "x"},
+		{`^[^-\s]$`, "x", "-"},
+		{`^[a\-\s]$`, "\u2003", "b"},
+		{`^[\s-]$`, "-", "x"},
+		{`^\d$`, "7", "٣"},
+		{`^\w$`, "_", "é"},
+		{`^\bx\b$`, "x", "xy"},
+		{`^[\b]$`, "\b", "b"},
+		{`^\x41\u0042\u{43}\u{1F600}$`, "ABC😀", "ABC"},
+		{`^\ud83d\ude00$`, "😀", "\ufffd"},
+		{`^\uFFFD$`, "\ufffd", "x"},
+		{`^\cA\0$`, "\x01\x00", "A0"},
+		{`^\t\n\v\f\r$`, "\t\n\v\f\r", "tnvfr"},
+		{`^\/\-\.\$\^\#$`, "/-.$^#", "x"},
+		{`^[[:alpha:]]$`, "a]", "a"}, // a class of seven characters, then a bracket
+		{`^[a\]b]$`, "]", "\\"},
+		{`^[\-a]$`, "-", "b"},
+		{`^[.]$`, ".", "x"},
+		{`^[^]$`, "\n", ""},
+		{`^\p{Lu}\P{Lu}$`, "Aa", "aA"},
+		{`^\p{L}$`, "é", "1"},
+		{`^\p{Letter}$`, "é", "1"},
+		{`^\p{Script=Greek}$`, "λ", "l"},
+		{`^\p{sc=Greek}\p{gc=Nd}$`, "λ3", "3λ"},
+		{`^(?<year>\d{4})$`, "2026", "202"},
+		{`^(?:a|b)+?$`, "abba", "abc"},
+		{`^a{2,3}$`, "aaa", "a"},
+		{`^é+$`, "éé", "e"},
+		{`^$`, "", "\n"},
+	} {
+		re, err := compilePattern(test.pattern)
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		if !re.MatchString(test.matches) {
+			t.Errorf("%q does not match %q", test.pattern, test.matches)
+		}
+		if re.MatchString(test.not) {
+			t.Errorf("%q matches %q", test.pattern, test.not)
+		}
+	}
+}
+
+func TestPatternsThatWouldMeanSomethingElse(t *testing.T) {
+	for _, test := range []struct{ pattern, why string }{
+		{`(?=a)`, "lookahead"},
+		{`(?!a)`, "lookahead"},
+		{`(?<=a)`, "lookbehind"},
+		{`(?<!a)`, "lookbehind"},
+		{`(?i)a`, "after (?"},
+		{`(?P<n>a)`, "after (?"},
+		{`(a)\1`, `\1 is not`},
+		{`(?<n>a)\k<n>`, `\k is not`},
+		{`\Aa\z`, `\A is not`},
+		{`a\z`, `\z is not`},
+		{`\Qa\E`, `\Q is not`},
+		{`\a`, `\a is not`},
+		{`\pL`, `\p without {`},
+		{`\p{L`, "not closed"},
+		{`\p{scx=Greek}`, "scx=...} is not supported"},
+		{`\p{^Lu}`, `\p{^ is not`},
+		{`[\t-\s]`, "end of a range"},
+		{`[\s-\u{10ffff}]`, "end of a range"},
+		{`[a-\S]`, "end of a range"},
+		{`\p{Emoji_Nonsense}`, "invalid character class range"},
+		{`\01`, "octal"},
+		{`\8`, `\8 is not`},
+		{`\x4`, "cut"},
+		{`\x`, "cut"},
+		{`\u12`, "cut"},
+		{`\u{110000}`, "no character"},
+		{`\u{d800}`, "no character"},
+		{`\u{}`, "1 to 6 digits"},
+		{`\u{41`, "not closed"},
+		{`\ud83d`, "surrogate"},
+		{`\ud83dx`, "surrogate"},
+		{`\ud83d\u0041`, "surrogate"},
+		{`\ude00\ud83d`, "surrogate"},
+		{`\c1`, `\c without`},
+		{`\é`, "needs none"},
+		{`[\B]`, "class"},
+		{`[]`, "matches nothing"},
+		{`[a`, "not closed"},
+		{`(a`, "missing closing )"},
+		{`a**`, "invalid nested repetition"},
+		{`*a`, "missing argument"},
+		{`a{2000}`, "invalid repeat count"},
+		{`a\`, "backslash"},
+	} {
+		re, err := compilePattern(test.pattern)
+		if err == nil {
+			t.Errorf("%q became %q", test.pattern, re)
+		} else if !strings.Contains(err.Error(), test.why) || !strings.HasPrefix(err.Error(), "pattern ") {
+			t.Errorf("%v, want it to say %q", err, test.why)
+		}
+	}
+}
+
+// FuzzTranslate proves that translation gives up or gives RE2, and leaves plain
+// patterns alone.
+func FuzzTranslate(f *testing.F) {
+	for _, seed := range []string{`^[a-z]+$`, `\s[\S]\u{1f600}\ud83d\ude00`, `[[:alpha:]]`, `(?<n>.)`, `[^]`, `\`, `[\`, `\u{`, `\cz`} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, pattern string) {
+		out, err := translate(pattern)
+		if err != nil {
+			return
+		}
+		if !strings.ContainsAny(pattern, `\.[(`) && out != pattern {
+			t.Fatalf("%q became %q", pattern, out)
+		}
+		if re, err := compilePattern(pattern); err == nil && re.String() != out {
+			t.Fatalf("%q is compiled as %q, translated as %q", pattern, re, out)
+		}
+	})
+}
