@@ -41,8 +41,10 @@ type Options struct {
 
 	// For tests.
 	slotTokens int                         // 0 is 25,000
+	freshSize  int                         // 0 is 16,384
+	purgeMin   int                         // 0 is 50,000
 	commit     func(tx *bbolt.Tx) error    // in place of tx.Commit
-	grow       func(*os.File, int64) error // in place of writeZeros
+	grow       func(*os.File, int64) error // in place of room.writeZeros
 	noSync     bool
 }
 
@@ -51,6 +53,8 @@ const (
 	defaultAheadBytes = 16 << 20
 	defaultGroupItems = 4096
 	defaultSlotTokens = 25_000
+	defaultPurgeMin   = 50_000
+	defaultFreshSize  = 16_384 // of about 400 bytes each
 
 	// queueCalls bounds the calls that wait for the committer. More block.
 	queueCalls = 1024
@@ -71,11 +75,14 @@ func (o Options) withDefaults() Options {
 	if o.slotTokens == 0 {
 		o.slotTokens = defaultSlotTokens
 	}
+	if o.freshSize == 0 {
+		o.freshSize = defaultFreshSize
+	}
+	if o.purgeMin == 0 {
+		o.purgeMin = defaultPurgeMin
+	}
 	if o.commit == nil {
 		o.commit = (*bbolt.Tx).Commit
-	}
-	if o.grow == nil {
-		o.grow = writeZeros
 	}
 	return o
 }
@@ -83,16 +90,18 @@ func (o Options) withDefaults() Options {
 // Store is a storage.Store in a bbolt file.
 type Store struct {
 	// Set at construction.
-	path   string
-	opts   Options
-	db     *bbolt.DB
-	epoch  uint64
-	ledger *ledger.Ledger
-	slots  *slots
+	path     string
+	opts     Options
+	db       *bbolt.DB
+	pageSize int
+	epoch    uint64
+	ledger   *ledger.Ledger
+	slots    *slots
+	fresh    *fresh
 
 	// Calls on their way to the committer. closing is locked by Close alone.
 	closing sync.RWMutex
-	closed  bool
+	closed  atomic.Bool
 	queue   chan *call
 	done    chan struct{} // closed when the committer has ended
 
@@ -125,6 +134,7 @@ func Open(path string, opts Options) (*Store, error) {
 		done:   make(chan struct{}),
 		failed: make(chan struct{}),
 	}
+	s.fresh = newFresh(s.opts.freshSize)
 	if err := s.open(); err != nil {
 		return nil, err
 	}
@@ -138,14 +148,14 @@ func Open(path string, opts Options) (*Store, error) {
 // Close waits for writes under way and closes the store.
 func (s *Store) Close() error {
 	s.closing.Lock()
-	if s.closed {
+	if s.closed.Swap(true) {
 		s.closing.Unlock()
 		return nil
 	}
-	s.closed = true
 	close(s.queue)
 	s.closing.Unlock()
 	<-s.done
+	s.room.close()
 	if s.wedged.Load() {
 		return s.room.file.Close()
 	}
@@ -218,6 +228,17 @@ func (s *Store) await(ctx context.Context, settled <-chan struct{}) error {
 	// A group whose sync failed stays visible in the file: no later read
 	// can tell it from what was committed.
 	return s.Err()
+}
+
+// ready reports why a reader that needs no transaction is not answered.
+func (s *Store) ready(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s.closed.Load() {
+		return storage.ErrClosed
+	}
+	return nil
 }
 
 // view runs fn in a read transaction that sees committed groups only.

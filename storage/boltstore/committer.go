@@ -42,7 +42,7 @@ func (s *Store) enqueue(ctx context.Context, c *call) error {
 	}
 	s.closing.RLock()
 	defer s.closing.RUnlock()
-	if s.closed {
+	if s.closed.Load() {
 		return storage.ErrClosed
 	}
 	select {
@@ -192,6 +192,7 @@ func (s *Store) commitTx(g *group) error {
 		return err
 	}
 	s.ledger.Commit(func() { s.visible.Store(id) })
+	s.fresh.add(g.tokens)
 	close(settled)
 	g.settled = nil
 	return nil
@@ -235,7 +236,7 @@ func (s *Store) giveUp(g *group) error {
 // none where enough of that part is free.
 func (s *Store) needs(g *group) int64 {
 	bytes := g.estimate()
-	if free := int64(s.db.Stats().FreePageN) * int64(s.db.Info().PageSize); free >= 2*bytes {
+	if free := int64(s.db.Stats().FreePageN) * int64(s.pageSize); free >= 2*bytes {
 		return 0
 	}
 	for _, c := range g.calls {

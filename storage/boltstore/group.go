@@ -27,7 +27,7 @@ type group struct {
 	tokens []tokenPut
 	uses   []record.Redemption
 	grants []sessionPut
-	ends   [][sessionKeySize]byte
+	ends   []record.Ended
 	pages  int   // touched by what was written already
 	broken error // writing into tx failed: the group cannot be committed
 }
@@ -121,9 +121,9 @@ func (g *group) estimate() int64 {
 	for i := range g.grants {
 		bytes += len(g.grants[i].value) + 40
 	}
-	bytes += len(g.uses) * 64
-	pages := 32 + g.pages + 2*len(g.ends)
-	return int64(2*bytes + pages*g.store.db.Info().PageSize)
+	bytes += 64 * (len(g.uses) + len(g.ends))
+	pages := 32 + g.pages
+	return int64(2*bytes + pages*g.store.pageSize)
 }
 
 func (g *group) write() error {
@@ -191,8 +191,8 @@ func (g *group) writeMinute(all *bbolt.Bucket, minute uint64, puts []tokenPut) e
 	return nil
 }
 
-// usesPerRecord is how many uses go into one value: four such values fill a
-// page of 4 KiB to fillPercent.
+// usesPerRecord is how many uses, or ended sessions, go into one value: four
+// such values fill a page of 4 KiB to fillPercent.
 const usesPerRecord = 18
 
 func (g *group) writeUses() error {
@@ -253,13 +253,25 @@ func (g *group) writeSessions() error {
 			return err
 		}
 	}
-	slices.SortFunc(g.ends, func(x, y [sessionKeySize]byte) int { return compareSessionKeys(&x, &y) })
-	for i := range g.ends {
-		if err := b.Delete(g.ends[i][:]); err != nil {
+	return g.writeEnded()
+}
+
+// writeEnded notes which sessions have ended. To take each record out at once
+// would cost a page each: sessions end in no order.
+func (g *group) writeEnded() error {
+	if len(g.ends) == 0 {
+		return nil
+	}
+	b := g.tx.Bucket(endedBucket)
+	b.FillPercent = fillPercent
+	have := b.Sequence()
+	for i := 0; i < len(g.ends); i += usesPerRecord {
+		j := min(i+usesPerRecord, len(g.ends))
+		if err := b.Put(number(have+uint64(i)), record.AppendEnded(nil, g.ends[i:j])); err != nil {
 			return err
 		}
 	}
-	return nil
+	return b.SetSequence(have + uint64(len(g.ends)))
 }
 
 func compareSessionKeys(x, y *[sessionKeySize]byte) int {

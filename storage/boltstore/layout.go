@@ -14,6 +14,8 @@ import (
 //	uses         slot -> number of the first use -> Redemptions; a slot's
 //	             sequence counts its uses
 //	sessions     end, session id -> Session
+//	ended        number of the first -> EndedSessions, whose records are still
+//	             among the sessions; the bucket's sequence counts them all
 //	log          sequence -> Entry; the bucket's sequence is the head
 //	locks        lock id -> Lock
 //	instances    instance id -> Instance
@@ -28,6 +30,7 @@ var (
 	tokensBucket      = []byte("tokens")
 	usesBucket        = []byte("uses")
 	sessionsBucket    = []byte("sessions")
+	endedBucket       = []byte("ended")
 	logBucket         = []byte("log")
 	locksBucket       = []byte("locks")
 	instancesBucket   = []byte("instances")
@@ -35,7 +38,7 @@ var (
 	edgeKeysBucket    = []byte("edgekeys")
 
 	allBuckets = [][]byte{
-		metaBucket, tokensBucket, usesBucket, sessionsBucket, logBucket,
+		metaBucket, tokensBucket, usesBucket, sessionsBucket, endedBucket, logBucket,
 		locksBucket, instancesBucket, credentialsBucket, edgeKeysBucket,
 	}
 

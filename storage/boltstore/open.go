@@ -49,12 +49,13 @@ func (s *Store) open() error {
 		return err
 	}
 	s.db = db
-	s.room = room{file: file, grow: s.opts.grow, ahead: s.opts.AheadBytes}
+	s.room = room{file: file, direct: openDirect(s.path), grow: s.opts.grow, ahead: s.opts.AheadBytes}
 	err = s.rebuild()
 	if err == nil {
 		err = s.room.measure()
 	}
 	if err != nil {
+		s.room.close()
 		_ = db.Close()
 		return err
 	}

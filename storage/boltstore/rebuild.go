@@ -19,6 +19,7 @@ func (s *Store) rebuild() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
 			s.visible.Store(uint64(tx.ID()))
 			s.room.used = tx.Size()
+			s.pageSize = s.db.Info().PageSize
 			meta := tx.Bucket(metaBucket)
 			epoch, _ := numberOf(meta.Get(epochKey))
 			swept, _ := numberOf(meta.Get(sweptKey))
@@ -123,12 +124,18 @@ func (s *Store) rebuildUses(tx *bbolt.Tx, swept int64) error {
 }
 
 func (s *Store) rebuildSessions(tx *bbolt.Tx) error {
+	ended, err := rebuildEnded(tx)
+	if err != nil {
+		return err
+	}
 	return tx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
 		x, err := sessionAt(k, v)
 		if err != nil {
 			return err
 		}
-		s.ledger.LoadSession(x)
+		if token, ok := ended[[sessionKeySize]byte(k)]; !ok || token != x.Token {
+			s.ledger.LoadSession(x)
+		}
 		return nil
 	})
 }

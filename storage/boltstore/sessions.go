@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math"
 
 	"go.etcd.io/bbolt"
 
@@ -60,23 +61,17 @@ func encodeSessions(sessions []storage.Session) [][]byte {
 
 // EndSessions ends live sessions; see storage.Store.
 func (s *Store) EndSessions(ctx context.Context, ids []storage.SessionID) (int, error) {
-	return s.endSessions(ctx, ids, false)
-}
-
-func (s *Store) endSessions(ctx context.Context, ids []storage.SessionID, sweep bool) (int, error) {
-	ended := 0
-	err := s.do(ctx, &call{items: len(ids), sweep: sweep, decide: func(g *group) error {
-		keys := s.ledger.EndSessions(ids, make([]storage.SessionKey, 0, len(ids)))
-		for _, k := range keys {
-			g.ends = append(g.ends, sessionKey(k.ExpiresAt, k.ID))
-		}
-		ended = len(keys)
+	n := 0
+	err := s.do(ctx, &call{items: len(ids), decide: func(g *group) error {
+		had := len(g.ends)
+		g.ends = s.ledger.EndSessions(ids, math.MaxInt64, g.ends)
+		n = len(g.ends) - had
 		return nil
 	}})
 	if err != nil {
 		return 0, err
 	}
-	return ended, nil
+	return n, nil
 }
 
 // Sessions finds live sessions; see storage.Store.
@@ -104,7 +99,7 @@ func (s *Store) Sessions(ctx context.Context, ids []storage.SessionID) ([]*stora
 		err = s.read(tx, func(tx *bbolt.Tx) error {
 			b := tx.Bucket(sessionsBucket)
 			for i, key := range keys {
-				if key.ExpiresAt.IsZero() {
+				if key == (storage.SessionKey{}) {
 					continue
 				}
 				k := sessionKey(key.ExpiresAt, key.ID)
@@ -157,7 +152,25 @@ func (s *Store) ListSessions(ctx context.Context, q storage.SessionQuery) (stora
 	if err != nil {
 		return storage.SessionPage{}, err
 	}
+	page.Sessions = s.stillLive(page.Sessions)
 	return page, nil
+}
+
+// stillLive leaves out sessions that have ended: their records are taken out of
+// the file later.
+func (s *Store) stillLive(xs []*storage.Session) []*storage.Session {
+	ids := make([]storage.SessionID, len(xs))
+	for i, x := range xs {
+		ids[i] = x.ID
+	}
+	keys := s.ledger.LiveSessions(ids, nil)
+	live := xs[:0]
+	for i, x := range xs {
+		if keys[i].ID == x.ID && keys[i].ExpiresAt.Equal(x.ExpiresAt) {
+			live = append(live, x)
+		}
+	}
+	return live
 }
 
 func wantedSession(q *storage.SessionQuery, x *storage.Session) bool {

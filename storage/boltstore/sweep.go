@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"os"
@@ -27,6 +28,9 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, keep time.Duration) (s
 		return done, err
 	}
 	if done.Sessions, err = s.sweepSessions(ctx, now); err != nil {
+		return done, err
+	}
+	if err := s.purgeEnded(ctx); err != nil {
 		return done, err
 	}
 	done.Entries, err = s.sweepLog(ctx, now)
@@ -152,7 +156,7 @@ func (s *Store) dropTokens(ctx context.Context, swept int64) (more bool, err err
 	return more, nil
 }
 
-// stepUses is how many uses are taken from the ledger at once.
+// stepUses is how many tokens are taken from the ledger at once.
 const stepUses = 1000
 
 func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error) {
@@ -160,11 +164,11 @@ func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error
 	if err != nil || len(at) == 0 {
 		return false, err
 	}
-	var uses []record.Redemption
+	var used []storage.TokenID
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		for _, x := range at {
 			err := tx.Bucket(usesBucket).Bucket(x.key()).ForEach(func(_, v []byte) error {
-				return record.Redemptions(v, func(r record.Redemption) { uses = append(uses, r) })
+				return record.Redemptions(v, func(r record.Redemption) { used = append(used, r.Token) })
 			})
 			if err != nil {
 				return err
@@ -181,20 +185,23 @@ func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error
 	for _, x := range at {
 		s.slots.forgetUses(x.minute())
 	}
-	for len(uses) > 0 {
-		n := min(stepUses, len(uses))
-		s.ledger.Forget(uses[:n])
-		uses = uses[n:]
+	for len(used) > 0 {
+		n := min(stepUses, len(used))
+		s.ledger.Forget(used[:n])
+		used = used[n:]
 	}
 	return more, nil
 }
 
+// sweepSessions ends the sessions whose time is over and takes out their
+// records, and with them those of sessions that had ended before.
 func (s *Store) sweepSessions(ctx context.Context, now time.Time) (n int, err error) {
 	for {
+		var keys [][]byte
 		var ids []storage.SessionID
 		err := s.view(ctx, func(tx *bbolt.Tx) error {
 			c := tx.Bucket(sessionsBucket).Cursor()
-			for k, _ := c.First(); k != nil && len(ids) < stepSessions; k, _ = c.Next() {
+			for k, _ := c.First(); k != nil && len(keys) < stepSessions; k, _ = c.Next() {
 				end, id, ok := sessionKeyOf(k)
 				if !ok {
 					return fmt.Errorf("%w: key of a session: %x", storage.ErrCorrupt, k)
@@ -202,19 +209,37 @@ func (s *Store) sweepSessions(ctx context.Context, now time.Time) (n int, err er
 				if end.UnixMilli() >= now.UnixMilli() {
 					break
 				}
+				keys = append(keys, bytes.Clone(k))
 				ids = append(ids, id)
 			}
 			return nil
 		})
-		if err != nil || len(ids) == 0 {
+		if err != nil || len(keys) == 0 {
 			return n, err
 		}
-		ended, err := s.endSessions(ctx, ids, true)
-		n += ended
+		ended := 0
+		err = s.do(ctx, &call{items: len(keys), sweep: true, decide: func(g *group) error {
+			ended = len(s.ledger.EndSessions(ids, now.UnixMilli(), nil))
+			return g.deleteAll(sessionsBucket, keys)
+		}})
 		if err != nil {
 			return n, err
 		}
+		n += ended
 	}
+}
+
+// deleteAll deletes keys that lie side by side.
+func (g *group) deleteAll(bucket []byte, keys [][]byte) error {
+	g.pages += len(keys) / 4
+	return g.bucket(bucket, func(b *bbolt.Bucket) error {
+		for _, k := range keys {
+			if err := b.Delete(k); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // stepEntries is how many entries of the log one step drops.
@@ -223,6 +248,7 @@ const stepEntries = 1000
 func (s *Store) sweepLog(ctx context.Context, now time.Time) (n int, err error) {
 	for {
 		var over []storage.Entry
+		var keys [][]byte
 		err := s.view(ctx, func(tx *bbolt.Tx) error {
 			c := tx.Bucket(logBucket).Cursor()
 			for k, v := c.First(); k != nil && len(over) < stepEntries; k, v = c.Next() {
@@ -234,6 +260,7 @@ func (s *Store) sweepLog(ctx context.Context, now time.Time) (n int, err error) 
 					break
 				}
 				over = append(over, e)
+				keys = append(keys, bytes.Clone(k))
 			}
 			return nil
 		})
@@ -242,15 +269,7 @@ func (s *Store) sweepLog(ctx context.Context, now time.Time) (n int, err error) 
 		}
 		err = s.do(ctx, &call{items: len(over), sweep: true, decide: func(g *group) error {
 			s.ledger.DropEntries(over)
-			return g.bucket(logBucket, func(b *bbolt.Bucket) error {
-				g.pages += len(over) / 8
-				for i := range over {
-					if err := b.Delete(number(over[i].Revision.Sequence)); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			return g.deleteAll(logBucket, keys)
 		}})
 		if err != nil {
 			return n, err

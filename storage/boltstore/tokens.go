@@ -62,25 +62,23 @@ func encodeTokens(tokens []*storage.Token) [][]byte {
 
 // Lookup finds tokens; see storage.Store.
 func (s *Store) Lookup(ctx context.Context, ids []storage.TokenID) ([]*storage.Token, error) {
+	if err := s.ready(ctx); err != nil {
+		return nil, err
+	}
 	out := make([]*storage.Token, len(ids))
+	records := make([][]byte, len(ids))
+	swept := s.ledger.Swept()
+	if s.fresh.find(ids, swept, records) {
+		return out, record.Tokens(ids, records, out)
+	}
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
-		swept := s.ledger.Swept()
 		f := finder{slots: s.slots, tokens: tx.Bucket(tokensBucket)}
-		found := make([]storage.Token, len(ids))
 		for i, id := range ids {
-			if id.Expiry().UnixMilli() <= swept {
-				continue
+			if records[i] == nil && id.Expiry().UnixMilli() > swept {
+				records[i] = f.find(id)
 			}
-			v := f.find(id)
-			if v == nil {
-				continue
-			}
-			if err := record.Token(id, v, &found[i]); err != nil {
-				return fmt.Errorf("token %x: %w", id, err)
-			}
-			out[i] = &found[i]
 		}
-		return nil
+		return record.Tokens(ids, records, out)
 	})
 	if err != nil {
 		return nil, err
@@ -90,13 +88,8 @@ func (s *Store) Lookup(ctx context.Context, ids []storage.TokenID) ([]*storage.T
 
 // Statuses tells what has become of tokens; see storage.Store.
 func (s *Store) Statuses(ctx context.Context, tokens []*storage.Token) ([]storage.TokenStatus, error) {
-	if err := ctx.Err(); err != nil {
+	if err := s.ready(ctx); err != nil {
 		return nil, err
-	}
-	s.closing.RLock()
-	defer s.closing.RUnlock()
-	if s.closed {
-		return nil, storage.ErrClosed
 	}
 	return s.ledger.Statuses(tokens), nil
 }

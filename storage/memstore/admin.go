@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"slices"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
@@ -114,7 +115,7 @@ func (s *Store) RemoveInstance(ctx context.Context, id storage.InstanceID) error
 				its = append(its, x.ID)
 			}
 		}
-		s.endSessions(its)
+		s.endSessions(its, math.MaxInt64)
 		if !s.ledger.RemoveInstance(id) {
 			return errors.New("instance keeps sessions")
 		}

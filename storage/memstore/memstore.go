@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -28,7 +29,6 @@ type Store struct {
 	epoch       uint64
 	closed      bool
 	tokens      map[storage.TokenID]*storage.Token
-	uses        map[storage.TokenID][]record.Redemption
 	sessions    map[storage.SessionID]*storage.Session
 	log         []storage.Entry
 	locks       map[storage.LockID]storage.Lock
@@ -48,7 +48,6 @@ func New() *Store {
 		ledger:      ledger.New(epoch),
 		epoch:       epoch,
 		tokens:      make(map[storage.TokenID]*storage.Token),
-		uses:        make(map[storage.TokenID][]record.Redemption),
 		sessions:    make(map[storage.SessionID]*storage.Session),
 		locks:       make(map[storage.LockID]storage.Lock),
 		instances:   make(map[storage.InstanceID]storage.Instance),
@@ -203,7 +202,6 @@ func (s *Store) Redeem(ctx context.Context, batch []storage.Redemption) ([]stora
 				continue // refused, or a retry
 			}
 			s.sessions[x.ID] = x
-			s.uses[x.Token] = append(s.uses[x.Token], record.Redemption{Token: x.Token, Session: x.ID})
 		}
 		return nil
 	})
@@ -216,18 +214,18 @@ func (s *Store) Redeem(ctx context.Context, batch []storage.Redemption) ([]stora
 // EndSessions ends live sessions; see storage.Store.
 func (s *Store) EndSessions(ctx context.Context, ids []storage.SessionID) (n int, err error) {
 	err = s.write(ctx, func() error {
-		n = s.endSessions(ids)
+		n = s.endSessions(ids, math.MaxInt64)
 		return nil
 	})
 	return n, err
 }
 
-func (s *Store) endSessions(ids []storage.SessionID) int {
-	keys := s.ledger.EndSessions(ids, nil)
-	for _, k := range keys {
-		delete(s.sessions, k.ID)
+func (s *Store) endSessions(ids []storage.SessionID, before int64) int {
+	ended := s.ledger.EndSessions(ids, before, nil)
+	for _, e := range ended {
+		delete(s.sessions, e.Key.ID)
 	}
-	return len(keys)
+	return len(ended)
 }
 
 // Sessions finds live sessions; see storage.Store.
@@ -303,12 +301,10 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, keep time.Duration) (d
 	err = s.write(ctx, func() error {
 		s.ledger.Sweep(now.Add(-keep).UnixMilli() - 1)
 		var over []storage.SessionID
-		for id, x := range s.sessions {
-			if x.ExpiresAt.UnixMilli() < now.UnixMilli() {
-				over = append(over, id)
-			}
+		for id := range s.sessions {
+			over = append(over, id)
 		}
-		done.Sessions = s.endSessions(over)
+		done.Sessions = s.endSessions(over, now.UnixMilli())
 		for done.Entries < len(s.log) && !s.log[done.Entries].KeepUntil.After(now) {
 			done.Entries++
 		}
@@ -329,8 +325,7 @@ func (s *Store) forgetTokens() (n int) {
 			continue
 		}
 		delete(s.tokens, id)
-		s.ledger.Forget(s.uses[id])
-		delete(s.uses, id)
+		s.ledger.Forget([]storage.TokenID{id})
 		n++
 	}
 	s.ledger.Gone(n)

@@ -40,12 +40,13 @@ type Ledger struct {
 	swept     int64        // tokens that expire at or before this Unix millisecond are gone
 	sweptSeen atomic.Int64 // the same, as committed
 
-	group     uint64 // names the group under way, in use and session
-	uses      map[storage.TokenID]use
-	laterUses map[storage.TokenID][]storage.SessionID // all but the first
-	sessions  map[storage.SessionID]session
-	subjects  tally[subject]
-	tenants   tally[string]
+	group     uint64 // names the group under way, in use
+	uses      slab[use]
+	byToken   map[storage.TokenID]uint32 // its latest use
+	bySession map[storage.SessionID]uint32
+	keys      hasher
+	subjects  tally[key]
+	tenants   tally[key]
 	instances tally[storage.InstanceID] // registered ones are pinned
 
 	entries  index[hit]      // revocations, and locks as such
@@ -63,26 +64,23 @@ type Ledger struct {
 	fresh    []storage.Entry // above shown
 	lifted   []lock
 	dropped  []storage.Entry
-	ended    []storage.SessionID // whose token is swept
+	ended    []uint32 // uses of swept tokens
 }
 
+// subject is a user, as a selector names one.
 type subject struct{ tenant, name string }
 
-// use is what became of a token. Neither it nor session holds a pointer, so
-// that the collector need not look into millions of them.
+// use is one use of a token and the session that it opened, kept while that is
+// live or the token is stored. It holds no pointer, so that the collector need
+// not look into millions of them.
 type use struct {
-	first storage.SessionID
-	group uint64 // that used it last
-	n     uint32
-	now   uint32 // how many of n are of group
-}
-
-// session is a session that is live, or whose token is stored.
-type session struct {
 	token       storage.TokenID
+	session     storage.SessionID
 	expires     int64 // Unix milliseconds
 	observation uint64
 	group       uint64 // that granted or ended it
+	nth         uint32 // of the token's uses
+	earlier     uint32 // place of the one before
 	subject     uint32 // places in the tallies
 	tenant      uint32
 	instance    uint32
@@ -118,23 +116,15 @@ func digest(id string) requestID {
 	return requestID(sum[:])
 }
 
-// change is one step to undo. The frequent ones are data, the rest a function.
+// change is one step to undo: a grant, the end of a session, or any other, with
+// its function.
 type change struct {
-	token   storage.TokenID
-	session storage.SessionID
-	granted *storage.Session
-	prior   session
-	kind    changeKind
-	undo    func()
+	use        uint32
+	granted    *storage.Session
+	endedGroup uint64 // of an end: what its use had before
+	endedFresh bool
+	undo       func()
 }
-
-type changeKind uint8
-
-const (
-	called changeKind = iota
-	granted
-	ended
-)
 
 // New makes an empty ledger of the history epoch.
 func New(epoch uint64) *Ledger {
@@ -143,11 +133,11 @@ func New(epoch uint64) *Ledger {
 		moved:     make(chan struct{}),
 		swept:     -1,
 		group:     1,
-		uses:      make(map[storage.TokenID]use),
-		laterUses: make(map[storage.TokenID][]storage.SessionID),
-		sessions:  make(map[storage.SessionID]session),
-		subjects:  newTally[subject](),
-		tenants:   newTally[string](),
+		byToken:   make(map[storage.TokenID]uint32),
+		bySession: make(map[storage.SessionID]uint32),
+		keys:      newHasher(),
+		subjects:  newTally[key](),
+		tenants:   newTally[key](),
 		instances: newTally[storage.InstanceID](),
 		entries:   newIndex[hit](),
 		standing:  newIndex[[]denial](),
@@ -178,9 +168,9 @@ func (l *Ledger) Commit(show func()) {
 		l.forgetEntry(&l.dropped[i])
 	}
 	l.sweptSeen.Store(l.swept)
-	for _, id := range l.ended {
-		if s, ok := l.sessions[id]; ok && s.ended {
-			delete(l.sessions, id)
+	for _, i := range l.ended {
+		if l.byToken[l.uses.at(i).token] == 0 { // else Forget will come by
+			l.forgetUse(i)
 		}
 	}
 	l.subjects.settle()
@@ -212,40 +202,36 @@ func (l *Ledger) nextGroup() {
 	clear(l.undo)
 	clear(l.inserted)
 	l.undo = l.undo[:0]
-	l.fresh, l.lifted, l.dropped, l.ended = nil, nil, nil, nil
+	l.fresh, l.lifted, l.dropped, l.ended = nil, nil, nil, l.ended[:0]
 }
 
 // Mark is a place in the group under way, for RollbackTo.
 type Mark struct {
-	undo  int
-	count storage.Stats
+	undo, ended int
+	count       storage.Stats
 }
 
 // Mark remembers how far the group has come.
-func (l *Ledger) Mark() Mark { return Mark{len(l.undo), l.count} }
+func (l *Ledger) Mark() Mark { return Mark{len(l.undo), len(l.ended), l.count} }
 
 // RollbackTo undoes what was decided since m: a call that failed halfway.
 func (l *Ledger) RollbackTo(m Mark) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.undoTo(m.undo)
+	l.ended = l.ended[:m.ended]
 	l.count = m.count
 }
 
 func (l *Ledger) undoTo(n int) {
 	for i := len(l.undo) - 1; i >= n; i-- {
-		c := &l.undo[i]
-		switch c.kind {
-		case granted:
-			l.undoGrant(c)
-		case ended:
-			s := c.prior
-			l.subjects.add1(s.subject)
-			l.tenants.add1(s.tenant)
-			l.instances.add1(s.instance)
-			l.sessions[c.session] = s
-		default:
+		switch c := &l.undo[i]; {
+		case c.undo != nil:
 			c.undo()
+		case c.granted != nil:
+			l.undoGrant(c)
+		default:
+			l.undoEnd(c)
 		}
 	}
 	clear(l.undo[n:])

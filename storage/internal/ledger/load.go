@@ -1,8 +1,6 @@
 package ledger
 
 import (
-	"strings"
-
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
 )
@@ -25,33 +23,32 @@ func (l *Ledger) LoadUse(r record.Redemption) {
 	if r.Token.Expiry().UnixMilli() <= l.swept {
 		return
 	}
-	u := l.uses[r.Token]
-	if u.n == 0 {
-		u.first = r.Session
-	} else {
-		l.laterUses[r.Token] = append(l.laterUses[r.Token], r.Session)
+	i, earlier := l.uses.take(), l.byToken[r.Token]
+	nth := uint32(1)
+	if earlier != 0 {
+		nth += l.uses.at(earlier).nth
 	}
-	u.n++
-	l.uses[r.Token] = u
-	l.sessions[r.Session] = session{token: r.Token, observation: r.Observation, ended: true}
+	*l.uses.at(i) = use{token: r.Token, session: r.Session, observation: r.Observation, nth: nth, earlier: earlier, ended: true}
+	l.byToken[r.Token] = i
+	l.bySession[r.Session] = i
 }
 
 // LoadSession adds a live session.
 func (l *Ledger) LoadSession(s *storage.Session) {
-	whose := l.subjects.place(subject{s.Tenant, s.Subject}, cloneSubject)
-	tenant := l.tenants.place(s.Tenant, strings.Clone)
-	instance := l.instances.place(s.Instance, func(id storage.InstanceID) storage.InstanceID { return id })
-	l.subjects.add1(whose)
-	l.tenants.add1(tenant)
-	l.instances.add1(instance)
-	l.sessions[s.ID] = session{
-		token:       s.Token,
-		expires:     s.ExpiresAt.UnixMilli(),
-		observation: record.Observation(s),
-		subject:     whose,
-		tenant:      tenant,
-		instance:    instance,
+	i := l.bySession[s.ID]
+	if i == 0 { // its token is swept
+		i = l.uses.take()
+		l.bySession[s.ID] = i
 	}
+	u := l.uses.at(i)
+	u.token, u.session, u.ended = s.Token, s.ID, false
+	u.expires, u.observation = s.ExpiresAt.UnixMilli(), record.Observation(s)
+	u.subject = l.subjects.place(l.keys.key(s.Tenant, s.Subject))
+	u.tenant = l.tenants.place(l.keys.key(s.Tenant, ""))
+	u.instance = l.instances.place(s.Instance)
+	l.subjects.add1(u.subject)
+	l.tenants.add1(u.tenant)
+	l.instances.add1(u.instance)
 	l.count.Sessions++
 	l.countSeen = l.count
 }
@@ -80,6 +77,5 @@ func (l *Ledger) LoadLock(k *storage.Lock) {
 
 // LoadInstance adds a registered instance.
 func (l *Ledger) LoadInstance(id storage.InstanceID) {
-	i := l.instances.place(id, func(id storage.InstanceID) storage.InstanceID { return id })
-	l.instances.all[i].pin = true
+	l.instances.at(l.instances.place(id)).pin = true
 }

@@ -179,8 +179,8 @@ func (l *Ledger) DropEntries(entries []storage.Entry) {
 func (l *Ledger) PutInstance(id storage.InstanceID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := l.instances.place(id, func(id storage.InstanceID) storage.InstanceID { return id })
-	if was := l.instances.all[i].pin; !was {
+	i := l.instances.place(id)
+	if !l.instances.at(i).pin {
 		l.instances.setPin(i, true)
 		l.later(func() { l.instances.setPin(i, false) })
 	}
@@ -191,11 +191,11 @@ func (l *Ledger) PutInstance(id storage.InstanceID) {
 func (l *Ledger) RemoveInstance(id storage.InstanceID) (removed bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i, ok := l.instances.at[id]
-	if !ok || !l.instances.all[i].pin {
+	i, ok := l.instances.places[id]
+	if !ok || !l.instances.at(i).pin {
 		return true
 	}
-	if l.instances.all[i].n > 0 {
+	if l.instances.at(i).n > 0 {
 		return false
 	}
 	l.instances.setPin(i, false)

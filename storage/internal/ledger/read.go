@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
-	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
 )
 
 // Head is the revision of the last committed entry, and a channel that is
@@ -43,16 +42,7 @@ func (l *Ledger) Statuses(tokens []*storage.Token) []storage.TokenStatus {
 	for i, t := range tokens {
 		st := &out[i]
 		if t.ID.Expiry().UnixMilli() > swept {
-			u := l.uses[t.ID]
-			if u.group == l.group {
-				u.n -= u.now
-			}
-			st.Uses = u.n
-			if u.n > 0 {
-				st.Sessions = make([]storage.SessionID, 1, u.n)
-				st.Sessions[0] = u.first
-				st.Sessions = append(st.Sessions, l.laterUses[t.ID][:u.n-1]...)
-			}
+			l.usesOf(t.ID, st)
 		}
 		if t.IssuedRevision.Epoch != l.epoch {
 			st.RevokedBy.Epoch = l.epoch
@@ -66,40 +56,60 @@ func (l *Ledger) Statuses(tokens []*storage.Token) []storage.TokenStatus {
 	return out
 }
 
+// usesOf tells the uses of a token, without those of the group under way.
+func (l *Ledger) usesOf(id storage.TokenID, st *storage.TokenStatus) {
+	for i := l.byToken[id]; i != 0; {
+		u := l.uses.at(i)
+		if u.group != l.group || !u.grantedNow {
+			if st.Sessions == nil {
+				st.Uses = u.nth
+				st.Sessions = make([]storage.SessionID, u.nth)
+			}
+			st.Sessions[u.nth-1] = u.session
+		}
+		i = u.earlier
+	}
+}
+
+// live reports whether a use's session is live, as of the last commit.
+func (l *Ledger) live(u *use) bool {
+	if u.group == l.group {
+		return !u.grantedNow // the group under way has granted or ended it
+	}
+	return !u.ended
+}
+
 // LiveSessions finds the keys of live sessions; the zero key stands for one
-// that is not. With both locked, begin begins a transaction of the store, which
-// then sees the same commits as the keys.
+// that is not. Where begin is not nil, it begins a transaction of the store,
+// which then sees the same commits as the keys.
 func (l *Ledger) LiveSessions(ids []storage.SessionID, begin func()) []storage.SessionKey {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
-	begin()
+	if begin != nil {
+		begin()
+	}
 	out := make([]storage.SessionKey, len(ids))
-	for i, id := range ids {
-		s, ok := l.sessions[id]
-		if !ok {
-			continue
-		}
-		live := !s.ended
-		if s.group == l.group {
-			live = !s.grantedNow // the group under way does not count
-		}
-		if live {
-			out[i] = storage.SessionKey{ExpiresAt: time.UnixMilli(s.expires), ID: id}
+	for n, id := range ids {
+		if i := l.bySession[id]; i != 0 && l.live(l.uses.at(i)) {
+			out[n] = storage.SessionKey{ExpiresAt: time.UnixMilli(l.uses.at(i).expires), ID: id}
 		}
 	}
 	return out
 }
 
-// Forget drops the uses of swept tokens, and their sessions that have ended.
-func (l *Ledger) Forget(uses []record.Redemption) {
+// Forget drops the uses of swept tokens, but for sessions that are live.
+func (l *Ledger) Forget(tokens []storage.TokenID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for i := range uses {
-		u := &uses[i]
-		delete(l.uses, u.Token)
-		delete(l.laterUses, u.Token)
-		if s, ok := l.sessions[u.Session]; ok && s.ended && s.group != l.group && s.token == u.Token {
-			delete(l.sessions, u.Session)
+	for _, id := range tokens {
+		next := l.byToken[id]
+		delete(l.byToken, id)
+		for next != 0 {
+			i, u := next, l.uses.at(next)
+			next, u.earlier = u.earlier, 0
+			if u.ended && u.group != l.group { // else Commit does it
+				l.forgetUse(i)
+			}
 		}
 	}
 }

@@ -2,7 +2,6 @@ package ledger
 
 import (
 	"bytes"
-	"strings"
 	"time"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
@@ -88,108 +87,103 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, observation u
 	if t.ID.Expiry().UnixMilli() <= l.swept {
 		return refused(storage.ErrExpired)
 	}
-	instance, ok := l.instances.at[s.Instance]
-	if !ok || !l.instances.all[instance].pin {
+	instance, ok := l.instances.places[s.Instance]
+	if !ok || !l.instances.at(instance).pin {
 		return refused(storage.ErrInstanceUnknown)
 	}
-	prior, taken := l.sessions[s.ID]
-	if taken && prior.token == t.ID && prior.observation == observation {
-		if prior.ended {
-			return refused(storage.ErrSessionEnded)
-		}
-		first, err := l.liveSession(s.ID, &prior, rec)
-		if err != nil {
-			return storage.Redeemed{}, err
-		}
-		if sameObservation(first, s) {
-			switch {
-			case l.revoked(t, first, l.head):
-				return refused(storage.ErrRevoked)
-			case l.lockOn(t, first, l.head) != nil:
-				return refused(storage.ErrLocked)
+	prior := l.bySession[s.ID]
+	if prior != 0 {
+		if u := l.uses.at(prior); u.token == t.ID && u.observation == observation {
+			if u.ended {
+				return refused(storage.ErrSessionEnded)
 			}
-			return storage.Redeemed{Session: first, Retried: true}, nil
+			first, err := l.liveSession(prior, rec)
+			if err != nil {
+				return storage.Redeemed{}, err
+			}
+			if sameObservation(first, s) {
+				switch {
+				case l.revoked(t, first, l.head):
+					return refused(storage.ErrRevoked)
+				case l.lockOn(t, first, l.head) != nil:
+					return refused(storage.ErrLocked)
+				}
+				return storage.Redeemed{Session: first, Retried: true}, nil
+			}
 		}
 	}
-	used := l.uses[t.ID]
+	earlier := l.byToken[t.ID]
+	nth := uint32(1)
+	if earlier != 0 {
+		nth += l.uses.at(earlier).nth
+	}
 	switch {
 	case l.revoked(t, s, l.head):
 		return refused(storage.ErrRevoked)
 	case l.lockOn(t, s, l.head) != nil:
 		return refused(storage.ErrLocked)
-	case used.n >= t.MaxUses:
+	case nth > t.MaxUses:
 		return refused(storage.ErrUsed)
-	case taken:
+	case prior != 0:
 		return refused(storage.ErrSessionTaken)
 	}
-	whose := l.subjects.place(subject{t.Tenant, t.Subject}, cloneSubject)
-	tenant := l.tenants.place(t.Tenant, strings.Clone)
-	if r.SubjectSessions > 0 && l.subjects.all[whose].n >= r.SubjectSessions ||
-		r.TenantSessions > 0 && l.tenants.all[tenant].n >= r.TenantSessions {
+	whose := l.subjects.place(l.keys.key(t.Tenant, t.Subject))
+	tenant := l.tenants.place(l.keys.key(t.Tenant, ""))
+	if r.SubjectSessions > 0 && l.subjects.at(whose).n >= r.SubjectSessions ||
+		r.TenantSessions > 0 && l.tenants.at(tenant).n >= r.TenantSessions {
 		return refused(storage.ErrSessionLimit)
 	}
 
 	s.AsOf = storage.Revision{Epoch: l.epoch, Sequence: l.head}
-	if used.group != l.group {
-		used.group, used.now = l.group, 0
-	}
-	if used.n == 0 {
-		used.first = s.ID
-	} else {
-		l.laterUses[t.ID] = append(l.laterUses[t.ID], s.ID)
-	}
-	used.n++
-	used.now++
-	l.uses[t.ID] = used
-	l.sessions[s.ID] = session{
+	i := l.uses.take()
+	*l.uses.at(i) = use{
 		token:       t.ID,
+		session:     s.ID,
 		expires:     s.ExpiresAt.UnixMilli(),
 		observation: observation,
+		group:       l.group,
+		nth:         nth,
+		earlier:     earlier,
 		subject:     whose,
 		tenant:      tenant,
 		instance:    instance,
-		group:       l.group,
 		grantedNow:  true,
 	}
+	l.byToken[t.ID] = i
+	l.bySession[s.ID] = i
 	l.subjects.add1(whose)
 	l.tenants.add1(tenant)
 	l.instances.add1(instance)
 	l.count.Sessions++
-	l.undo = append(l.undo, change{kind: granted, token: t.ID, session: s.ID, granted: s})
+	l.undo = append(l.undo, change{use: i, granted: s})
 	return storage.Redeemed{Session: s}, nil
 }
 
 func (l *Ledger) undoGrant(c *change) {
-	s := l.sessions[c.session]
-	l.subjects.drop1(s.subject)
-	l.tenants.drop1(s.tenant)
-	l.instances.drop1(s.instance)
-	delete(l.sessions, c.session)
-	u := l.uses[c.token]
-	u.n--
-	u.now--
-	if u.n == 0 {
-		delete(l.uses, c.token)
-		return
-	}
-	l.uses[c.token] = u
-	if later := l.laterUses[c.token]; len(later) > 1 {
-		l.laterUses[c.token] = later[:len(later)-1]
+	u := l.uses.at(c.use)
+	l.subjects.drop1(u.subject)
+	l.tenants.drop1(u.tenant)
+	l.instances.drop1(u.instance)
+	delete(l.bySession, u.session)
+	if u.earlier != 0 {
+		l.byToken[u.token] = u.earlier
 	} else {
-		delete(l.laterUses, c.token)
+		delete(l.byToken, u.token)
 	}
+	l.uses.giveBack(c.use)
 }
 
 // liveSession finds the whole of a live session.
-func (l *Ledger) liveSession(id storage.SessionID, s *session, rec Records) (*storage.Session, error) {
-	if s.group == l.group && s.grantedNow {
-		for i := len(l.undo) - 1; i >= 0; i-- {
-			if c := &l.undo[i]; c.kind == granted && c.session == id {
+func (l *Ledger) liveSession(i uint32, rec Records) (*storage.Session, error) {
+	u := l.uses.at(i)
+	if u.group == l.group && u.grantedNow {
+		for n := len(l.undo) - 1; n >= 0; n-- {
+			if c := &l.undo[n]; c.use == i && c.granted != nil {
 				return c.granted, nil
 			}
 		}
 	}
-	return rec.Session(storage.SessionKey{ExpiresAt: time.UnixMilli(s.expires), ID: id})
+	return rec.Session(storage.SessionKey{ExpiresAt: time.UnixMilli(u.expires), ID: u.session})
 }
 
 // sameObservation reports whether b is asked for as a was.
@@ -238,34 +232,47 @@ func (l *Ledger) lockOn(t *storage.Token, s *storage.Session, at uint64) (found 
 	return found
 }
 
-// EndSessions ends sessions and appends to keys those that were live, whose
-// records the store removes.
-func (l *Ledger) EndSessions(ids []storage.SessionID, keys []storage.SessionKey) []storage.SessionKey {
+// EndSessions ends the sessions that expire before a Unix millisecond, and
+// appends to out those that were live.
+func (l *Ledger) EndSessions(ids []storage.SessionID, before int64, out []record.Ended) []record.Ended {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, id := range ids {
-		s, ok := l.sessions[id]
-		if !ok || s.ended {
+		i := l.bySession[id]
+		if i == 0 {
 			continue
 		}
-		l.undo = append(l.undo, change{kind: ended, session: id, prior: s})
-		if s.group != l.group {
-			s.group, s.grantedNow = l.group, false
+		u := l.uses.at(i)
+		if u.ended || u.expires >= before {
+			continue
 		}
-		s.ended = true
-		l.sessions[id] = s
-		l.subjects.drop1(s.subject)
-		l.tenants.drop1(s.tenant)
-		l.instances.drop1(s.instance)
+		l.undo = append(l.undo, change{use: i, endedGroup: u.group, endedFresh: u.grantedNow})
+		if u.group != l.group {
+			u.group, u.grantedNow = l.group, false
+		}
+		u.ended = true
+		l.subjects.drop1(u.subject)
+		l.tenants.drop1(u.tenant)
+		l.instances.drop1(u.instance)
 		l.count.Sessions--
-		if s.token.Expiry().UnixMilli() <= l.swept {
-			l.ended = append(l.ended, id)
+		if u.token.Expiry().UnixMilli() <= l.swept {
+			l.ended = append(l.ended, i)
 		}
-		keys = append(keys, storage.SessionKey{ExpiresAt: time.UnixMilli(s.expires), ID: id})
+		out = append(out, record.Ended{Key: storage.SessionKey{ExpiresAt: time.UnixMilli(u.expires), ID: id}, Token: u.token})
 	}
-	return keys
+	return out
 }
 
-func cloneSubject(s subject) subject {
-	return subject{strings.Clone(s.tenant), strings.Clone(s.name)}
+func (l *Ledger) undoEnd(c *change) {
+	u := l.uses.at(c.use)
+	u.group, u.grantedNow, u.ended = c.endedGroup, c.endedFresh, false
+	l.subjects.add1(u.subject)
+	l.tenants.add1(u.tenant)
+	l.instances.add1(u.instance)
+}
+
+// forgetUse forgets a use whose session has ended; its token is swept.
+func (l *Ledger) forgetUse(i uint32) {
+	delete(l.bySession, l.uses.at(i).session)
+	l.uses.giveBack(i)
 }

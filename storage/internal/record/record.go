@@ -20,15 +20,15 @@ import (
 const version = 1
 
 // body checks a record's version byte and returns what follows it.
-func body(kind string, b []byte) ([]byte, error) {
+func body[T string | []byte](kind string, b T) (rest T, err error) {
 	if len(b) == 0 {
-		return nil, corrupt(kind, "it is empty")
+		return rest, corrupt(kind, "it is empty")
 	}
 	if b[0] > version {
-		return nil, fmt.Errorf("%w: a %s record has version %d, known is %d", storage.ErrNewer, kind, b[0], version)
+		return rest, fmt.Errorf("%w: a %s record has version %d, known is %d", storage.ErrNewer, kind, b[0], version)
 	}
 	if b[0] != version {
-		return nil, corrupt(kind, "it has no version")
+		return rest, corrupt(kind, "it has no version")
 	}
 	return b[1:], nil
 }
@@ -71,14 +71,6 @@ func timeOf(ms int64) time.Time {
 	return time.UnixMilli(ms).UTC()
 }
 
-// addrOf reads an address; no bytes are the invalid one.
-func addrOf(b []byte) (netip.Addr, bool) {
-	if len(b) == 0 {
-		return netip.Addr{}, true
-	}
-	return netip.AddrFromSlice(b)
-}
-
 // The wire types of protobuf that records use. A field of another type is
 // skipped, as the generated code does.
 const (
@@ -87,70 +79,93 @@ const (
 	typeBytes   = uint64(protowire.BytesType)
 )
 
-// fields walks the fields of a message.
+// fields walks the fields of a message. It reads a string, so that what it
+// finds can be kept without copying.
 type fields struct {
-	all  []byte
+	text string
 	at   int
 	tag  uint64 // number<<3 | wire type
 	num  uint64 // value of a number
-	from int    // where the value of a bytes field lies
-	to   int
+	val  string // value of a bytes field
 	bad  bool
 }
 
 func (f *fields) next() bool {
-	if f.at >= len(f.all) {
+	if f.bad || f.at >= len(f.text) {
 		return false
 	}
-	rest := f.all[f.at:]
-	num, typ, n := protowire.ConsumeTag(rest)
-	if n < 0 {
+	tag := f.varint()
+	if f.bad || tag>>3 == 0 || tag>>3 > uint64(protowire.MaxValidNumber) {
 		f.bad = true
 		return false
 	}
-	f.tag = uint64(num)<<3 | uint64(typ)
-	m := 0
-	switch uint64(typ) {
+	f.tag = tag
+	switch tag & 7 {
 	case typeVarint:
-		f.num, m = protowire.ConsumeVarint(rest[n:])
-	case typeFixed64:
-		f.num, m = protowire.ConsumeFixed64(rest[n:])
+		f.num = f.varint()
 	case typeBytes:
-		var size uint64
-		size, m = protowire.ConsumeVarint(rest[n:])
-		if m < 0 || size > uint64(len(rest)-n-m) {
+		n := f.varint()
+		if f.bad || n > uint64(len(f.text)-f.at) {
 			f.bad = true
 			return false
 		}
-		f.from = f.at + n + m
-		f.to = f.from + int(size)
-		m += int(size)
-	default:
-		m = protowire.ConsumeFieldValue(num, typ, rest[n:])
+		f.val = f.text[f.at : f.at+int(n)]
+		f.at += int(n)
+	case typeFixed64:
+		if len(f.text)-f.at < 8 {
+			f.bad = true
+			return false
+		}
+		f.num = 0
+		for i := range 8 {
+			f.num |= uint64(f.text[f.at+i]) << (8 * i)
+		}
+		f.at += 8
+	default: // nothing that records have; skip it
+		n := protowire.ConsumeFieldValue(protowire.Number(tag>>3), protowire.Type(tag&7), []byte(f.text[f.at:]))
+		if n < 0 {
+			f.bad = true
+			return false
+		}
+		f.at += n
 	}
-	if m < 0 {
-		f.bad = true
-		return false
-	}
-	f.at += n + m
-	return true
+	return !f.bad
 }
 
-func (f *fields) value() []byte { return f.all[f.from:f.to] }
+func (f *fields) varint() (v uint64) {
+	for shift := 0; f.at < len(f.text) && shift < 70; shift += 7 {
+		b := f.text[f.at]
+		f.at++
+		if shift == 63 && b > 1 {
+			break // more than 64 bits
+		}
+		v |= uint64(b&0x7f) << shift
+		if b < 0x80 {
+			return v
+		}
+	}
+	f.bad = true
+	return 0
+}
 
-// id reads a 16-byte id; an absent or empty one is zero.
+// id reads a 16-byte id.
 func (f *fields) id(dst *[16]byte) {
-	if v := f.value(); len(v) == len(dst) {
-		copy(dst[:], v)
-	} else {
-		f.bad = true
-	}
+	f.bad = f.bad || len(f.val) != len(dst)
+	copy(dst[:], f.val)
 }
 
+// addr reads an address; no bytes are the invalid one.
 func (f *fields) addr(dst *netip.Addr) {
-	a, ok := addrOf(f.value())
-	*dst = a
-	f.bad = f.bad || !ok
+	switch len(f.val) {
+	case 0:
+		*dst = netip.Addr{}
+	case 4:
+		*dst = netip.AddrFrom4([4]byte([]byte(f.val)))
+	case 16:
+		*dst = netip.AddrFrom16([16]byte([]byte(f.val)))
+	default:
+		f.bad = true
+	}
 }
 
 func appendVarint(dst []byte, num protowire.Number, v uint64) []byte {

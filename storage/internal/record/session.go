@@ -48,20 +48,19 @@ func Session(id storage.SessionID, b []byte, s *storage.Session) error {
 		return err
 	}
 	s.ID = id
-	text := string(b)
-	f := fields{all: b}
+	f := fields{text: string(b)}
 	for f.next() {
 		switch f.tag {
 		case 1<<3 | typeBytes:
 			f.id((*[16]byte)(&s.Token))
 		case 2<<3 | typeBytes:
-			s.Tenant = text[f.from:f.to]
+			s.Tenant = f.val
 		case 3<<3 | typeBytes:
-			s.Subject = text[f.from:f.to]
+			s.Subject = f.val
 		case 4<<3 | typeBytes:
-			s.Audience = text[f.from:f.to]
+			s.Audience = f.val
 		case 5<<3 | typeBytes:
-			s.Issuer = text[f.from:f.to]
+			s.Issuer = f.val
 		case 6<<3 | typeBytes:
 			f.addr(&s.TokenIP)
 		case 7<<3 | typeVarint:
@@ -69,15 +68,15 @@ func Session(id storage.SessionID, b []byte, s *storage.Session) error {
 		case 8<<3 | typeVarint:
 			s.IssuedRevision.Sequence = f.num
 		case 9<<3 | typeBytes:
-			s.Node = text[f.from:f.to]
+			s.Node = f.val
 		case 10<<3 | typeBytes:
 			f.id((*[16]byte)(&s.Instance))
 		case 11<<3 | typeBytes:
 			f.addr(&s.ClientIP)
 		case 12<<3 | typeBytes:
-			s.UserAgent = []byte(text[f.from:f.to])
+			s.UserAgent = []byte(f.val)
 		case 13<<3 | typeBytes:
-			s.Origin = []byte(text[f.from:f.to])
+			s.Origin = []byte(f.val)
 		case 14<<3 | typeVarint:
 			s.StartedAt = timeOf(int64(f.num))
 		case 15<<3 | typeVarint:
@@ -92,6 +91,24 @@ func Session(id storage.SessionID, b []byte, s *storage.Session) error {
 		return corrupt("session", "its fields are cut or malformed")
 	}
 	return nil
+}
+
+// SessionToken reads which token opened a session from its record.
+func SessionToken(b []byte) (id storage.TokenID, err error) {
+	if b, err = body("session", b); err != nil {
+		return id, err
+	}
+	f := fields{text: string(b)}
+	for f.next() {
+		if f.tag == 1<<3|typeBytes {
+			f.id((*[16]byte)(&id))
+			break
+		}
+	}
+	if f.bad {
+		return id, corrupt("session", "its fields are cut or malformed")
+	}
+	return id, nil
 }
 
 // Redemption is one use of a token.
@@ -122,13 +139,13 @@ func Redemptions(b []byte, each func(Redemption)) error {
 	if err != nil {
 		return err
 	}
-	f := fields{all: b}
+	f := fields{text: string(b)}
 	for f.next() {
 		if f.tag != 1<<3|typeBytes {
 			continue
 		}
 		var u Redemption
-		in := fields{all: f.value()}
+		in := fields{text: f.val}
 		for in.next() {
 			switch in.tag {
 			case 1<<3 | typeBytes:
@@ -147,6 +164,62 @@ func Redemptions(b []byte, each func(Redemption)) error {
 	}
 	if f.bad {
 		return corrupt("redemption", "its fields are cut or malformed")
+	}
+	return nil
+}
+
+// Ended is a session that has ended before its time. With the token it names
+// one session even if its id is drawn again when nobody knows it any more.
+type Ended struct {
+	Key   storage.SessionKey
+	Token storage.TokenID
+}
+
+// AppendEnded appends one record of all these sessions.
+func AppendEnded(dst []byte, ended []Ended) []byte {
+	dst = append(dst, version)
+	var item [48]byte
+	for i := range ended {
+		e := &ended[i]
+		b := appendVarint(item[:0], 1, uint64(millis(e.Key.ExpiresAt)))
+		b = appendItem(b, 2, e.Key.ID[:])
+		b = appendItem(b, 3, e.Token[:])
+		dst = appendItem(dst, 1, b)
+	}
+	return dst
+}
+
+// EndedSessions calls each for every session of a record, in order.
+func EndedSessions(b []byte, each func(Ended)) error {
+	b, err := body("ended session", b)
+	if err != nil {
+		return err
+	}
+	f := fields{text: string(b)}
+	for f.next() {
+		if f.tag != 1<<3|typeBytes {
+			continue
+		}
+		var e Ended
+		in := fields{text: f.val}
+		for in.next() {
+			switch in.tag {
+			case 1<<3 | typeVarint:
+				e.Key.ExpiresAt = timeOf(int64(in.num))
+			case 2<<3 | typeBytes:
+				in.id((*[16]byte)(&e.Key.ID))
+			case 3<<3 | typeBytes:
+				in.id((*[16]byte)(&e.Token))
+			}
+		}
+		if in.bad {
+			f.bad = true
+			break
+		}
+		each(e)
+	}
+	if f.bad {
+		return corrupt("ended session", "its fields are cut or malformed")
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package record
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
@@ -59,52 +60,92 @@ func AppendIssued(dst []byte, r storage.Revision) []byte {
 // Token reads the record of the token with this id into t, which must be zero.
 // It keeps nothing of b.
 func Token(id storage.TokenID, b []byte, t *storage.Token) error {
-	b, err := body("token", b)
+	_, err := token(id, string(b), t, nil)
+	return err
+}
+
+// Tokens reads the records of many tokens at once, which costs few allocations:
+// out[i] is the token ids[i], or stays nil where records[i] is. It keeps nothing
+// of records. The tokens share their memory.
+func Tokens(ids []storage.TokenID, records [][]byte, out []*storage.Token) error {
+	size, n := 0, 0
+	for _, b := range records {
+		if b != nil {
+			size += len(b)
+			n++
+		}
+	}
+	var all strings.Builder
+	all.Grow(size)
+	for _, b := range records {
+		all.Write(b)
+	}
+	text, agents := all.String(), make([]byte, 0, 128*n)
+	tokens := make([]storage.Token, n)
+	for i, b := range records {
+		if b == nil {
+			continue
+		}
+		t := &tokens[0]
+		tokens = tokens[1:]
+		var err error
+		if agents, err = token(ids[i], text[:len(b)], t, agents); err != nil {
+			return err
+		}
+		text = text[len(b):]
+		out[i] = t
+	}
+	return nil
+}
+
+// token reads a record into t. The User-Agent, which is not text, is appended
+// to agents.
+func token(id storage.TokenID, text string, t *storage.Token, agents []byte) ([]byte, error) {
+	text, err := body("token", text)
 	if err != nil {
-		return err
+		return agents, err
 	}
 	t.ID = id
-	text := string(b) // all strings share it
 	name, named := "", false
-	f := fields{all: b}
+	f := fields{text: text}
 	for f.next() {
 		switch f.tag {
 		case 1<<3 | typeBytes:
-			if len(f.value()) != len(t.SecretHash) {
-				f.bad = true
-			}
-			copy(t.SecretHash[:], f.value())
+			f.bad = len(f.val) != len(t.SecretHash)
+			copy(t.SecretHash[:], f.val)
 		case 2<<3 | typeBytes:
-			t.Tenant = text[f.from:f.to]
+			t.Tenant = f.val
 		case 3<<3 | typeBytes:
-			t.Subject = text[f.from:f.to]
+			t.Subject = f.val
 		case 4<<3 | typeBytes:
-			t.Audience = text[f.from:f.to]
+			t.Audience = f.val
 		case 5<<3 | typeBytes:
 			f.addr(&t.ClientIP)
 		case 6<<3 | typeBytes:
-			t.UserAgent = slices.Clip(append([]byte(nil), f.value()...))
+			from := len(agents)
+			agents = append(agents, f.val...)
+			t.UserAgent = agents[from:len(agents):len(agents)]
 		case 7<<3 | typeBytes:
-			t.Browser = text[f.from:f.to]
+			t.Browser = f.val
 		case 8<<3 | typeBytes:
-			t.OS = text[f.from:f.to]
+			t.OS = f.val
 		case 9<<3 | typeBytes:
-			t.Origin = text[f.from:f.to]
+			t.Origin = f.val
 		case 10<<3 | typeVarint:
 			t.IPBinding = storage.IPBinding(f.num)
 		case 11<<3 | typeVarint:
 			t.UserAgentBinding = storage.UserAgentBinding(f.num)
 		case 12<<3 | typeBytes:
 			if !named {
-				name, named = text[f.from:f.to], true
+				name, named = f.val, true
 				break
 			}
 			if t.Attributes == nil {
 				t.Attributes = make(map[string]string, 4)
 			}
-			t.Attributes[name], named = text[f.from:f.to], false
+			t.Attributes[name], named = f.val, false
 		case 13<<3 | typeBytes:
-			t.Scopes = append(t.Scopes, text[f.from:f.to])
+			t.Scopes = append(t.Scopes, f.val)
 		case 14<<3 | typeVarint:
 			t.Limits.MessageBytes = uint32(f.num)
 		case 15<<3 | typeVarint:
@@ -120,7 +161,7 @@ func Token(id storage.TokenID, b []byte, t *storage.Token) error {
 		case 20<<3 | typeVarint:
 			t.SessionTTL = time.Duration(f.num) * time.Millisecond
 		case 21<<3 | typeBytes:
-			t.Issuer = text[f.from:f.to]
+			t.Issuer = f.val
 		case 22<<3 | typeVarint:
 			t.IssuedRevision.Epoch = f.num
 		case 23<<3 | typeVarint:
@@ -128,7 +169,7 @@ func Token(id storage.TokenID, b []byte, t *storage.Token) error {
 		}
 	}
 	if f.bad || named {
-		return corrupt("token", "its fields are cut or malformed")
+		return agents, corrupt("token", "its fields are cut or malformed")
 	}
-	return nil
+	return agents, nil
 }

@@ -572,6 +572,117 @@ func (x *Redemptions) GetRedemptions() []*Redemption {
 	return nil
 }
 
+// Ended is a session that has ended before its time.
+type Ended struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its end, as its record's key has it.
+	ExpiresAt int64 `protobuf:"varint,1,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// The session.
+	SessionId []byte `protobuf:"bytes,2,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// The token that opened it.
+	TokenId       []byte `protobuf:"bytes,3,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ended) Reset() {
+	*x = Ended{}
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ended) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ended) ProtoMessage() {}
+
+func (x *Ended) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ended.ProtoReflect.Descriptor instead.
+func (*Ended) Descriptor() ([]byte, []int) {
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Ended) GetExpiresAt() int64 {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return 0
+}
+
+func (x *Ended) GetSessionId() []byte {
+	if x != nil {
+		return x.SessionId
+	}
+	return nil
+}
+
+func (x *Ended) GetTokenId() []byte {
+	if x != nil {
+		return x.TokenId
+	}
+	return nil
+}
+
+// EndedSessions are sessions that were ended together. Their records are taken
+// out later, many at a time.
+type EndedSessions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sessions.
+	Sessions      []*Ended `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndedSessions) Reset() {
+	*x = EndedSessions{}
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndedSessions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndedSessions) ProtoMessage() {}
+
+func (x *EndedSessions) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndedSessions.ProtoReflect.Descriptor instead.
+func (*EndedSessions) Descriptor() ([]byte, []int) {
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *EndedSessions) GetSessions() []*Ended {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
 // Selector says what an entry hits. One field is set; a subject goes with its
 // tenant.
 type Selector struct {
@@ -594,7 +705,7 @@ type Selector struct {
 
 func (x *Selector) Reset() {
 	*x = Selector{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -606,7 +717,7 @@ func (x *Selector) String() string {
 func (*Selector) ProtoMessage() {}
 
 func (x *Selector) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -619,7 +730,7 @@ func (x *Selector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Selector.ProtoReflect.Descriptor instead.
 func (*Selector) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{4}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Selector) GetTokenId() []byte {
@@ -689,7 +800,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -701,7 +812,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -714,7 +825,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{5}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Entry) GetKind() uint32 {
@@ -794,7 +905,7 @@ type Lock struct {
 
 func (x *Lock) Reset() {
 	*x = Lock{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +917,7 @@ func (x *Lock) String() string {
 func (*Lock) ProtoMessage() {}
 
 func (x *Lock) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +930,7 @@ func (x *Lock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lock.ProtoReflect.Descriptor instead.
 func (*Lock) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{6}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Lock) GetSelector() *Selector {
@@ -881,7 +992,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1004,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1017,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{7}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Instance) GetNode() string {
@@ -964,7 +1075,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -976,7 +1087,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -989,7 +1100,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{8}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Credential) GetRole() uint32 {
@@ -1072,7 +1183,7 @@ type EdgeKey struct {
 
 func (x *EdgeKey) Reset() {
 	*x = EdgeKey{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1084,7 +1195,7 @@ func (x *EdgeKey) String() string {
 func (*EdgeKey) ProtoMessage() {}
 
 func (x *EdgeKey) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1097,7 +1208,7 @@ func (x *EdgeKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeKey.ProtoReflect.Descriptor instead.
 func (*EdgeKey) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{9}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EdgeKey) GetKey() []byte {
@@ -1195,7 +1306,15 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"session_id\x18\x02 \x01(\fR\tsessionId\x12 \n" +
 	"\vobservation\x18\x03 \x01(\x06R\vobservation\"Q\n" +
 	"\vRedemptions\x12B\n" +
-	"\vredemptions\x18\x01 \x03(\v2 .gatehouse.storage.v1.RedemptionR\vredemptions\"\xab\x01\n" +
+	"\vredemptions\x18\x01 \x03(\v2 .gatehouse.storage.v1.RedemptionR\vredemptions\"`\n" +
+	"\x05Ended\x12\x1d\n" +
+	"\n" +
+	"expires_at\x18\x01 \x01(\x03R\texpiresAt\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x02 \x01(\fR\tsessionId\x12\x19\n" +
+	"\btoken_id\x18\x03 \x01(\fR\atokenId\"H\n" +
+	"\rEndedSessions\x127\n" +
+	"\bsessions\x18\x01 \x03(\v2\x1b.gatehouse.storage.v1.EndedR\bsessions\"\xab\x01\n" +
 	"\bSelector\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x1d\n" +
 	"\n" +
@@ -1264,28 +1383,31 @@ func file_gatehouse_storage_v1_records_proto_rawDescGZIP() []byte {
 	return file_gatehouse_storage_v1_records_proto_rawDescData
 }
 
-var file_gatehouse_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_gatehouse_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_gatehouse_storage_v1_records_proto_goTypes = []any{
-	(*Token)(nil),       // 0: gatehouse.storage.v1.Token
-	(*Session)(nil),     // 1: gatehouse.storage.v1.Session
-	(*Redemption)(nil),  // 2: gatehouse.storage.v1.Redemption
-	(*Redemptions)(nil), // 3: gatehouse.storage.v1.Redemptions
-	(*Selector)(nil),    // 4: gatehouse.storage.v1.Selector
-	(*Entry)(nil),       // 5: gatehouse.storage.v1.Entry
-	(*Lock)(nil),        // 6: gatehouse.storage.v1.Lock
-	(*Instance)(nil),    // 7: gatehouse.storage.v1.Instance
-	(*Credential)(nil),  // 8: gatehouse.storage.v1.Credential
-	(*EdgeKey)(nil),     // 9: gatehouse.storage.v1.EdgeKey
+	(*Token)(nil),         // 0: gatehouse.storage.v1.Token
+	(*Session)(nil),       // 1: gatehouse.storage.v1.Session
+	(*Redemption)(nil),    // 2: gatehouse.storage.v1.Redemption
+	(*Redemptions)(nil),   // 3: gatehouse.storage.v1.Redemptions
+	(*Ended)(nil),         // 4: gatehouse.storage.v1.Ended
+	(*EndedSessions)(nil), // 5: gatehouse.storage.v1.EndedSessions
+	(*Selector)(nil),      // 6: gatehouse.storage.v1.Selector
+	(*Entry)(nil),         // 7: gatehouse.storage.v1.Entry
+	(*Lock)(nil),          // 8: gatehouse.storage.v1.Lock
+	(*Instance)(nil),      // 9: gatehouse.storage.v1.Instance
+	(*Credential)(nil),    // 10: gatehouse.storage.v1.Credential
+	(*EdgeKey)(nil),       // 11: gatehouse.storage.v1.EdgeKey
 }
 var file_gatehouse_storage_v1_records_proto_depIdxs = []int32{
 	2, // 0: gatehouse.storage.v1.Redemptions.redemptions:type_name -> gatehouse.storage.v1.Redemption
-	4, // 1: gatehouse.storage.v1.Entry.selector:type_name -> gatehouse.storage.v1.Selector
-	4, // 2: gatehouse.storage.v1.Lock.selector:type_name -> gatehouse.storage.v1.Selector
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	4, // 1: gatehouse.storage.v1.EndedSessions.sessions:type_name -> gatehouse.storage.v1.Ended
+	6, // 2: gatehouse.storage.v1.Entry.selector:type_name -> gatehouse.storage.v1.Selector
+	6, // 3: gatehouse.storage.v1.Lock.selector:type_name -> gatehouse.storage.v1.Selector
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_storage_v1_records_proto_init() }
@@ -1299,7 +1421,7 @@ func file_gatehouse_storage_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_storage_v1_records_proto_rawDesc), len(file_gatehouse_storage_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

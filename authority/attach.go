@@ -1,0 +1,323 @@
+package authority
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+const (
+	maxDead     = 16   // dead instances that one hello may name
+	maxEnforced = 4096 // entries that one acknowledgement may count
+)
+
+func hello() *pb.Hello { return &pb.Hello{Version: pb.Version} }
+
+func checkHello(h *pb.Hello) error {
+	if h == nil {
+		return invalid("hello", "required in the first message")
+	}
+	if err := pb.CheckVersion(h.GetVersion()); err != nil {
+		return fmt.Errorf("%w (%w)", err, errVersion)
+	}
+	return nil
+}
+
+// Attach implements NodeService. Two goroutines serve a stream: one reads what
+// the node says, this one alone sends.
+func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	first, err := stream.Recv()
+	if err != nil {
+		return noHello(err)
+	}
+	inst, applied, err := s.register(ctx, first.GetHello(), callerFrom(ctx))
+	if err != nil {
+		return err
+	}
+	id := hex.EncodeToString(inst.ID[:])
+	note(ctx, slog.String("instance_id", id))
+	a := s.fleet.attach(inst, s.now())
+	defer s.fleet.detach(inst.ID, a)
+	s.log.Info("node attached", "node", inst.Node, "instance", id, "address", inst.Address, "version", inst.Version)
+
+	heartbeats := make(chan uint64, 4)
+	go func() { // ends when the stream does: Recv fails then
+		var err error
+		defer func() { cancel(err) }()
+		defer s.recoverPanic(pb.NodeService_Attach_FullMethodName, &err)
+		err = s.listen(ctx, stream, inst, a, heartbeats)
+	}()
+	err = s.feed(ctx, stream, a, applied, heartbeats)
+	if errors.Is(err, io.EOF) { // said goodbye, or closed its side
+		err = nil
+	}
+	s.log.Info("node detached", "node", inst.Node, "instance", id, "cause", err)
+	return err
+}
+
+// noHello is the error of a stream whose first message did not come.
+func noHello(err error) error {
+	if errors.Is(err, io.EOF) {
+		return invalid("hello", "required in the first message")
+	}
+	return err
+}
+
+// register parses a hello and puts the instance on disk, before its first
+// admission.
+func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (storage.Instance, storage.Revision, error) {
+	var none storage.Instance
+	if h == nil {
+		return none, storage.Revision{}, invalid("hello", "required in the first message")
+	}
+	if err := checkHello(h.GetHello()); err != nil {
+		return none, storage.Revision{}, err
+	}
+	id, err := bytes16("hello.instance_id", h.GetInstanceId())
+	if err != nil {
+		return none, storage.Revision{}, err
+	}
+	if len(h.GetDeadInstanceIds()) > maxDead {
+		return none, storage.Revision{}, invalid("hello.dead_instance_ids", "%d are above %d", len(h.GetDeadInstanceIds()), maxDead)
+	}
+	for i, dead := range h.GetDeadInstanceIds() {
+		d, err := bytes16(fmt.Sprintf("hello.dead_instance_ids[%d]", i), dead)
+		if err != nil {
+			return none, storage.Revision{}, err
+		}
+		if d == id || s.fleet.owner(d) != c.Name { // gone already, or not this node's to declare
+			continue
+		}
+		if err := s.removeInstance(ctx, storage.Instance{ID: d, Node: c.Name}, "declared dead by its successor"); err != nil {
+			return none, storage.Revision{}, err
+		}
+	}
+	inst := storage.Instance{ID: id, Node: c.Name, RegisteredAt: s.now(), Version: h.GetHello().GetVersion(), Address: c.address}
+	if err := s.fleet.mayRegister(&inst); err != nil {
+		return none, storage.Revision{}, err
+	}
+	if err := s.store.PutInstance(ctx, inst); err != nil {
+		return none, storage.Revision{}, fmt.Errorf("register instance: %w", err)
+	}
+	s.audit.record(s.now(), "RegisterInstance", "ok", slog.String("node", inst.Node), slog.String("instance_id", hex.EncodeToString(id[:])),
+		slog.String("version", inst.Version), slog.String("peer", inst.Address))
+	return inst, revisionFrom(h.GetApplied()), nil
+}
+
+// removeInstance forgets an instance and its sessions; receipts no longer wait
+// for it.
+func (s *Service) removeInstance(ctx context.Context, i storage.Instance, cause string) error {
+	if err := s.store.RemoveInstance(ctx, i.ID); err != nil {
+		return fmt.Errorf("remove instance: %w", err)
+	}
+	s.fleet.remove(i.ID)
+	s.receipts.gone(i.ID, s.now())
+	s.audit.record(s.now(), "RemoveInstance", "ok", slog.String("node", i.Node), slog.String("instance_id", hex.EncodeToString(i.ID[:])), slog.String("cause", cause))
+	return nil
+}
+
+// listen reads the node's messages until the stream ends, and returns why.
+func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer, inst storage.Instance, a *attachment, heartbeats chan<- uint64) error {
+	for {
+		msg, err := stream.Recv()
+		if err != nil {
+			return err
+		}
+		switch m := msg.GetMessage().(type) {
+		case *pb.AttachRequest_Heartbeat:
+			if err := s.acknowledge(inst.ID, m.Heartbeat.GetApplied(), nil); err != nil {
+				return err
+			}
+			s.fleet.heard(inst.ID, m.Heartbeat.GetSessions(), s.now())
+			select {
+			case heartbeats <- m.Heartbeat.GetSequence():
+			default: // the node does not read its answers; the lease runs out
+			}
+		case *pb.AttachRequest_Acknowledgement:
+			if n := len(m.Acknowledgement.GetEnforced()); n > maxEnforced {
+				return invalid("acknowledgement.enforced", "%d are above %d", n, maxEnforced)
+			}
+			if err := s.acknowledge(inst.ID, m.Acknowledgement.GetThrough(), m.Acknowledgement.GetEnforced()); err != nil {
+				return err
+			}
+		case *pb.AttachRequest_Goodbye:
+			if !s.fleet.detach(inst.ID, a) {
+				return errReplaced // what it says no longer goes for the instance
+			}
+			if err := s.removeInstance(ctx, inst, "goodbye"); err != nil {
+				return err
+			}
+			return io.EOF
+		default:
+			return invalid("message", "a second hello, or none of heartbeat, acknowledgement and goodbye")
+		}
+	}
+}
+
+// acknowledge notes what a node says it has enforced.
+func (s *Service) acknowledge(id storage.InstanceID, through *pb.Revision, enforced []*pb.Enforced) error {
+	r := revisionFrom(through)
+	head, _ := s.store.Head()
+	if r.Epoch != head.Epoch {
+		return nil // nothing, or of the history before this one: a snapshot replaces it
+	}
+	if r.Sequence > head.Sequence {
+		return invalid("applied", "revision %d lies ahead of the log's head %d", r.Sequence, head.Sequence)
+	}
+	s.fleet.enforced(id, r)
+	s.receipts.enforced(id, r.Sequence, enforced, s.now())
+	return nil
+}
+
+// feed sends a node all that it needs to know, in order, until the stream
+// ends. A node that reads slowly holds up nobody else: its entries wait in the
+// log.
+func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, a *attachment, after storage.Revision, heartbeats <-chan uint64) error {
+	head, moved := s.store.Head()
+	snapshot, err := s.needsSnapshot(ctx, after, head)
+	if err != nil {
+		return err
+	}
+	if snapshot {
+		after = storage.Revision{Epoch: head.Epoch}
+	}
+	if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Welcome{Welcome: &pb.AttachWelcome{
+		Hello: hello(), Head: revisionOf(head), Snapshot: snapshot, Time: timestamppb.New(s.now()),
+		HeartbeatInterval: durationpb.New(s.cfg.Fleet.HeartbeatInterval),
+		AdmissionFence:    durationpb.New(s.cfg.Fleet.AdmissionFence),
+		SessionFence:      durationpb.New(s.cfg.Fleet.SessionFence),
+		EdgeKeys:          s.keys.Load().wire,
+	}}}); err != nil {
+		return err
+	}
+	if snapshot {
+		if err := s.sendLocks(ctx, stream, after); err != nil {
+			return err
+		}
+	}
+	for {
+		for head.After(after) {
+			if err := a.ended(ctx); err != nil {
+				return err
+			}
+			if after, err = s.sendEntries(ctx, stream, after, head); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-a.replaced:
+			return errReplaced
+		case <-moved:
+		case keys := <-a.keys:
+			if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_EdgeKeys{EdgeKeys: keys}}); err != nil {
+				return err
+			}
+		case seq := <-heartbeats:
+			now, _ := s.store.Head() // read after the heartbeat arrived
+			if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Heartbeat{Heartbeat: &pb.HeartbeatAnswer{
+				Sequence: seq, Head: revisionOf(now), Time: timestamppb.New(s.now()),
+			}}}); err != nil {
+				return err
+			}
+		}
+		head, moved = s.store.Head()
+	}
+}
+
+// ended is why the stream has ended, or nil.
+func (a *attachment) ended(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-a.replaced:
+		return errReplaced
+	default:
+		return nil
+	}
+}
+
+// needsSnapshot reports whether a node that has applied the log through after
+// can't go on from there: it has another history or none, or entries above
+// after were dropped from the log. Those can hit only what has ended since, or
+// what a node that was silent for so long has closed; but that is for the node
+// to be sure of.
+func (s *Service) needsSnapshot(ctx context.Context, after, head storage.Revision) (bool, error) {
+	if after.Epoch != head.Epoch || after.Sequence > head.Sequence {
+		return true, nil
+	}
+	if after == head {
+		return false, nil
+	}
+	next, err := s.store.Entries(ctx, after, 1)
+	if err != nil {
+		return false, fmt.Errorf("read entries: %w", err)
+	}
+	return len(next) == 0 || next[0].Revision.Sequence != after.Sequence+1, nil
+}
+
+func (s *Service) sendLocks(ctx context.Context, stream pb.NodeService_AttachServer, through storage.Revision) error {
+	locks, err := s.store.Locks(ctx)
+	if err != nil {
+		return fmt.Errorf("read locks: %w", err)
+	}
+	for len(locks) > 0 {
+		n := min(len(locks), s.cfg.Fleet.MaxEntries)
+		out := &pb.Entries{Through: revisionOf(through)}
+		for _, l := range locks[:n] {
+			out.Locks = append(out.Locks, &pb.LockEntry{
+				LockId: hex.EncodeToString(l.ID[:]), Selector: lockSelectorOf(&l.Selector), Revision: revisionOf(l.Revision),
+			})
+		}
+		locks = locks[n:]
+		if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sendEntries sends one message of entries above after, and returns through
+// where the node has them all: head once there is no more.
+func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachServer, after, head storage.Revision) (storage.Revision, error) {
+	entries, err := s.store.Entries(ctx, after, s.cfg.Fleet.MaxEntries)
+	if err != nil {
+		return after, fmt.Errorf("read entries: %w", err)
+	}
+	through := head
+	if len(entries) == s.cfg.Fleet.MaxEntries || len(entries) > 0 && entries[len(entries)-1].Revision.After(head) {
+		through = entries[len(entries)-1].Revision
+	}
+	out := &pb.Entries{Through: revisionOf(through), Entries: make([]*pb.Entry, len(entries))}
+	for i := range entries {
+		out.Entries[i] = entryOf(&entries[i])
+	}
+	return through, stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}})
+}
+
+func entryOf(e *storage.Entry) *pb.Entry {
+	out := &pb.Entry{Revision: revisionOf(e.Revision)}
+	switch e.Kind {
+	case storage.Revoke:
+		out.Event = &pb.Entry_Revoked{Revoked: selectorOf(&e.Selector)}
+	case storage.SetLock:
+		out.Event = &pb.Entry_Locked{Locked: &pb.LockEntry{
+			LockId: hex.EncodeToString(e.Lock[:]), Selector: lockSelectorOf(&e.Selector), Revision: revisionOf(e.Revision),
+		}}
+	case storage.LiftLock:
+		out.Event = &pb.Entry_Unlocked{Unlocked: hex.EncodeToString(e.Lock[:])}
+	}
+	return out
+}

@@ -1,0 +1,118 @@
+package authority
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Config says how long things live and how nodes are held. The zero value is
+// not valid; start from DefaultConfig.
+type Config struct {
+	Tokens   TokenConfig   `yaml:"tokens"`
+	Sessions SessionConfig `yaml:"sessions"`
+	Fleet    FleetConfig   `yaml:"fleet"`
+	EdgeKeys EdgeKeyConfig `yaml:"edge_keys"`
+}
+
+// TokenConfig bounds how long tokens may open sockets.
+type TokenConfig struct {
+	DefaultTTL time.Duration `yaml:"default_ttl" help:"how long a token may open sockets where its issuer does not say"`
+	MaxTTL     time.Duration `yaml:"max_ttl" help:"the longest ttl an issuer may ask for; lowering it also cuts tokens already issued"`
+	MaxUses    uint32        `yaml:"max_uses" help:"the most sockets that an issuer may let one token open"`
+}
+
+// SessionConfig bounds sessions.
+type SessionConfig struct {
+	DefaultTTL time.Duration `yaml:"default_ttl" help:"how long a socket may live where the token's issuer does not say"`
+	MaxTTL     time.Duration `yaml:"max_ttl" help:"the longest session_ttl an issuer may ask for; lowering it also cuts tokens already issued"`
+	PerSubject uint32        `yaml:"per_subject" help:"live sessions of one subject over all nodes; 0 is without bound"`
+	PerTenant  uint32        `yaml:"per_tenant" help:"live sessions of one tenant over all nodes; 0 is without bound"`
+}
+
+// FleetConfig holds the nodes.
+type FleetConfig struct {
+	HeartbeatInterval time.Duration `yaml:"heartbeat_interval" help:"how often nodes send heartbeats"`
+	AdmissionFence    time.Duration `yaml:"admission_fence" help:"how long after its last answered heartbeat a node goes on admitting sockets"`
+	SessionFence      time.Duration `yaml:"session_fence" help:"how long after its last answered heartbeat a node keeps its sockets; 0 keeps them without end, and receipts then name no deadline"`
+	MaxEntries        int           `yaml:"max_entries" help:"entries of the revocation log in one message to a node"`
+}
+
+// EdgeKeyConfig times the rotation of edge keys.
+type EdgeKeyConfig struct {
+	Lifetime time.Duration `yaml:"lifetime" help:"how long tokens are made with one edge key"`
+	Lead     time.Duration `yaml:"lead" help:"how long a new edge key is known to nodes before tokens are made with it"`
+}
+
+// releaseAfter is how long after the last heartbeat arrived from it a silent
+// node has surely closed every socket: the session fence, and what the clocks
+// of two machines may gain on one another within it (NTP slews by at most
+// 500 ppm each), and a second for the scheduling of the close. 0 is never.
+func (c *FleetConfig) releaseAfter() time.Duration {
+	if c.SessionFence == 0 {
+		return 0
+	}
+	return c.SessionFence + c.SessionFence/1000 + time.Second
+}
+
+// DefaultConfig is what DESIGN promises of an authority that nobody configured.
+func DefaultConfig() Config {
+	return Config{
+		Tokens:   TokenConfig{DefaultTTL: time.Minute, MaxTTL: time.Hour, MaxUses: 100},
+		Sessions: SessionConfig{DefaultTTL: 12 * time.Hour, MaxTTL: 7 * 24 * time.Hour},
+		Fleet: FleetConfig{
+			HeartbeatInterval: time.Second,
+			AdmissionFence:    10 * time.Second,
+			SessionFence:      time.Hour,
+			MaxEntries:        1000,
+		},
+		EdgeKeys: EdgeKeyConfig{Lifetime: 24 * time.Hour, Lead: time.Minute},
+	}
+}
+
+// Validate tells all that is wrong, each with its field, value, bound and fix.
+func (c *Config) Validate() error {
+	var problems []error
+	bound := func(field string, v, low, high time.Duration, why string) {
+		if v < low || v > high {
+			problems = append(problems, fmt.Errorf("%s: %v is outside %v to %v: %s", field, v, low, high, why))
+		}
+	}
+	const year = 365 * 24 * time.Hour
+	bound("tokens.max_ttl", c.Tokens.MaxTTL, time.Second, year, "a handshake token is not for keeping")
+	bound("tokens.default_ttl", c.Tokens.DefaultTTL, time.Second, c.Tokens.MaxTTL, "tokens.max_ttl is the ceiling")
+	if n := c.Tokens.MaxUses; n < 1 || n > maxUses {
+		problems = append(problems, fmt.Errorf("tokens.max_uses: %d is outside 1 to %d: all uses of a token are told in one message", n, maxUses))
+	}
+	bound("sessions.max_ttl", c.Sessions.MaxTTL, time.Second, year, "a socket outlives no login for longer")
+	bound("sessions.default_ttl", c.Sessions.DefaultTTL, time.Second, c.Sessions.MaxTTL, "sessions.max_ttl is the ceiling")
+	bound("fleet.heartbeat_interval", c.Fleet.HeartbeatInterval, 10*time.Millisecond, time.Minute, "nodes live by their heartbeats")
+	bound("fleet.admission_fence", c.Fleet.AdmissionFence, 2*c.Fleet.HeartbeatInterval, time.Hour, "at least two heartbeats must fit")
+	if f := c.Fleet.SessionFence; f != 0 {
+		bound("fleet.session_fence", f, c.Fleet.AdmissionFence, 30*24*time.Hour, "fleet.admission_fence must end before it, or 0 for no fence")
+	}
+	if n := c.Fleet.MaxEntries; n < 1 || n > maxEntries {
+		problems = append(problems, fmt.Errorf("fleet.max_entries: %d is outside 1 to %d: a message has at most 4 MiB", n, maxEntries))
+	}
+	bound("edge_keys.lead", c.EdgeKeys.Lead, c.Fleet.AdmissionFence, c.EdgeKeys.Lifetime,
+		"until fleet.admission_fence is over a node may refuse tokens of a key that it has not heard of; and edge_keys.lifetime must be longer")
+	bound("edge_keys.lifetime", c.EdgeKeys.Lifetime, time.Minute, year, "a key id has 16 bits and must not come around too soon")
+	if c.Tokens.MaxTTL/max(c.EdgeKeys.Lifetime, 1) > 1000 {
+		problems = append(problems, fmt.Errorf("edge_keys.lifetime: %v is below a thousandth of tokens.max_ttl: nodes would hold over 1000 keys", c.EdgeKeys.Lifetime))
+	}
+	return errors.Join(problems...)
+}
+
+const (
+	maxEntries = 5000   // of about 500 bytes at most
+	maxUses    = 10_000 // of one token
+)
+
+// tokenLife is how long after its issue a token may still open sockets:
+// not_before may lie a whole ttl ahead.
+func (c *Config) tokenLife() time.Duration { return 2 * c.Tokens.MaxTTL }
+
+// keepEntry is how long an entry of the log can still hit something.
+func (c *Config) keepEntry() time.Duration {
+	return c.tokenLife() + c.Sessions.MaxTTL + c.Fleet.releaseAfter()
+}

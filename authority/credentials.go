@@ -1,0 +1,194 @@
+package authority
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/gatehouse-ws/gatehouse/authority/pki"
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+const (
+	maxName   = 64  // bytes of a credential's name
+	maxScoped = 256 // tenants, and audiences, that a credential may list
+)
+
+// CreateCredential implements CredentialService.
+func (s *Service) CreateCredential(ctx context.Context, req *pb.CreateCredentialRequest) (*pb.CreateCredentialResponse, error) {
+	cred, err := parseCredential(req.GetCredential())
+	if err != nil {
+		return nil, err
+	}
+	note(ctx, slog.String("name", cred.Name), slog.String("role", roleName(cred.Role)))
+	cred.CreatedAt, cred.Generation = s.now(), 1
+	issued, err := s.equip(&cred, req.GetCertificateRequest())
+	if err != nil {
+		return nil, err
+	}
+	if err := s.store.CreateCredential(ctx, cred); err != nil {
+		if errors.Is(err, storage.ErrExists) {
+			return nil, fmt.Errorf("credential.name: %q is taken, and names are not used again; reissue it, or choose another (%w)", cred.Name, err)
+		}
+		return nil, err
+	}
+	s.callers.put(cred)
+	return &pb.CreateCredentialResponse{Credential: credentialOf(&cred), Issued: issued}, nil
+}
+
+// ReissueCredential implements CredentialService.
+func (s *Service) ReissueCredential(ctx context.Context, req *pb.ReissueCredentialRequest) (*pb.ReissueCredentialResponse, error) {
+	note(ctx, slog.String("name", req.GetName()))
+	var issued *pb.IssuedCredential
+	cred, err := s.update(ctx, req.GetName(), func(c *storage.Credential) (err error) {
+		c.Generation++
+		issued, err = s.equip(c, req.GetCertificateRequest())
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &pb.ReissueCredentialResponse{Credential: credentialOf(&cred), Issued: issued}, nil
+}
+
+// ListCredentials implements CredentialService.
+func (s *Service) ListCredentials(context.Context, *pb.ListCredentialsRequest) (*pb.ListCredentialsResponse, error) {
+	resp := &pb.ListCredentialsResponse{}
+	for _, c := range s.callers.all() {
+		resp.Credentials = append(resp.Credentials, credentialOf(&c))
+	}
+	return resp, nil
+}
+
+// DisableCredential implements CredentialService.
+func (s *Service) DisableCredential(ctx context.Context, req *pb.DisableCredentialRequest) (*pb.DisableCredentialResponse, error) {
+	cred, err := s.setDisabled(ctx, req.GetName(), req.GetReason(), true)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.DisableCredentialResponse{Credential: cred}, nil
+}
+
+// EnableCredential implements CredentialService.
+func (s *Service) EnableCredential(ctx context.Context, req *pb.EnableCredentialRequest) (*pb.EnableCredentialResponse, error) {
+	cred, err := s.setDisabled(ctx, req.GetName(), req.GetReason(), false)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.EnableCredentialResponse{Credential: cred}, nil
+}
+
+func (s *Service) setDisabled(ctx context.Context, name, reason string, disabled bool) (*pb.Credential, error) {
+	note(ctx, slog.String("name", name), slog.String("reason", reason))
+	if err := why(reason, true); err != nil {
+		return nil, err
+	}
+	if disabled && name == callerFrom(ctx).Name {
+		return nil, invalid("name", "%q is the caller itself: let another admin disable it", name)
+	}
+	cred, err := s.update(ctx, name, func(c *storage.Credential) error {
+		c.Disabled = disabled
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return credentialOf(&cred), nil
+}
+
+// update changes a credential on disk, then for calls.
+func (s *Service) update(ctx context.Context, name string, change func(*storage.Credential) error) (storage.Credential, error) {
+	if err := text("name", name, 1, maxName); err != nil {
+		return storage.Credential{}, err
+	}
+	cred, err := s.store.UpdateCredential(ctx, name, change)
+	if errors.Is(err, storage.ErrNotFound) {
+		return cred, notFound("no credential has the name %q", name)
+	}
+	if err != nil {
+		return cred, err
+	}
+	s.callers.put(cred)
+	return cred, nil
+}
+
+// equip gives a credential what it calls with: a certificate for the key of a
+// request, or else an API key.
+func (s *Service) equip(c *storage.Credential, csrDER []byte) (*pb.IssuedCredential, error) {
+	issued := &pb.IssuedCredential{CaPem: string(s.ca.PEM)}
+	if len(csrDER) == 0 {
+		if c.Role == node {
+			return nil, invalid("certificate_request", "required: nodes call with certificates only")
+		}
+		key, hash, err := newAPIKey(s.random)
+		if err != nil {
+			return nil, err
+		}
+		issued.ApiKey, c.APIKeyHash = key, hash
+		return issued, nil
+	}
+	cert, err := s.ca.SignClient(csrDER, c.Name, c.Generation, pki.ClientLife)
+	if err != nil {
+		return nil, invalid("certificate_request", "%v", err)
+	}
+	c.APIKeyHash = nil
+	issued.CertificatePem, issued.ExpiresAt = string(pki.EncodeCertificate(cert)), timestamppb.New(cert.NotAfter)
+	return issued, nil
+}
+
+func parseCredential(in *pb.Credential) (storage.Credential, error) {
+	cred := storage.Credential{
+		Name: in.GetName(), Role: roles[in.GetRole()], Tenants: in.GetTenants(), Audiences: in.GetAudiences(),
+		TokensPerSecond: in.GetTokensPerSecond(),
+	}
+	if err := pki.CheckName(cred.Name); err != nil {
+		return cred, invalid("credential.name", "%v", err)
+	}
+	if cred.Role == 0 {
+		return cred, invalid("credential.role", "required: issuer, node, admin or viewer")
+	}
+	if cred.Role != issuer && (len(cred.Tenants) > 0 || in.GetMaxTtl() != nil || cred.TokensPerSecond > 0) {
+		return cred, invalid("credential", "tenants, max_ttl and tokens_per_second are for issuers; the role is %s", roleName(cred.Role))
+	}
+	if len(cred.Audiences) > 0 && cred.Role != issuer && cred.Role != node {
+		return cred, invalid("credential.audiences", "are for issuers and nodes; the role is %s", roleName(cred.Role))
+	}
+	for field, list := range map[string][]string{"tenants": cred.Tenants, "audiences": cred.Audiences} {
+		if len(list) > maxScoped {
+			return cred, invalid("credential."+field, "%d are above %d", len(list), maxScoped)
+		}
+		for i, v := range list {
+			if err := text(fmt.Sprintf("credential.%s[%d]", field, i), v, 1, maxTenant); err != nil {
+				return cred, err
+			}
+		}
+	}
+	var err error
+	cred.MaxTTL, err = optionalDuration("credential.max_ttl", in.GetMaxTtl(), 0)
+	if err == nil && cred.MaxTTL > 0 && cred.MaxTTL < time.Second {
+		err = invalid("credential.max_ttl", "%v is below 1s", cred.MaxTTL)
+	}
+	return cred, err
+}
+
+var roles = map[pb.Role]storage.Role{
+	pb.Role_ROLE_ISSUER: issuer, pb.Role_ROLE_NODE: node, pb.Role_ROLE_ADMIN: admin, pb.Role_ROLE_VIEWER: viewer,
+}
+
+func credentialOf(c *storage.Credential) *pb.Credential {
+	out := &pb.Credential{
+		Name: c.Name, Role: pb.Role(c.Role), Tenants: c.Tenants, Audiences: c.Audiences,
+		TokensPerSecond: c.TokensPerSecond, Disabled: c.Disabled, CreatedAt: timestamppb.New(c.CreatedAt),
+		ApiKey: c.APIKeyHash != nil, Generation: c.Generation,
+	}
+	if c.MaxTTL > 0 {
+		out.MaxTtl = durationpb.New(c.MaxTTL)
+	}
+	return out
+}

@@ -1,0 +1,207 @@
+package authority
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+// fleet knows the registered node instances and what they said last. Safe for
+// concurrent use.
+type fleet struct {
+	mu        sync.Mutex // guards what follows
+	instances map[storage.InstanceID]*instance
+	byNode    map[string]int // how many of instances each credential has
+}
+
+// instance is one node process; its fields are guarded by fleet.mu.
+type instance struct {
+	storage.Instance
+	attachment    *attachment // nil while it is not attached
+	applied       storage.Revision
+	sessions      uint32
+	lastHeartbeat time.Time // or, of an instance found at the start, the start
+}
+
+// attachment is a live Attach stream. fleet alone closes its channel and sends
+// to it, with mu locked.
+type attachment struct {
+	keys     chan *pb.EdgeKeys // of one: only the newest set counts
+	replaced chan struct{}     // closed when a newer Attach takes over, or the instance is gone
+}
+
+// maxInstances is how many instances one credential may have registered.
+const maxInstances = 10_000
+
+func loadFleet(ctx context.Context, store storage.Store, now time.Time) (*fleet, error) {
+	stored, err := store.Instances(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read node instances: %w", err)
+	}
+	f := &fleet{instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}}
+	for _, i := range stored {
+		f.instances[i.ID] = &instance{Instance: i, lastHeartbeat: now}
+		f.byNode[i.Node]++
+	}
+	return f, nil
+}
+
+// mayRegister reports whether node may register an instance, as new or again,
+// and completes its record by what is known of it.
+func (f *fleet) mayRegister(i *storage.Instance) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	known := f.instances[i.ID]
+	switch {
+	case known == nil && f.byNode[i.Node] >= maxInstances:
+		return fmt.Errorf("credential %s has %d node instances registered, which is the most (%w)", i.Node, maxInstances, errQuota)
+	case known == nil:
+		return nil
+	case known.Node != i.Node:
+		return denied("hello.instance_id: it is registered by another node")
+	}
+	i.RegisteredAt = known.RegisteredAt
+	return nil
+}
+
+// attach makes an instance that is on disk count, in place of an older stream.
+func (f *fleet) attach(i storage.Instance, now time.Time) *attachment {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	a := &attachment{keys: make(chan *pb.EdgeKeys, 1), replaced: make(chan struct{})}
+	known := f.instances[i.ID]
+	if known == nil {
+		known = &instance{}
+		f.instances[i.ID] = known
+		f.byNode[i.Node]++
+	} else if known.attachment != nil {
+		close(known.attachment.replaced)
+	}
+	known.Instance, known.attachment, known.lastHeartbeat = i, a, now
+	return a
+}
+
+// detach says that a stream has ended, and reports whether it was its
+// instance's newest. The instance stays registered.
+func (f *fleet) detach(id storage.InstanceID, a *attachment) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := f.instances[id]
+	if i == nil || i.attachment != a {
+		return false
+	}
+	i.attachment = nil
+	return true
+}
+
+// remove forgets an instance, and ends its stream if it has one.
+func (f *fleet) remove(id storage.InstanceID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := f.instances[id]
+	if i == nil {
+		return
+	}
+	if i.attachment != nil {
+		close(i.attachment.replaced)
+	}
+	if f.byNode[i.Node]--; f.byNode[i.Node] == 0 {
+		delete(f.byNode, i.Node)
+	}
+	delete(f.instances, id)
+}
+
+// owner is the node that registered an instance; empty where none did.
+func (f *fleet) owner(id storage.InstanceID) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if i := f.instances[id]; i != nil {
+		return i.Node
+	}
+	return ""
+}
+
+func (f *fleet) registered(id storage.InstanceID, node string) bool { return f.owner(id) == node }
+
+// heard notes a heartbeat.
+func (f *fleet) heard(id storage.InstanceID, sessions uint32, now time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if i := f.instances[id]; i != nil {
+		i.sessions, i.lastHeartbeat = sessions, now
+	}
+}
+
+// enforced notes that an instance has enforced every entry through r.
+func (f *fleet) enforced(id storage.InstanceID, r storage.Revision) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if i := f.instances[id]; i != nil && r.After(i.applied) {
+		i.applied = r
+	}
+}
+
+// snapshot copies the instances, ordered by node and registration.
+func (f *fleet) snapshot() []instance {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	out := make([]instance, 0, len(f.instances))
+	for _, i := range f.instances {
+		out = append(out, *i)
+	}
+	slices.SortFunc(out, func(a, b instance) int {
+		return cmp.Or(cmp.Compare(a.Node, b.Node), a.RegisteredAt.Compare(b.RegisteredAt), bytes.Compare(a.ID[:], b.ID[:]))
+	})
+	return out
+}
+
+// silent lists instances not heard of since then.
+func (f *fleet) silent(since time.Time) []storage.Instance {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []storage.Instance
+	for _, i := range f.instances {
+		if i.lastHeartbeat.Before(since) {
+			out = append(out, i.Instance)
+		}
+	}
+	return out
+}
+
+// broadcastKeys hands every attached node the new set of edge keys.
+func (f *fleet) broadcastKeys(keys *pb.EdgeKeys) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, i := range f.instances {
+		if i.attachment == nil {
+			continue
+		}
+		select { // an older set that waits is out of date
+		case <-i.attachment.keys:
+		default:
+		}
+		i.attachment.keys <- keys
+	}
+}
+
+// releaseDead forgets instances that are silent for longer than they may keep
+// sockets: they have fenced themselves, and their sessions are over.
+func (s *Service) releaseDead(ctx context.Context, now time.Time) error {
+	after := s.cfg.Fleet.releaseAfter()
+	if after == 0 {
+		return nil
+	}
+	for _, i := range s.fleet.silent(now.Add(-after)) {
+		if err := s.removeInstance(ctx, i, "silent beyond the session fence"); err != nil {
+			return err
+		}
+	}
+	return nil
+}

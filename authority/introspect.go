@@ -1,0 +1,220 @@
+package authority
+
+import (
+	"context"
+	"encoding/hex"
+	"log/slog"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/token"
+)
+
+// IntrospectToken implements TokenService.
+func (s *Service) IntrospectToken(ctx context.Context, req *pb.IntrospectTokenRequest) (*pb.IntrospectTokenResponse, error) {
+	c := callerFrom(ctx)
+	if req.GetToken() == "" {
+		return nil, invalid("token", "required, a token's text")
+	}
+	inactive := &pb.IntrospectTokenResponse{}
+	var t token.Token
+	if err := token.Parse([]byte(req.GetToken()), &t); err != nil {
+		note(ctx, slog.Bool("active", false), slog.String("detail", err.Error()))
+		return inactive, nil
+	}
+	note(ctx, slog.String("token_id", t.ID.String()))
+	rec, err := s.lookup(ctx, storage.TokenID(t.ID))
+	if err != nil {
+		return nil, err
+	}
+	d := t.Secret.Digest()
+	// The stored hash decides; the tag is for nodes, and its key may be gone.
+	if rec == nil || !rec.SecretHash.Matches(&d) || !c.mayTenant(rec.Tenant) {
+		note(ctx, slog.Bool("active", false))
+		return inactive, nil
+	}
+	info, err := s.describe(ctx, []*storage.Token{rec.Token}, s.now())
+	if err != nil {
+		return nil, err
+	}
+	active := info[0].GetState() == pb.TokenState_TOKEN_STATE_ACTIVE
+	note(ctx, slog.Bool("active", active))
+	if !active {
+		return inactive, nil
+	}
+	return &pb.IntrospectTokenResponse{Active: true, Token: info[0]}, nil
+}
+
+// GetToken implements TokenService.
+func (s *Service) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*pb.GetTokenResponse, error) {
+	c := callerFrom(ctx)
+	id, err := tokenID("token_id", req.GetTokenId())
+	if err != nil {
+		return nil, err
+	}
+	note(ctx, slog.String("token_id", token.ID(id).String()))
+	rec, err := s.lookup(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if rec == nil || !c.mayTenant(rec.Tenant) {
+		return nil, notFound("no token has the id %s, or it expired and was forgotten", token.ID(id))
+	}
+	info, err := s.describe(ctx, []*storage.Token{rec.Token}, s.now())
+	if err != nil {
+		return nil, err
+	}
+	return &pb.GetTokenResponse{Token: info[0]}, nil
+}
+
+// ListTokens implements TokenService.
+func (s *Service) ListTokens(ctx context.Context, req *pb.ListTokensRequest) (*pb.ListTokensResponse, error) {
+	c := callerFrom(ctx)
+	now := s.now()
+	q, err := parseListTokens(req, c, now)
+	if err != nil {
+		return nil, err
+	}
+	page, err := s.store.ListTokens(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	info, err := s.describe(ctx, page.Tokens, now)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.ListTokensResponse{}
+	for i, t := range info {
+		if req.GetState() != 0 && t.GetState() != req.GetState() || !c.mayTenant(page.Tokens[i].Tenant) {
+			continue
+		}
+		resp.Tokens = append(resp.Tokens, t)
+	}
+	if page.More {
+		resp.NextPageToken = pageToken(page.Next[:])
+	}
+	note(ctx, slog.Int("tokens", len(resp.Tokens)))
+	return resp, nil
+}
+
+func parseListTokens(req *pb.ListTokensRequest, c *caller, now time.Time) (q storage.TokenQuery, err error) {
+	q = storage.TokenQuery{
+		Tenant: req.GetTenant(), Subject: req.GetSubject(), Audience: req.GetAudience(), Issuer: req.GetIssuer(), Since: now,
+	}
+	if q.Tenant == "" {
+		q.Tenant = c.onlyTenant()
+	} else if err := tenant("tenant", q.Tenant, c); err != nil {
+		return q, err
+	}
+	if v := req.GetIpPrefix(); v != "" {
+		if q.Prefix, err = prefix("ip_prefix", v); err != nil {
+			return q, err
+		}
+	}
+	if _, ok := pb.TokenState_name[int32(req.GetState())]; !ok {
+		return q, invalid("state", "%d is not a value of the enum", req.GetState())
+	}
+	if q.Limit, err = pageSize(req.GetPageSize()); err != nil {
+		return q, err
+	}
+	after, err := parsePageToken(req.GetPageToken(), len(q.After))
+	if err != nil {
+		return q, err
+	}
+	q.After = storage.TokenID(after)
+	return q, nil
+}
+
+// stored is a token's record with its hash in the type that compares.
+type stored struct {
+	*storage.Token
+	SecretHash token.SecretHash
+}
+
+// lookup finds a record; nil where there is none.
+func (s *Service) lookup(ctx context.Context, id storage.TokenID) (*stored, error) {
+	found, err := s.store.Lookup(ctx, []storage.TokenID{id})
+	if err != nil || found[0] == nil {
+		return nil, err
+	}
+	return &stored{found[0], found[0].SecretHash}, nil
+}
+
+// describe tells all that is known of tokens.
+func (s *Service) describe(ctx context.Context, tokens []*storage.Token, now time.Time) ([]*pb.Token, error) {
+	statuses, err := s.store.Statuses(ctx, tokens)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*pb.Token, len(tokens))
+	for i, t := range tokens {
+		out[i] = s.describeToken(t, &statuses[i], now)
+	}
+	return out, nil
+}
+
+func (s *Service) describeToken(t *storage.Token, st *storage.TokenStatus, now time.Time) *pb.Token {
+	info := &pb.Token{
+		TokenId: token.ID(t.ID).String(), State: s.stateOf(t, st, now),
+		Tenant: t.Tenant, Subject: t.Subject, Audience: t.Audience,
+		UserAgent: token.Scrub(t.UserAgent), Browser: t.Browser, Os: t.OS, Origin: t.Origin,
+		Attributes: t.Attributes, Scopes: t.Scopes,
+		MaxUses: t.MaxUses, Uses: st.Uses,
+		IssuedAt: timestamppb.New(t.IssuedAt), NotBefore: timestamppb.New(t.NotBefore), ExpiresAt: timestamppb.New(s.expiryOf(t)),
+		SessionTtl: durationpb.New(t.SessionTTL), Issuer: t.Issuer, IssuedRevision: revisionOf(t.IssuedRevision),
+		IpBinding: pb.IpBinding(t.IPBinding), UserAgentBinding: pb.UserAgentBinding(t.UserAgentBinding),
+	}
+	if t.ClientIP.IsValid() {
+		info.ClientIp = t.ClientIP.String()
+	}
+	if t.Limits != (storage.SessionLimits{}) {
+		info.Limits = sessionLimits(t.Limits)
+	}
+	if st.RevokedBy != (storage.Revision{}) {
+		info.RevokedBy = revisionOf(st.RevokedBy)
+	}
+	if st.Lock != (storage.LockID{}) {
+		info.LockId = hex.EncodeToString(st.Lock[:])
+	}
+	for _, id := range st.Sessions {
+		info.SessionIds = append(info.SessionIds, hex.EncodeToString(id[:]))
+	}
+	return info
+}
+
+func sessionLimits(l storage.SessionLimits) *pb.SessionLimits {
+	return &pb.SessionLimits{
+		MessageBytes: l.MessageBytes, MessagesPerSecond: l.MessagesPerSecond, SessionsPerSubject: l.SessionsPerSubject,
+	}
+}
+
+// expiryOf is until when a token may open sockets: its own expiry, or earlier
+// where the ceiling was lowered since. Entries of the log are kept by the
+// ceiling, so nothing may outlive it.
+func (s *Service) expiryOf(t *storage.Token) time.Time {
+	ceiling := t.NotBefore.Add(s.cfg.Tokens.MaxTTL)
+	if own := t.ID.Expiry(); own.Before(ceiling) {
+		return own
+	}
+	return ceiling
+}
+
+func (s *Service) stateOf(t *storage.Token, st *storage.TokenStatus, now time.Time) pb.TokenState {
+	switch {
+	case st.RevokedBy != (storage.Revision{}):
+		return pb.TokenState_TOKEN_STATE_REVOKED
+	case st.Lock != (storage.LockID{}):
+		return pb.TokenState_TOKEN_STATE_LOCKED
+	case st.Uses >= t.MaxUses:
+		return pb.TokenState_TOKEN_STATE_USED
+	case !now.Before(s.expiryOf(t)):
+		return pb.TokenState_TOKEN_STATE_EXPIRED
+	case now.Before(t.NotBefore):
+		return pb.TokenState_TOKEN_STATE_NOT_YET_ACTIVE
+	}
+	return pb.TokenState_TOKEN_STATE_ACTIVE
+}

@@ -1,0 +1,156 @@
+// Package authority issues, redeems, introspects and revokes handshake tokens
+// over gRPC. It is the only writer of its store, and the only truth.
+//
+// Every handler parses its request, decides, stores and answers, in that
+// order. Who may call is in rules.go; which error is which status in status.go.
+package authority
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/time/rate"
+
+	"github.com/gatehouse-ws/gatehouse/authority/pki"
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+// Parts are what an authority works with. All are required.
+type Parts struct {
+	Store   storage.Store
+	CA      *pki.CA
+	Audit   *Audit
+	Log     *slog.Logger
+	Metrics prometheus.Registerer
+	Now     func() time.Time
+	Random  io.Reader // of cryptographic quality, safe for concurrent use
+}
+
+// Service is an authority. Make it with New, register its services with
+// Server, and keep Run running beside it.
+type Service struct {
+	cfg     Config
+	store   storage.Store
+	ca      *pki.CA
+	audit   *Audit
+	log     *slog.Logger
+	now     func() time.Time
+	random  io.Reader
+	metrics *metrics
+
+	callers  *callers
+	fleet    *fleet
+	receipts *receipts
+	strikes  *strikes
+	keys     atomic.Pointer[keyring]
+
+	strangers *rate.Limiter // of audit lines about calls without a good credential
+	skipped   atomic.Uint64 // such calls that got no line, since the last that did
+
+	stop     sync.Once
+	stopping chan struct{}  // closed when streams must end
+	streams  sync.WaitGroup // their handlers
+
+	auditFailed bool // owned by Run: it has logged so
+}
+
+// Audit lines a second about calls without a good credential, and how many at
+// once after a pause.
+const (
+	strangerLines = 100
+	strangerBurst = 1000
+)
+
+// New makes an authority on an opened store. On a store without edge keys it
+// makes the first.
+func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	s := &Service{
+		cfg: cfg, store: p.Store, ca: p.CA, audit: p.Audit, log: p.Log, now: p.Now, random: p.Random,
+		strikes:   newStrikes(),
+		strangers: rate.NewLimiter(strangerLines, strangerBurst),
+		stopping:  make(chan struct{}),
+	}
+	var err error
+	if s.callers, err = loadCallers(ctx, p.Store); err != nil {
+		return nil, err
+	}
+	if s.fleet, err = loadFleet(ctx, p.Store, p.Now()); err != nil {
+		return nil, err
+	}
+	head, _ := p.Store.Head()
+	s.receipts = newReceipts(s.fleet, head, cfg.Fleet.releaseAfter())
+	if s.metrics, err = newMetrics(p.Metrics, s); err != nil {
+		return nil, err
+	}
+	if err := s.loadKeys(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// sweepKeep is how long an expired token is still known, so that a handshake
+// that comes late is refused with the exact reason.
+const sweepKeep = 2 * time.Minute
+
+// Run sweeps what has expired, rotates edge keys and releases dead nodes until
+// ctx ends or the store fails; then it returns why.
+func (s *Service) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.store.Failed():
+			return fmt.Errorf("store failed: %w", s.store.Err())
+		case <-tick.C:
+		}
+		if err := s.tend(ctx); err != nil && ctx.Err() == nil && s.store.Err() == nil {
+			s.log.Error("housekeeping failed", "error", err)
+		}
+	}
+}
+
+func (s *Service) tend(ctx context.Context) error {
+	now := s.now()
+	s.watchAudit()
+	s.strikes.sweep(now)
+	_, err := s.store.Sweep(ctx, now, sweepKeep)
+	return errors.Join(err, s.rotateKeys(ctx, now), s.releaseDead(ctx, now))
+}
+
+// watchAudit logs when the audit trail begins to fail, and when it no longer
+// does.
+func (s *Service) watchAudit() {
+	err, lost := s.audit.failure()
+	if failed := err != nil; failed != s.auditFailed {
+		s.auditFailed = failed
+		if failed {
+			s.log.Error("audit trail can't be written", "error", err)
+		} else {
+			s.log.Info("audit trail can be written again", "lines_lost", lost)
+		}
+	}
+}
+
+// Stop ends the streams of nodes and watchers. Unary calls go on.
+func (s *Service) Stop() { s.stop.Do(func() { close(s.stopping) }) }
+
+func revisionOf(r storage.Revision) *pb.Revision {
+	return &pb.Revision{Epoch: r.Epoch, Sequence: r.Sequence}
+}
+
+func revisionFrom(r *pb.Revision) storage.Revision {
+	return storage.Revision{Epoch: r.GetEpoch(), Sequence: r.GetSequence()}
+}

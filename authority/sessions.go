@@ -1,0 +1,161 @@
+package authority
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/token"
+)
+
+const maxReport = 1024 // sessions in one report
+
+// ReportSessions implements NodeService.
+func (s *Service) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequest) (*pb.ReportSessionsResponse, error) {
+	c := callerFrom(ctx)
+	instance, ids, err := parseReport(req)
+	if err != nil {
+		return nil, err
+	}
+	note(ctx, slog.String("instance_id", hex.EncodeToString(instance[:])))
+	found, err := s.store.Sessions(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("look up %d sessions: %w", len(ids), err)
+	}
+	var live []storage.SessionID
+	for i, x := range found {
+		if x == nil { // reported before, or over by its time
+			continue
+		}
+		if x.Instance != instance || x.Node != c.Name {
+			return nil, denied("ended[%d].session_id: the session is another node's", i)
+		}
+		live = append(live, x.ID)
+	}
+	if len(live) > 0 {
+		if _, err := s.store.EndSessions(ctx, live); err != nil {
+			return nil, fmt.Errorf("end %d sessions: %w", len(live), err)
+		}
+	}
+	note(ctx, slog.Int("ended", len(live)))
+	for i, x := range found {
+		if x != nil {
+			s.auditEnd(x, req.GetEnded()[i], c)
+		}
+	}
+	return &pb.ReportSessionsResponse{}, nil
+}
+
+func parseReport(req *pb.ReportSessionsRequest) (instance storage.InstanceID, ids []storage.SessionID, err error) {
+	if instance, err = bytes16("instance_id", req.GetInstanceId()); err != nil {
+		return instance, nil, err
+	}
+	n := len(req.GetEnded())
+	if n == 0 || n > maxReport {
+		return instance, nil, invalid("ended", "%d are outside 1 to %d", n, maxReport)
+	}
+	ids = make([]storage.SessionID, n)
+	seen := make(map[storage.SessionID]bool, n)
+	for i, e := range req.GetEnded() {
+		if ids[i], err = bytes16(fmt.Sprintf("ended[%d].session_id", i), e.GetSessionId()); err != nil {
+			return instance, nil, err
+		}
+		if seen[ids[i]] {
+			return instance, nil, invalid(fmt.Sprintf("ended[%d].session_id", i), "is there twice")
+		}
+		seen[ids[i]] = true
+		if _, ok := pb.Reason_name[int32(e.GetReason())]; !ok || e.GetReason() == 0 {
+			return instance, nil, invalid(fmt.Sprintf("ended[%d].reason", i), "%d is not a reason", e.GetReason())
+		}
+		if e.GetEndedAt().CheckValid() != nil {
+			return instance, nil, invalid(fmt.Sprintf("ended[%d].ended_at", i), "required, a time of the years 1 to 9999")
+		}
+	}
+	return instance, ids, nil
+}
+
+// auditEnd writes the line of a session's end, whose outcome is why it ended.
+func (s *Service) auditEnd(x *storage.Session, e *pb.SessionEnd, c *caller) {
+	s.audit.record(s.now(), "SessionEnd", e.GetReason().Label(),
+		slog.String("session_id", hex.EncodeToString(x.ID[:])), slog.String("token_id", token.ID(x.Token).String()),
+		slog.String("tenant", x.Tenant), slog.String("subject", x.Subject),
+		slog.Time("ended_at", e.GetEndedAt().AsTime()), slog.String("caller", c.Name))
+}
+
+// ListSessions implements SessionService.
+func (s *Service) ListSessions(ctx context.Context, req *pb.ListSessionsRequest) (*pb.ListSessionsResponse, error) {
+	q, err := parseListSessions(req)
+	if err != nil {
+		return nil, err
+	}
+	page, err := s.store.ListSessions(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.ListSessionsResponse{}
+	for _, x := range page.Sessions {
+		resp.Sessions = append(resp.Sessions, &pb.Session{
+			SessionId: hex.EncodeToString(x.ID[:]), TokenId: token.ID(x.Token).String(),
+			Tenant: x.Tenant, Subject: x.Subject, Audience: x.Audience, Node: x.Node,
+			InstanceId: hex.EncodeToString(x.Instance[:]), ClientIp: x.ClientIP.String(),
+			UserAgent: token.Scrub(x.UserAgent), Origin: token.Scrub(x.Origin),
+			StartedAt: timestamppb.New(x.StartedAt), ExpiresAt: timestamppb.New(x.ExpiresAt), Issuer: x.Issuer,
+		})
+	}
+	if page.More {
+		cursor := binary.BigEndian.AppendUint64(nil, uint64(page.Next.ExpiresAt.UnixMilli()))
+		resp.NextPageToken = pageToken(append(cursor, page.Next.ID[:]...))
+	}
+	note(ctx, slog.Int("sessions", len(resp.Sessions)))
+	return resp, nil
+}
+
+func parseListSessions(req *pb.ListSessionsRequest) (q storage.SessionQuery, err error) {
+	q = storage.SessionQuery{Tenant: req.GetTenant(), Subject: req.GetSubject(), Node: req.GetNode(), Issuer: req.GetIssuer()}
+	if v := req.GetIpPrefix(); v != "" {
+		if q.Prefix, err = prefix("ip_prefix", v); err != nil {
+			return q, err
+		}
+	}
+	if v := req.GetTokenId(); v != "" {
+		if q.Token, err = tokenID("token_id", v); err != nil {
+			return q, err
+		}
+	}
+	if q.Limit, err = pageSize(req.GetPageSize()); err != nil {
+		return q, err
+	}
+	cursor, err := parsePageToken(req.GetPageToken(), 8+16)
+	if err != nil {
+		return q, err
+	}
+	if ms := binary.BigEndian.Uint64(cursor); ms > 0 {
+		q.After.ExpiresAt = time.UnixMilli(int64(ms))
+	}
+	q.After.ID = storage.SessionID(cursor[8:])
+	return q, nil
+}
+
+// ListNodes implements SessionService.
+func (s *Service) ListNodes(context.Context, *pb.ListNodesRequest) (*pb.ListNodesResponse, error) {
+	resp := &pb.ListNodesResponse{}
+	for _, i := range s.fleet.snapshot() {
+		n := &pb.Node{
+			Name: i.Node, InstanceId: hex.EncodeToString(i.ID[:]), Attached: i.attachment != nil,
+			RegisteredAt: timestamppb.New(i.RegisteredAt), LastHeartbeatAt: timestamppb.New(i.lastHeartbeat),
+			Sessions: i.sessions, Version: i.Version, Address: hostOf(i.Address),
+		}
+		if i.applied != (storage.Revision{}) {
+			n.Applied = revisionOf(i.applied)
+		}
+		resp.Nodes = append(resp.Nodes, n)
+	}
+	return resp, nil
+}

@@ -1,0 +1,137 @@
+// Command gatehouse-authority issues, redeems and revokes handshake tokens over
+// gRPC.
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/authorityd"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/daemon"
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+)
+
+func main() {
+	os.Exit(run(context.Background(), os.Args[1:], os.Environ(), os.Stdout, os.Stderr))
+}
+
+func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
+	p := &daemon.Program[authorityd.Config]{
+		Name:     "gatehouse-authority",
+		Short:    "Issue, redeem and revoke handshake tokens over gRPC",
+		Defaults: authorityd.DefaultConfig(),
+		Path:     "/etc/gatehouse/authority.yaml",
+		Environ:  environ,
+		Validate: func(c *authorityd.Config) error { return c.Validate() },
+		Run: func(ctx context.Context, c authorityd.Config) error {
+			return authorityd.Run(ctx, c, c.Log.Logger(stderr))
+		},
+		Example: `  gatehouse-authority init --state /var/lib/gatehouse/authority
+  gatehouse-authority enroll node node-1 --out ./node-1
+  gatehouse-authority --config /etc/gatehouse/authority.yaml`,
+	}
+	root := p.Command(stdout, stderr)
+	root.AddCommand(initCommand(p, stdout, stderr), enrollCommand(p, stdout, stderr))
+	return p.Execute(ctx, root, args, stderr)
+}
+
+func initCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Writer) *cobra.Command {
+	return &cobra.Command{
+		Use:   "init",
+		Short: "Make the CA, the server certificate, the store and a first admin credential",
+		Long: `Make what an authority needs to start, in its state folder: the CA, the server
+certificate, the store, and the credential of a first admin. What is there
+already is kept, so init may be run again.`,
+		Example: "  gatehouse-authority init --state ./state",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := p.Load(cmd)
+			if err != nil {
+				return err
+			}
+			made, err := authorityd.Init(cmd.Context(), cfg, cfg.Log.Logger(stderr))
+			if err != nil {
+				return err
+			}
+			dir := cfg.CredentialDir(authorityd.FirstAdmin)
+			if !made {
+				fmt.Fprintf(stdout, "nothing to do: %s is initialised\n", cfg.State)
+				return nil
+			}
+			fmt.Fprintf(stdout, `state:            %s
+admin credential: %s
+
+Start it:   gatehouse-authority --state %[1]s
+Enroll:     gatehouse-authority enroll node node-1 --state %[1]s
+Use it:     gatehouse --address %[3]s --ca-file %[2]s/ca.crt --cert-file %[2]s/tls.crt --key-file %[2]s/tls.key node list
+`, cfg.State, dir, cfg.Listen)
+			return nil
+		},
+	}
+}
+
+func enrollCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Writer) *cobra.Command {
+	e := authorityd.Enrolment{Credential: &pb.Credential{}}
+	var maxTTL time.Duration
+	cmd := &cobra.Command{
+		Use:   "enroll (node|issuer|admin|viewer) NAME",
+		Short: "Make a credential: a certificate or an API key",
+		Long: `Make the credential of a node, an issuer, an admin or a viewer, with the first
+admin's credential from the state folder: through the authority if it runs, else
+by starting one on the state folder for as long as it takes.
+
+The certificate, its key and the CA's certificate are written to a folder. Copy
+it to where the caller runs, and nowhere else.`,
+		Example: `  gatehouse-authority enroll node node-1 --out ./node-1
+  gatehouse-authority enroll issuer login --tenant acme --audience chat --max-ttl 2m
+  gatehouse-authority enroll issuer ci --api-key
+  gatehouse-authority enroll admin alice
+  gatehouse-authority enroll node node-1 --replace`,
+		Args:      cobra.ExactArgs(2),
+		ValidArgs: []string{"node", "issuer", "admin", "viewer"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := p.Load(cmd)
+			if err != nil {
+				return err
+			}
+			role, ok := map[string]pb.Role{
+				"node": pb.Role_ROLE_NODE, "issuer": pb.Role_ROLE_ISSUER, "admin": pb.Role_ROLE_ADMIN, "viewer": pb.Role_ROLE_VIEWER,
+			}[args[0]]
+			if !ok {
+				return daemon.Usage("role %q is none of node, issuer, admin and viewer", args[0])
+			}
+			e.Credential.Role, e.Credential.Name = role, args[1]
+			if maxTTL > 0 {
+				e.Credential.MaxTtl = durationpb.New(maxTTL)
+			}
+			log := cfg.Log
+			log.Format = "text"
+			done, err := authorityd.Enroll(cmd.Context(), cfg, e, log.Logger(stderr))
+			if err != nil {
+				return err
+			}
+			if done.APIKey != "" {
+				fmt.Fprintln(stderr, "API key of", done.Credential.GetName()+"; it is shown once:")
+				fmt.Fprintln(stdout, done.APIKey)
+				return nil
+			}
+			fmt.Fprintf(stdout, "%s %s: %s (until %s)\n", args[0], done.Credential.GetName(), done.Dir, done.ExpiresAt.Format(time.DateOnly))
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&e.Out, "out", "", "the folder to write; credentials/NAME in the state folder by default")
+	f.BoolVar(&e.APIKey, "api-key", false, "make an API key instead of a certificate")
+	f.BoolVar(&e.Replace, "replace", false, "issue an existing credential anew; what it called with stops working")
+	f.StringSliceVar(&e.Credential.Tenants, "tenant", nil, "a tenant the issuer may act in; repeat for more; none is every one")
+	f.StringSliceVar(&e.Credential.Audiences, "audience", nil, "an audience the issuer may issue for, or the node redeem for; repeat for more; none is every one")
+	f.DurationVar(&maxTTL, "max-ttl", 0, "the longest ttl the issuer may give a token")
+	f.Uint32Var(&e.Credential.TokensPerSecond, "tokens-per-second", 0, "tokens a second that the issuer may issue; 0 is without bound")
+	return cmd
+}

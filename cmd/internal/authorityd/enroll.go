@@ -1,0 +1,192 @@
+package authorityd
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
+
+	"github.com/gatehouse-ws/gatehouse/authority/pki"
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/tlsfile"
+)
+
+// FirstAdmin is the credential that Init makes.
+const FirstAdmin = "admin"
+
+// Init makes what an authority needs to start: the CA, the server certificate,
+// the store, and a first admin credential in the state folder. Run again it
+// makes what is missing and keeps what is there; made tells whether anything
+// was.
+func Init(ctx context.Context, cfg Config, log *slog.Logger) (made bool, err error) {
+	if err := os.MkdirAll(cfg.State, 0o700); err != nil {
+		return false, fmt.Errorf("state folder: %w", err)
+	}
+	if err := checkPrivate(cfg.State); err != nil {
+		return false, err
+	}
+	if _, err := os.Stat(cfg.caDir()); errors.Is(err, os.ErrNotExist) {
+		if _, err := pki.Create(cfg.caDir(), time.Now, rand.Reader); err != nil {
+			return false, err
+		}
+		made = true
+	}
+	dir := cfg.CredentialDir(FirstAdmin)
+	if _, err := os.Stat(filepath.Join(dir, "tls.crt")); err == nil {
+		return made, nil
+	}
+	a, err := Open(ctx, cfg, log)
+	if err != nil {
+		return made, err
+	}
+	defer func() { err = errors.Join(err, a.Close()) }()
+	return true, a.firstAdmin(ctx, dir)
+}
+
+// firstAdmin writes the credential that lets everything else be made through
+// the authority's own door. If an earlier Init stored it and went no further,
+// it is issued again.
+func (a *Authority) firstAdmin(ctx context.Context, dir string) error {
+	key, csr, err := pki.NewRequest(rand.Reader)
+	if err != nil {
+		return err
+	}
+	cred := storage.Credential{Name: FirstAdmin, Role: storage.Admin, CreatedAt: time.Now(), Generation: 1}
+	err = a.store.CreateCredential(ctx, cred)
+	if errors.Is(err, storage.ErrExists) {
+		cred, err = a.store.UpdateCredential(ctx, FirstAdmin, func(c *storage.Credential) error {
+			c.Generation++
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("store the first admin credential: %w", err)
+	}
+	cert, err := a.ca.SignClient(csr, cred.Name, cred.Generation, pki.ClientLife)
+	if err != nil {
+		return err
+	}
+	return pki.Bundle{Key: key, Cert: pki.EncodeCertificate(cert), CA: a.ca.PEM}.Write(dir, true)
+}
+
+// checkPrivate refuses a state folder that others may read: it holds keys.
+func checkPrivate(dir string) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("state folder: %w", err)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("state folder %s is open to others (mode %04o): run chmod 700 %s", dir, info.Mode().Perm(), dir)
+	}
+	return nil
+}
+
+// Enrolment asks for a credential.
+type Enrolment struct {
+	Credential *pb.Credential
+	APIKey     bool   // an API key instead of a certificate
+	Out        string // the folder for a certificate
+	Replace    bool   // issue an existing credential anew; what it called with stops working
+}
+
+// Enrolled is what it calls with: an API key, or a folder.
+type Enrolled struct {
+	Credential *pb.Credential
+	APIKey     string
+	Dir        string
+	ExpiresAt  time.Time
+}
+
+// Enroll makes a credential with the first admin's, through the running
+// authority, or else by starting one on the state folder for as long as it
+// takes.
+func Enroll(ctx context.Context, cfg Config, e Enrolment, log *slog.Logger) (_ *Enrolled, err error) {
+	a, err := Open(ctx, cfg, log)
+	if errors.Is(err, storage.ErrInUse) { // an authority runs
+		return EnrollAt(ctx, cfg, cfg.Listen, e, log)
+	}
+	if err != nil {
+		return nil, err
+	}
+	l, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	serve, stop := context.WithCancel(ctx)
+	served := make(chan error, 1)
+	go func() { served <- a.Serve(serve, l) }() // ends by stop
+	defer func() {
+		stop()
+		err = errors.Join(err, <-served, a.Close())
+	}()
+	return EnrollAt(ctx, cfg, l.Addr().String(), e, log)
+}
+
+// EnrollAt makes a credential through the authority that runs at address on the
+// state folder of cfg.
+func EnrollAt(ctx context.Context, cfg Config, address string, e Enrolment, log *slog.Logger) (*Enrolled, error) {
+	if e.Out == "" {
+		e.Out = cfg.CredentialDir(e.Credential.GetName())
+	}
+	dir := cfg.CredentialDir(FirstAdmin)
+	tlsConfig, err := tlsfile.Client(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), time.Now, log)
+	if err != nil {
+		return nil, fmt.Errorf("the first admin's credential: %w", err)
+	}
+	tlsConfig.ServerName = cfg.ServerNames[0]
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)))
+	if err != nil {
+		return nil, fmt.Errorf("authority %s: %w", address, err)
+	}
+	defer func() { _ = conn.Close() }() // nothing is under way
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+
+	var key, csr []byte
+	if !e.APIKey {
+		if key, csr, err = pki.NewRequest(rand.Reader); err != nil {
+			return nil, err
+		}
+	}
+	api := pb.NewCredentialServiceClient(conn)
+	cred, issued, err := request(ctx, api, e, csr)
+	if err != nil {
+		return nil, fmt.Errorf("authority %s: %w", address, err)
+	}
+	out := &Enrolled{Credential: cred, APIKey: issued.GetApiKey(), ExpiresAt: issued.GetExpiresAt().AsTime()}
+	if e.APIKey {
+		return out, nil
+	}
+	out.Dir = e.Out
+	bundle := pki.Bundle{Key: key, Cert: []byte(issued.GetCertificatePem()), CA: []byte(issued.GetCaPem())}
+	if err := bundle.Write(e.Out, e.Replace); err != nil {
+		return nil, fmt.Errorf("credential %s is made but not written: %w", cred.GetName(), err)
+	}
+	return out, nil
+}
+
+func request(ctx context.Context, api pb.CredentialServiceClient, e Enrolment, csr []byte) (*pb.Credential, *pb.IssuedCredential, error) {
+	name := e.Credential.GetName()
+	if e.Replace {
+		resp, err := api.ReissueCredential(ctx, &pb.ReissueCredentialRequest{Name: name, CertificateRequest: csr})
+		if status.Code(err) != codes.NotFound {
+			return resp.GetCredential(), resp.GetIssued(), err
+		}
+	}
+	resp, err := api.CreateCredential(ctx, &pb.CreateCredentialRequest{Credential: e.Credential, CertificateRequest: csr})
+	if status.Code(err) == codes.AlreadyExists {
+		err = fmt.Errorf("%w (or use --replace)", err)
+	}
+	return resp.GetCredential(), resp.GetIssued(), err
+}

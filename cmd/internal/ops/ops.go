@@ -1,0 +1,100 @@
+// Package ops is what every daemon gives its operators: a log, a listener for
+// health and metrics, and an end by signal.
+package ops
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// LogConfig says what is logged, and how.
+type LogConfig struct {
+	Level  slog.Level `yaml:"level" help:"debug, info, warn or error"`
+	Format string     `yaml:"format" help:"json, or text for reading by eye"`
+}
+
+// DefaultLog is JSON lines from info on.
+func DefaultLog() LogConfig { return LogConfig{Level: slog.LevelInfo, Format: "json"} }
+
+// Validate tells what is wrong.
+func (c *LogConfig) Validate() error {
+	if c.Format != "json" && c.Format != "text" {
+		return fmt.Errorf("log.format: %q is neither json nor text", c.Format)
+	}
+	return nil
+}
+
+// Logger writes to w as the configuration says.
+func (c *LogConfig) Logger(w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: c.Level}
+	if c.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, opts))
+	}
+	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// UntilSignal is a context that the first SIGINT or SIGTERM ends, so that the
+// program stops gracefully; the second ends the program as if nobody listened.
+func UntilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	return ctx, stop
+}
+
+// Listen opens a TCP listener; when it can't, the error names the flag that
+// chooses another address.
+func Listen(address, flag string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s is in use by another process; choose another address with --%s, or end the other: %w", address, flag, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s (--%s): %w", address, flag, err)
+	}
+	return l, nil
+}
+
+// NewMetrics is a registry with the process's own metrics.
+func NewMetrics() *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return reg
+}
+
+// ServeAdmin answers /livez, /readyz and /metrics on l until ctx ends. ready is
+// nil while the daemon takes work, or says why not.
+func ServeAdmin(ctx context.Context, l net.Listener, reg *prometheus.Registry, ready func() error) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if err := ready(); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		_, _ = io.WriteString(w, "ok\n")
+	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	srv := &http.Server{
+		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second,
+		IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}
+	stop := context.AfterFunc(ctx, func() { _ = srv.Close() }) // Serve returns
+	defer stop()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("admin listener: %w", err)
+	}
+	return nil
+}
