@@ -73,10 +73,10 @@ func (a *Audit) run() {
 }
 
 // failure is why lines can't be written now, if so, and how many are lost.
-func (a *Audit) failure() (err error, lost uint64) {
+func (a *Audit) failure() (lost uint64, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.err, a.lost
+	return a.lost, a.err
 }
 
 // flush writes out what waits; mu is locked.

@@ -26,17 +26,21 @@ func (s *Service) CreateCredential(ctx context.Context, req *pb.CreateCredential
 	if err != nil {
 		return nil, err
 	}
-	note(ctx, slog.String("name", cred.Name), slog.String("role", roleName(cred.Role)))
+	note(ctx, slog.String("name", cred.Name), slog.String("role", roleName(cred.Role)), slog.Bool("api_key", len(req.GetCertificateRequest()) == 0))
 	cred.CreatedAt, cred.Generation = s.now(), 1
 	issued, err := s.equip(&cred, req.GetCertificateRequest())
 	if err != nil {
 		return nil, err
 	}
-	if err := s.store.CreateCredential(ctx, cred); err != nil {
-		if errors.Is(err, storage.ErrExists) {
-			return nil, fmt.Errorf("credential.name: %q is taken, and names are not used again; reissue it, or choose another (%w)", cred.Name, err)
-		}
-		return nil, err
+	s.callers.changing.Lock()
+	defer s.callers.changing.Unlock()
+	// Even if the caller goes away: what is on disk must count here.
+	err = s.store.CreateCredential(context.WithoutCancel(ctx), cred)
+	if errors.Is(err, storage.ErrExists) {
+		return nil, fmt.Errorf("credential.name: %q is taken, and names are not used again; reissue it, or choose another (%w)", cred.Name, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store credential %s: %w", cred.Name, err)
 	}
 	s.callers.put(cred)
 	return &pb.CreateCredentialResponse{Credential: credentialOf(&cred), Issued: issued}, nil
@@ -44,7 +48,6 @@ func (s *Service) CreateCredential(ctx context.Context, req *pb.CreateCredential
 
 // ReissueCredential implements CredentialService.
 func (s *Service) ReissueCredential(ctx context.Context, req *pb.ReissueCredentialRequest) (*pb.ReissueCredentialResponse, error) {
-	note(ctx, slog.String("name", req.GetName()))
 	var issued *pb.IssuedCredential
 	cred, err := s.update(ctx, req.GetName(), func(c *storage.Credential) (err error) {
 		c.Generation++
@@ -85,10 +88,10 @@ func (s *Service) EnableCredential(ctx context.Context, req *pb.EnableCredential
 }
 
 func (s *Service) setDisabled(ctx context.Context, name, reason string, disabled bool) (*pb.Credential, error) {
-	note(ctx, slog.String("name", name), slog.String("reason", reason))
 	if err := why(reason, true); err != nil {
 		return nil, err
 	}
+	note(ctx, slog.String("reason", reason))
 	if disabled && name == callerFrom(ctx).Name {
 		return nil, invalid("name", "%q is the caller itself: let another admin disable it", name)
 	}
@@ -107,12 +110,17 @@ func (s *Service) update(ctx context.Context, name string, change func(*storage.
 	if err := text("name", name, 1, maxName); err != nil {
 		return storage.Credential{}, err
 	}
-	cred, err := s.store.UpdateCredential(ctx, name, change)
-	if errors.Is(err, storage.ErrNotFound) {
+	note(ctx, slog.String("name", name))
+	s.callers.changing.Lock()
+	defer s.callers.changing.Unlock()
+	cred, err := s.store.UpdateCredential(context.WithoutCancel(ctx), name, change) // as in CreateCredential
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
 		return cred, notFound("no credential has the name %q", name)
-	}
-	if err != nil {
+	case errors.Is(err, errInvalidRequest):
 		return cred, err
+	case err != nil:
+		return cred, fmt.Errorf("change credential %s: %w", name, err)
 	}
 	s.callers.put(cred)
 	return cred, nil
@@ -134,8 +142,11 @@ func (s *Service) equip(c *storage.Credential, csrDER []byte) (*pb.IssuedCredent
 		return issued, nil
 	}
 	cert, err := s.ca.SignClient(csrDER, c.Name, c.Generation, pki.ClientLife)
-	if err != nil {
+	if errors.Is(err, pki.ErrBadRequest) {
 		return nil, invalid("certificate_request", "%v", err)
+	}
+	if err != nil {
+		return nil, err
 	}
 	c.APIKeyHash = nil
 	issued.CertificatePem, issued.ExpiresAt = string(pki.EncodeCertificate(cert)), timestamppb.New(cert.NotAfter)
@@ -150,6 +161,12 @@ func parseCredential(in *pb.Credential) (storage.Credential, error) {
 	if err := pki.CheckName(cred.Name); err != nil {
 		return cred, invalid("credential.name", "%v", err)
 	}
+	if cred.Name == self {
+		return cred, invalid("credential.name", "%q is what the audit trail calls the authority itself", self)
+	}
+	if in.GetDisabled() || in.GetCreatedAt() != nil || in.GetApiKey() || in.GetGeneration() != 0 {
+		return cred, invalid("credential", "disabled, created_at, api_key and generation are the authority's to set")
+	}
 	if cred.Role == 0 {
 		return cred, invalid("credential.role", "required: issuer, node, admin or viewer")
 	}
@@ -159,15 +176,11 @@ func parseCredential(in *pb.Credential) (storage.Credential, error) {
 	if len(cred.Audiences) > 0 && cred.Role != issuer && cred.Role != node {
 		return cred, invalid("credential.audiences", "are for issuers and nodes; the role is %s", roleName(cred.Role))
 	}
-	for field, list := range map[string][]string{"tenants": cred.Tenants, "audiences": cred.Audiences} {
-		if len(list) > maxScoped {
-			return cred, invalid("credential."+field, "%d are above %d", len(list), maxScoped)
-		}
-		for i, v := range list {
-			if err := text(fmt.Sprintf("credential.%s[%d]", field, i), v, 1, maxTenant); err != nil {
-				return cred, err
-			}
-		}
+	if err := checkNames("credential.tenants", cred.Tenants, maxTenant); err != nil {
+		return cred, err
+	}
+	if err := checkNames("credential.audiences", cred.Audiences, maxAudience); err != nil {
+		return cred, err
 	}
 	var err error
 	cred.MaxTTL, err = optionalDuration("credential.max_ttl", in.GetMaxTtl(), 0)
@@ -175,6 +188,18 @@ func parseCredential(in *pb.Credential) (storage.Credential, error) {
 		err = invalid("credential.max_ttl", "%v is below 1s", cred.MaxTTL)
 	}
 	return cred, err
+}
+
+func checkNames(field string, list []string, high int) error {
+	if len(list) > maxScoped {
+		return invalid(field, "%d are above %d", len(list), maxScoped)
+	}
+	for i, v := range list {
+		if err := text(fmt.Sprintf("%s[%d]", field, i), v, 1, high); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 var roles = map[pb.Role]storage.Role{

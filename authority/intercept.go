@@ -15,7 +15,6 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
-	"github.com/gatehouse-ws/gatehouse/token"
 )
 
 // call is what handlers find in their context: who calls, and what the audit
@@ -124,7 +123,7 @@ func (s *Service) answer(ctx context.Context, method, action string, c *call, er
 		v = verdictOf(err)
 		outcome = v.outcome()
 		if v.code == codes.Internal {
-			s.log.Error("call failed", "method", method, "error", string(token.Scrub([]byte(err.Error()))))
+			s.log.Error("call failed", "method", method, "error", presentable(err.Error()))
 		}
 	}
 	s.metrics.calls.WithLabelValues(method, outcome).Inc()
@@ -166,7 +165,7 @@ func (s *Service) auditCall(ctx context.Context, action, outcome string, c *call
 // recoverPanic turns a broken invariant of one call into that call's failure.
 func (s *Service) recoverPanic(method string, err *error) {
 	if r := recover(); r != nil {
-		s.log.Error("panic", "method", method, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+		s.log.Error("panic", "method", method, "panic", presentable(fmt.Sprint(r)), "stack", string(debug.Stack()))
 		*err = errors.New("panic, logged with its stack")
 	}
 }

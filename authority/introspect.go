@@ -3,9 +3,12 @@ package authority
 import (
 	"context"
 	"encoding/hex"
+	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -23,7 +26,7 @@ func (s *Service) IntrospectToken(ctx context.Context, req *pb.IntrospectTokenRe
 	inactive := &pb.IntrospectTokenResponse{}
 	var t token.Token
 	if err := token.Parse([]byte(req.GetToken()), &t); err != nil {
-		note(ctx, slog.Bool("active", false), slog.String("detail", err.Error()))
+		note(ctx, slog.String("state", "malformed"))
 		return inactive, nil
 	}
 	note(ctx, slog.String("token_id", t.ID.String()))
@@ -33,17 +36,23 @@ func (s *Service) IntrospectToken(ctx context.Context, req *pb.IntrospectTokenRe
 	}
 	d := t.Secret.Digest()
 	// The stored hash decides; the tag is for nodes, and its key may be gone.
-	if rec == nil || !rec.SecretHash.Matches(&d) || !c.mayTenant(rec.Tenant) {
-		note(ctx, slog.Bool("active", false))
+	switch {
+	case rec == nil:
+		note(ctx, slog.String("state", "unknown"))
+		return inactive, nil
+	case !rec.SecretHash.Matches(&d):
+		note(ctx, slog.String("state", "secret_wrong"))
+		return inactive, nil
+	case !c.mayTenant(rec.Tenant):
+		note(ctx, slog.String("state", "out_of_reach"))
 		return inactive, nil
 	}
 	info, err := s.describe(ctx, []*storage.Token{rec.Token}, s.now())
 	if err != nil {
 		return nil, err
 	}
-	active := info[0].GetState() == pb.TokenState_TOKEN_STATE_ACTIVE
-	note(ctx, slog.Bool("active", active))
-	if !active {
+	note(ctx, slog.String("state", stateLabel(info[0].GetState())))
+	if info[0].GetState() != pb.TokenState_TOKEN_STATE_ACTIVE {
 		return inactive, nil
 	}
 	return &pb.IntrospectTokenResponse{Active: true, Token: info[0]}, nil
@@ -81,16 +90,21 @@ func (s *Service) ListTokens(ctx context.Context, req *pb.ListTokensRequest) (*p
 	}
 	page, err := s.store.ListTokens(ctx, q)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list tokens: %w", err)
 	}
 	info, err := s.describe(ctx, page.Tokens, now)
 	if err != nil {
 		return nil, err
 	}
 	resp := &pb.ListTokensResponse{}
+	bytes := 0
 	for i, t := range info {
 		if req.GetState() != 0 && t.GetState() != req.GetState() || !c.mayTenant(page.Tokens[i].Tenant) {
 			continue
+		}
+		if bytes += proto.Size(t); bytes > maxPageBytes && len(resp.Tokens) > 0 {
+			page.More, page.Next = true, page.Tokens[i-1].ID
+			break
 		}
 		resp.Tokens = append(resp.Tokens, t)
 	}
@@ -138,8 +152,11 @@ type stored struct {
 // lookup finds a record; nil where there is none.
 func (s *Service) lookup(ctx context.Context, id storage.TokenID) (*stored, error) {
 	found, err := s.store.Lookup(ctx, []storage.TokenID{id})
-	if err != nil || found[0] == nil {
-		return nil, err
+	if err != nil {
+		return nil, fmt.Errorf("look up token %s: %w", token.ID(id), err)
+	}
+	if found[0] == nil {
+		return nil, nil
 	}
 	return &stored{found[0], found[0].SecretHash}, nil
 }
@@ -148,7 +165,7 @@ func (s *Service) lookup(ctx context.Context, id storage.TokenID) (*stored, erro
 func (s *Service) describe(ctx context.Context, tokens []*storage.Token, now time.Time) ([]*pb.Token, error) {
 	statuses, err := s.store.Statuses(ctx, tokens)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("look up the state of %d tokens: %w", len(tokens), err)
 	}
 	out := make([]*pb.Token, len(tokens))
 	for i, t := range tokens {
@@ -161,7 +178,7 @@ func (s *Service) describeToken(t *storage.Token, st *storage.TokenStatus, now t
 	info := &pb.Token{
 		TokenId: token.ID(t.ID).String(), State: s.stateOf(t, st, now),
 		Tenant: t.Tenant, Subject: t.Subject, Audience: t.Audience,
-		UserAgent: token.Scrub(t.UserAgent), Browser: t.Browser, Os: t.OS, Origin: t.Origin,
+		UserAgent: t.UserAgent, Browser: t.Browser, Os: t.OS, Origin: t.Origin,
 		Attributes: t.Attributes, Scopes: t.Scopes,
 		MaxUses: t.MaxUses, Uses: st.Uses,
 		IssuedAt: timestamppb.New(t.IssuedAt), NotBefore: timestamppb.New(t.NotBefore), ExpiresAt: timestamppb.New(s.expiryOf(t)),
@@ -201,6 +218,11 @@ func (s *Service) expiryOf(t *storage.Token) time.Time {
 		return own
 	}
 	return ceiling
+}
+
+// stateLabel is a state as the audit trail writes it.
+func stateLabel(state pb.TokenState) string {
+	return strings.ToLower(strings.TrimPrefix(state.String(), "TOKEN_STATE_"))
 }
 
 func (s *Service) stateOf(t *storage.Token, st *storage.TokenStatus, now time.Time) pb.TokenState {

@@ -285,7 +285,7 @@ func parseBindings(req *pb.IssueTokenRequest, rec *storage.Token) (err error) {
 	if len(req.GetUserAgent()) > maxUserAgent {
 		return invalid("user_agent", "%d bytes are above %d: cut it as the node will", len(req.GetUserAgent()), maxUserAgent)
 	}
-	rec.UserAgent = token.Scrub(req.GetUserAgent())
+	rec.UserAgent = observed(req.GetUserAgent())
 	rec.Browser, rec.OS = families(rec.UserAgent)
 	if rec.Origin != "" {
 		if err := origin("origin", rec.Origin); err != nil {

@@ -50,6 +50,10 @@ func newMetrics(reg prometheus.Registerer, s *Service) (*metrics, error) {
 		gauge("locks", "Standing locks.", func() float64 { return float64(s.store.Stats().Locks) }),
 		gauge("store_bytes", "Size of the store's file.", func() float64 { return float64(s.store.Stats().FileBytes) }),
 		gauge("nodes", "Registered node instances.", func() float64 { return float64(len(s.fleet.snapshot())) }),
+		total("audit_lines_lost_total", "Lines of the audit trail that were lost since it could not be written.", func() float64 {
+			lost, _ := s.audit.failure()
+			return float64(lost)
+		}),
 		total("store_groups_total", "Commits to the store.", func() float64 { return float64(s.store.Stats().Groups) }),
 		total("store_writes_total", "Writes in those commits.", func() float64 { return float64(s.store.Stats().Grouped) }),
 	} {

@@ -35,6 +35,7 @@ const (
 	maxBatch      = 256
 	maxPage       = 1000
 	defaultPage   = 100
+	maxPageBytes  = 3 << 20 // of a page: callers take messages of at most 4 MiB
 )
 
 // DefaultTenant is the tenant of those who name none.
@@ -56,6 +57,13 @@ func text(field, v string, low, high int) error {
 		return invalid(field, "holds a token's text, which must be kept nowhere")
 	}
 	return nil
+}
+
+// observed makes what a client has sent fit to be kept and shown: without
+// tokens, and no longer for that. It returns b itself where there is none.
+func observed(b []byte) []byte {
+	s := token.Scrub(b)
+	return s[:min(len(s), len(b))]
 }
 
 func optionalDuration(field string, d *durationpb.Duration, fallback time.Duration) (time.Duration, error) {

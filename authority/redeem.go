@@ -121,8 +121,8 @@ func (s *Service) openRedeem(stream pb.NodeService_RedeemServer, c *caller) (sto
 type attempt struct {
 	item       *pb.RedeemItem
 	ip         netip.Addr
-	userAgent  []byte // as observed, without tokens
-	origin     []byte // likewise
+	userAgent  []byte
+	origin     []byte
 	token      *storage.Token
 	session    *storage.Session
 	asOf       storage.Revision
@@ -266,7 +266,7 @@ func (a *attempt) parse(item *pb.RedeemItem) error {
 	if n := len(o.GetOrigin()); n > maxOrigin {
 		return invalid("observed.origin", "%d bytes are above %d", n, maxOrigin)
 	}
-	a.userAgent, a.origin = token.Scrub(o.GetUserAgent()), token.Scrub(o.GetOrigin())
+	a.userAgent, a.origin = observed(o.GetUserAgent()), observed(o.GetOrigin())
 	return text("audience", item.GetAudience(), 1, maxAudience)
 }
 

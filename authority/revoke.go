@@ -24,13 +24,13 @@ func (s *Service) Revoke(ctx context.Context, req *pb.RevokeRequest) (*pb.Revoke
 		return nil, err
 	}
 	note(ctx, selectorAttrs(&sel)...)
-	note(ctx, slog.String("reason", req.GetReason()), slog.Bool("dry_run", req.GetDryRun()))
 	if err := why(req.GetReason(), wide); err != nil {
 		return nil, err
 	}
 	if err := requestID(req.GetRequestId()); err != nil {
 		return nil, err
 	}
+	note(ctx, slog.String("reason", req.GetReason()), slog.Bool("dry_run", req.GetDryRun()))
 	resp := &pb.RevokeResponse{}
 	if err := s.reach(ctx, &sel, c, resp); err != nil {
 		return nil, err
@@ -153,13 +153,13 @@ func (s *Service) Lock(ctx context.Context, req *pb.LockRequest) (*pb.LockRespon
 		return nil, err
 	}
 	note(ctx, selectorAttrs(&sel)...)
-	note(ctx, slog.String("reason", req.GetReason()), slog.Bool("dry_run", req.GetDryRun()))
 	if err := why(req.GetReason(), true); err != nil {
 		return nil, err
 	}
 	if err := requestID(req.GetRequestId()); err != nil {
 		return nil, err
 	}
+	note(ctx, slog.String("reason", req.GetReason()), slog.Bool("dry_run", req.GetDryRun()))
 	if req.GetDryRun() {
 		resp := &pb.LockResponse{}
 		resp.Tokens, resp.Sessions, err = s.count(ctx, sel)
@@ -184,10 +184,11 @@ func (s *Service) Unlock(ctx context.Context, req *pb.UnlockRequest) (*pb.Unlock
 	if err != nil {
 		return nil, err
 	}
-	note(ctx, slog.String("lock_id", req.GetLockId()), slog.String("reason", req.GetReason()))
+	note(ctx, slog.String("lock_id", hex.EncodeToString(id[:])))
 	if err := why(req.GetReason(), true); err != nil {
 		return nil, err
 	}
+	note(ctx, slog.String("reason", req.GetReason()))
 	if c.Role == issuer {
 		if err := s.mayUnlock(ctx, id, c); err != nil {
 			return nil, err

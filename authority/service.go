@@ -133,7 +133,7 @@ func (s *Service) tend(ctx context.Context) error {
 // watchAudit logs when the audit trail begins to fail, and when it no longer
 // does.
 func (s *Service) watchAudit() {
-	err, lost := s.audit.failure()
+	lost, err := s.audit.failure()
 	if failed := err != nil; failed != s.auditFailed {
 		s.auditFailed = failed
 		if failed {

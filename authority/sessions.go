@@ -45,14 +45,18 @@ func (s *Service) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequ
 		}
 	}
 	note(ctx, slog.Int("ended", len(live)))
+	told := make(map[storage.SessionID]bool, len(live))
 	for i, x := range found {
-		if x != nil {
+		if x != nil && !told[x.ID] {
+			told[x.ID] = true
 			s.auditEnd(x, req.GetEnded()[i], c)
 		}
 	}
 	return &pb.ReportSessionsResponse{}, nil
 }
 
+// parseReport checks a report. A reason that a newer node has and this
+// authority does not know is no error.
 func parseReport(req *pb.ReportSessionsRequest) (instance storage.InstanceID, ids []storage.SessionID, err error) {
 	if instance, err = bytes16("instance_id", req.GetInstanceId()); err != nil {
 		return instance, nil, err
@@ -62,17 +66,12 @@ func parseReport(req *pb.ReportSessionsRequest) (instance storage.InstanceID, id
 		return instance, nil, invalid("ended", "%d are outside 1 to %d", n, maxReport)
 	}
 	ids = make([]storage.SessionID, n)
-	seen := make(map[storage.SessionID]bool, n)
 	for i, e := range req.GetEnded() {
 		if ids[i], err = bytes16(fmt.Sprintf("ended[%d].session_id", i), e.GetSessionId()); err != nil {
 			return instance, nil, err
 		}
-		if seen[ids[i]] {
-			return instance, nil, invalid(fmt.Sprintf("ended[%d].session_id", i), "is there twice")
-		}
-		seen[ids[i]] = true
-		if _, ok := pb.Reason_name[int32(e.GetReason())]; !ok || e.GetReason() == 0 {
-			return instance, nil, invalid(fmt.Sprintf("ended[%d].reason", i), "%d is not a reason", e.GetReason())
+		if e.GetReason() == pb.Reason_REASON_UNSPECIFIED {
+			return instance, nil, invalid(fmt.Sprintf("ended[%d].reason", i), "required, why the session ended")
 		}
 		if e.GetEndedAt().CheckValid() != nil {
 			return instance, nil, invalid(fmt.Sprintf("ended[%d].ended_at", i), "required, a time of the years 1 to 9999")
@@ -97,7 +96,7 @@ func (s *Service) ListSessions(ctx context.Context, req *pb.ListSessionsRequest)
 	}
 	page, err := s.store.ListSessions(ctx, q)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list sessions: %w", err)
 	}
 	resp := &pb.ListSessionsResponse{}
 	for _, x := range page.Sessions {
@@ -105,7 +104,7 @@ func (s *Service) ListSessions(ctx context.Context, req *pb.ListSessionsRequest)
 			SessionId: hex.EncodeToString(x.ID[:]), TokenId: token.ID(x.Token).String(),
 			Tenant: x.Tenant, Subject: x.Subject, Audience: x.Audience, Node: x.Node,
 			InstanceId: hex.EncodeToString(x.Instance[:]), ClientIp: x.ClientIP.String(),
-			UserAgent: token.Scrub(x.UserAgent), Origin: token.Scrub(x.Origin),
+			UserAgent: x.UserAgent, Origin: x.Origin,
 			StartedAt: timestamppb.New(x.StartedAt), ExpiresAt: timestamppb.New(x.ExpiresAt), Issuer: x.Issuer,
 		})
 	}

@@ -99,7 +99,7 @@ func verdictOf(err error) verdict {
 
 const maxText = 1024 // bytes of a text that tells a caller what is wrong
 
-// presentable makes a text fit to be sent: it may quote what the peer has sent.
+// presentable makes a text fit to be sent or logged: it may quote a peer.
 func presentable(text string) string {
 	scrubbed := token.Scrub([]byte(text))
 	return strings.ToValidUTF8(string(scrubbed[:min(len(scrubbed), maxText)]), "")
