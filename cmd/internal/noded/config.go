@@ -1,0 +1,81 @@
+// Package noded runs a node from its configuration: what the gatehouse-node
+// program does, and gatehouse dev in one process with the rest.
+package noded
+
+import (
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
+	"github.com/gatehouse-ws/gatehouse/wsnode"
+)
+
+// Config is the configuration of gatehouse-node.
+type Config struct {
+	Listeners  []Listener       `yaml:"listeners" help:"where clients connect"`
+	AllowPlain bool             `yaml:"allow_plain" help:"permit listeners without TLS: tokens and messages then cross the network for all to read"`
+	Admin      string           `yaml:"admin" help:"host:port of /livez, /readyz and /metrics, plain HTTP; keep it off public networks, or empty for none"`
+	State      string           `yaml:"state" help:"a folder of this node alone, so that a restarted node can tell the authority that the one before is dead; empty for none"`
+	Credential CredentialConfig `yaml:"credential"`
+	Schemas    string           `yaml:"schemas" help:"the folder of the routes' schema files"`
+	Handler    string           `yaml:"handler" help:"where messages go: echo sends each back; programs that embed the node bring their own"`
+	Log        ops.LogConfig    `yaml:"log"`
+
+	wsnode.Config `yaml:",inline"`
+}
+
+// Listener is an address that clients connect to.
+type Listener struct {
+	Address  string `yaml:"address" help:"host:port"`
+	CertFile string `yaml:"cert_file" help:"the certificate chain in PEM; read again when it changes"`
+	KeyFile  string `yaml:"key_file" help:"its private key in PEM"`
+	Plain    bool   `yaml:"plain" help:"ws without TLS; needs allow_plain"`
+}
+
+// CredentialConfig is what the node calls its authority with.
+type CredentialConfig struct {
+	CAFile   string `yaml:"ca_file" help:"the CA of the authority, in PEM"`
+	CertFile string `yaml:"cert_file" help:"the node's certificate, in PEM; read again when it changes"`
+	KeyFile  string `yaml:"key_file" help:"its private key, in PEM"`
+}
+
+// DefaultConfig has no listener, route or credential.
+func DefaultConfig() Config {
+	c := Config{Admin: "127.0.0.1:8442", Handler: "echo", Schemas: ".", Log: ops.DefaultLog(), Config: wsnode.DefaultConfig()}
+	c.Authority.Address = "127.0.0.1:8440"
+	return c
+}
+
+// Validate tells all that is wrong, each with its key and the fix.
+func (c *Config) Validate() error {
+	problems := []error{c.Log.Validate(), c.Config.Validate()}
+	if len(c.Listeners) == 0 {
+		problems = append(problems, errors.New("listeners: required, at least one"))
+	}
+	for i, l := range c.Listeners {
+		key := fmt.Sprintf("listeners[%d]", i)
+		if _, _, err := net.SplitHostPort(l.Address); err != nil {
+			problems = append(problems, fmt.Errorf("%s.address: %q is not host:port, such as 0.0.0.0:8443", key, l.Address))
+		}
+		switch {
+		case l.Plain && (l.CertFile != "" || l.KeyFile != ""):
+			problems = append(problems, fmt.Errorf("%s.plain: true contradicts cert_file and key_file: leave out one or the others", key))
+		case l.Plain && !c.AllowPlain:
+			problems = append(problems, fmt.Errorf("%s.plain: tokens would cross the network for all to read; if that is meant, say allow_plain: true", key))
+		case !l.Plain && (l.CertFile == "" || l.KeyFile == ""):
+			problems = append(problems, fmt.Errorf("%s.cert_file: required with key_file, or say plain: true", key))
+		}
+	}
+	for _, f := range []struct{ key, value string }{
+		{"ca_file", c.Credential.CAFile}, {"cert_file", c.Credential.CertFile}, {"key_file", c.Credential.KeyFile},
+	} {
+		if f.value == "" {
+			problems = append(problems, fmt.Errorf("credential.%s: required; gatehouse-authority enroll node makes it", f.key))
+		}
+	}
+	if c.Handler != "echo" {
+		problems = append(problems, fmt.Errorf("handler: %q is not echo, the only one built in", c.Handler))
+	}
+	return errors.Join(problems...)
+}

@@ -1,0 +1,163 @@
+package noded
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/tlsfile"
+	"github.com/gatehouse-ws/gatehouse/wsnode"
+	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
+)
+
+// drainTimeout bounds how long sockets may take to close once the end was
+// asked for.
+const drainTimeout = 10 * time.Second
+
+// listener is an opened address.
+type listener struct {
+	net.Listener
+	tls *tls.Config // nil for plain
+}
+
+// Daemon is a node with its listeners open.
+type Daemon struct {
+	cfg       Config
+	log       *slog.Logger
+	node      *wsnode.Node
+	listeners []listener
+	admin     net.Listener
+	instances *instances // nil without a state folder
+	metrics   *prometheus.Registry
+}
+
+// Open opens the listeners and builds the node. Run what it returns.
+func Open(cfg Config, log *slog.Logger) (_ *Daemon, err error) {
+	d := &Daemon{cfg: cfg, log: log, metrics: ops.NewMetrics()}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	for i, l := range cfg.Listeners {
+		open := listener{}
+		if !l.Plain {
+			if open.tls, err = tlsfile.Public(l.CertFile, l.KeyFile, time.Now, log); err != nil {
+				return nil, fmt.Errorf("listeners[%d]: %w", i, err)
+			}
+		}
+		if open.Listener, err = ops.Listen(l.Address, fmt.Sprintf("listeners[%d].address", i)); err != nil {
+			return nil, err
+		}
+		d.listeners = append(d.listeners, open)
+	}
+	if cfg.Admin != "" {
+		if d.admin, err = ops.Listen(cfg.Admin, "admin"); err != nil {
+			return nil, err
+		}
+	}
+	if cfg.State != "" {
+		if d.instances, err = openInstances(cfg.State); err != nil {
+			return nil, err
+		}
+		cfg.Dead = d.instances.known
+	}
+	if cfg.TLS, err = tlsfile.Client(cfg.Credential.CAFile, cfg.Credential.CertFile, cfg.Credential.KeyFile, time.Now, log); err != nil {
+		return nil, fmt.Errorf("credential: %w", err)
+	}
+	cfg.Config.Log, cfg.Metrics, cfg.Config.Schemas = log, d.metrics, os.DirFS(cfg.Schemas)
+	if d.node, err = wsnode.New(cfg.Config, deliver.Echo{}); err != nil {
+		return nil, err
+	}
+	if d.instances != nil {
+		return d, d.instances.write(append(d.instances.known, d.node.Instance()))
+	}
+	return d, nil
+}
+
+// Run serves until ctx ends, then drains.
+func (d *Daemon) Run(ctx context.Context) error {
+	defer d.close()
+	d.start()
+	var wg sync.WaitGroup
+	adminCtx, stopAdmin := context.WithCancel(context.Background())
+	failed := make(chan error, len(d.listeners)+1)
+	if d.admin != nil {
+		wg.Go(func() {
+			ready := func() error {
+				if ctx.Err() != nil {
+					return errors.New("stopping")
+				}
+				return d.node.Ready()
+			}
+			if err := ops.ServeAdmin(adminCtx, d.admin, d.metrics, ready); err != nil {
+				failed <- err
+			}
+		})
+	}
+	d.node.Start()
+	for _, l := range d.listeners {
+		wg.Go(func() {
+			if err := d.node.Serve(l.Listener, l.tls); err != nil {
+				failed <- err
+			}
+		})
+	}
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	d.log.Info("node drains", "sessions", d.node.Sessions())
+	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	shut := d.node.Shutdown(drain)
+	if shut == nil && d.instances != nil {
+		shut = d.instances.write(d.instances.known) // it said goodbye: nobody need declare it dead
+	}
+	stopAdmin()
+	wg.Wait()
+	d.log.Info("node stopped")
+	return errors.Join(err, shut)
+}
+
+func (d *Daemon) start() {
+	for i, l := range d.listeners {
+		d.log.Info("listening", "address", l.Addr().String(), "tls", l.tls != nil)
+		if l.tls == nil {
+			d.log.Warn("this listener has no TLS: tokens and messages cross the network for all to read", "address", d.cfg.Listeners[i].Address)
+		}
+	}
+	for _, r := range d.cfg.Routes {
+		if r.Unchecked {
+			d.log.Warn("this route passes messages on without a schema", "path", r.Path)
+		}
+	}
+	id := d.node.Instance()
+	d.log.Info("node started", "version", pb.Version, "instance", fmt.Sprintf("%x", id), "authority", d.cfg.Authority.Address,
+		"admin", d.cfg.Admin, "sockets_max", d.cfg.Limits.Sockets.Max, "routes", len(d.cfg.Routes))
+}
+
+// close closes what is open; after Run all of it is closed already but for the
+// state folder.
+func (d *Daemon) close() {
+	for _, l := range d.listeners {
+		_ = l.Close()
+	}
+	if d.admin != nil {
+		_ = d.admin.Close()
+	}
+	if d.instances != nil {
+		_ = d.instances.close()
+	}
+}

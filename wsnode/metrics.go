@@ -1,0 +1,82 @@
+package wsnode
+
+import (
+	"errors"
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
+)
+
+// metrics are the node's counters. No label holds a user, address or token.
+type metrics struct {
+	handshakes prometheus.Counter
+	messages   prometheus.Counter
+	tlsFailed  prometheus.Counter
+	refused    map[pb.Reason]prometheus.Counter
+	closed     map[pb.Reason]prometheus.Counter
+	dropped    map[limit.Rule]prometheus.Counter
+	dry        *prometheus.CounterVec
+}
+
+func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
+	opts := func(name, help string) prometheus.Opts {
+		return prometheus.Opts{Namespace: "gatehouse", Subsystem: "node", Name: name, Help: help}
+	}
+	vec := func(name, help, label string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), []string{label})
+	}
+	gauge := func(name, help string, read func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts(name, help)), read)
+	}
+	refused := vec("handshakes_refused_total", "Refused opening handshakes by reason.", "reason")
+	closed := vec("sessions_closed_total", "Ended sessions by reason.", "reason")
+	dropped := vec("connections_refused_total", "Connections that a limit refused, by limit.", "limit")
+	m := &metrics{
+		handshakes: prometheus.NewCounter(prometheus.CounterOpts(opts("handshakes_accepted_total", "Opening handshakes answered with 101."))),
+		messages:   prometheus.NewCounter(prometheus.CounterOpts(opts("messages_received_total", "Messages that passed every check."))),
+		tlsFailed:  prometheus.NewCounter(prometheus.CounterOpts(opts("tls_handshakes_failed_total", "TLS handshakes that failed."))),
+		refused:    map[pb.Reason]prometheus.Counter{},
+		closed:     map[pb.Reason]prometheus.Counter{},
+		dropped:    map[limit.Rule]prometheus.Counter{},
+		dry:        vec("limits_dry_run_total", "What limits with dry_run would have refused, by limit.", "limit"),
+	}
+	for number := range pb.Reason_name { // every series is there from the start
+		r := pb.Reason(number)
+		if _, ok := refusals[r]; ok {
+			m.refused[r] = refused.WithLabelValues(r.Label())
+		}
+	}
+	for _, rule := range closeTable {
+		m.closed[rule.reason] = closed.WithLabelValues(rule.reason.Label())
+	}
+	for _, rule := range []limit.Rule{limit.Sockets, limit.Unauthenticated, limit.TableFull, limit.UnauthenticatedPerAddress, limit.NewPerAddress, limit.AuthenticatedPerAddress} {
+		m.dropped[rule] = dropped.WithLabelValues(rule.String())
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "gatehouse_build_info", Help: "Always 1; its labels say what runs.",
+		ConstLabels: prometheus.Labels{"component": "node", "version": pb.Version, "go": runtime.Version()},
+	})
+	build.Set(1)
+	if reg == nil {
+		return m, nil
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{
+		m.handshakes, m.messages, m.tlsFailed, refused, closed, dropped, m.dry, build,
+		gauge("sockets", "Open sockets.", func() float64 { return float64(n.addresses.Counts().Sockets) }),
+		gauge("sockets_unauthenticated", "Of those, sockets whose opening handshake has not ended.", func() float64 { return float64(n.addresses.Counts().Unauthenticated) }),
+		gauge("sessions", "Live sessions.", func() float64 { return float64(n.sessions.count()) }),
+		gauge("admitting", "1 while new handshakes are admitted.", func() float64 {
+			if n.Ready() == nil {
+				return 1
+			}
+			return 0
+		}),
+	} {
+		errs = append(errs, reg.Register(c))
+	}
+	return m, errors.Join(errs...)
+}

@@ -1,0 +1,63 @@
+// Package netloop drives connections: it owns the sockets, reads and writes
+// them, and knows nothing of what the bytes mean. A Machine does.
+//
+// There is one driver so far, Portable, with a goroutine for each connection.
+package netloop
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Machine is one connection as a driver sees it: bytes and the time go in,
+// bytes come out. A driver calls it from one goroutine at a time, and each call
+// is a turn. What a turn appends to out and returns is sent after it.
+type Machine interface {
+	// Feed takes what the peer sent. in is lent for the call and may be written
+	// to.
+	Feed(in []byte, now time.Time, out []byte) []byte
+
+	// Deadline is when Expire wants to be called, or zero for never. It is asked
+	// for after each turn.
+	Deadline() time.Time
+
+	// Expire says that Deadline has come. It may be early; the machine looks at
+	// now.
+	Expire(now time.Time, out []byte) []byte
+
+	// Overflow says that the peer does not read: more than the driver's bound
+	// waits to be sent, and is dropped unless it is being sent. What Overflow
+	// appends is the last there is to send.
+	Overflow(now time.Time, out []byte) []byte
+
+	// Done reports whether the connection is to be ended once everything is sent.
+	Done() bool
+
+	// Gone is the last call: the connection has ended, with the error of the
+	// transport, or nil if the machine was done.
+	Gone(err error, now time.Time)
+}
+
+// Link is a machine's way to its driver.
+type Link interface {
+	// Post has fn run in a turn of its own, after those that are under way. It
+	// does not block and may be called from anywhere, in a turn of this or
+	// another machine too. It reports false if the connection is gone; then fn
+	// does not run.
+	Post(fn func(now time.Time, out []byte) []byte) bool
+}
+
+// Opener decides about connections as they are accepted.
+type Opener interface {
+	// Accepted reports whether a connection from this address is let in, to a
+	// TLS handshake first if overTLS is set; if not it is reset.
+	Accepted(peer netip.AddrPort, overTLS bool, now time.Time) (Ticket, bool)
+}
+
+// Ticket is a connection that was let in. One of its methods is called, once.
+type Ticket interface {
+	// Open makes the machine of the connection, once its TLS handshake is done.
+	Open(link Link, now time.Time) Machine
+	// Failed says that there will be none.
+	Failed(err error)
+}

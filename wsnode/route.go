@@ -1,0 +1,194 @@
+package wsnode
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
+	"github.com/gatehouse-ws/gatehouse/wsnode/wsconn"
+)
+
+// Subprotocol is the one that Gatehouse answers where the application has none
+// of its own.
+const Subprotocol = "gatehouse.v1"
+
+// tokenPrefix begins the subprotocol that carries a token.
+const tokenPrefix = "gatehouse.token."
+
+// Route is what a path leads to.
+type Route struct {
+	Path          string        `yaml:"path" help:"the request path, compared byte for byte"`
+	Audience      string        `yaml:"audience" help:"tokens must be issued for this audience"`
+	Origins       []string      `yaml:"origins" help:"the Origins that browsers may come from, as scheme://host[:port]; none refuses all browsers"`
+	MissingOrigin MissingOrigin `yaml:"missing_origin" help:"what becomes of a handshake without Origin, which browsers never send: refuse or allow"`
+	Subprotocols  []string      `yaml:"subprotocols" help:"the application's own subprotocols, best first; gatehouse.v1 is always understood"`
+	QueryToken    bool          `yaml:"query_token" help:"take a token from ?token= too; it may end up in other people's logs, so use it for single-use tokens only"`
+	RefuseByClose bool          `yaml:"refuse_by_close" help:"answer refused handshakes with 101 and a close frame, since browsers hide HTTP refusals from pages"`
+	Messages      schema.Config `yaml:"messages" help:"the types of message, each with its JSON Schema"`
+	Unchecked     bool          `yaml:"unchecked" help:"pass messages on without a schema; then no message types may be given"`
+	Binary        bool          `yaml:"binary" help:"pass binary messages on; no schema sees them, so unchecked must be true"`
+}
+
+// MissingOrigin is a rule for handshakes without Origin.
+type MissingOrigin string
+
+const (
+	// RefuseMissing is the default.
+	RefuseMissing MissingOrigin = "refuse"
+	// AllowMissing lets programs that are not browsers in.
+	AllowMissing MissingOrigin = "allow"
+)
+
+// SetDefaults fills a route before its configuration is read.
+func (r *Route) SetDefaults() {
+	r.MissingOrigin, r.Messages = RefuseMissing, schema.Default()
+}
+
+func (r *Route) validate(name string) error {
+	var problems []error
+	bad := func(field, format string, args ...any) {
+		problems = append(problems, fmt.Errorf("%s.%s: %s", name, field, fmt.Sprintf(format, args...)))
+	}
+	if !strings.HasPrefix(r.Path, "/") || strings.ContainsAny(r.Path, "?# \\") || len(r.Path) > 1024 {
+		bad("path", "%q must begin with / and hold no query, fragment, space or backslash", r.Path)
+	}
+	if r.Audience == "" || len(r.Audience) > 128 {
+		bad("audience", "required, 1 to 128 bytes")
+	}
+	for i, o := range r.Origins {
+		if err := checkOrigin(o); err != nil {
+			bad(fmt.Sprintf("origins[%d]", i), "%v", err)
+		}
+	}
+	if r.MissingOrigin != RefuseMissing && r.MissingOrigin != AllowMissing {
+		bad("missing_origin", "%q is neither refuse nor allow", string(r.MissingOrigin))
+	}
+	for i, p := range r.Subprotocols {
+		switch {
+		case strings.HasPrefix(p, tokenPrefix):
+			bad(fmt.Sprintf("subprotocols[%d]", i), "%q carries tokens and is never answered", tokenPrefix)
+		case schema.TunnelSubprotocol([]byte(p)):
+			bad(fmt.Sprintf("subprotocols[%d]", i), "%q is a tunnel's, which no route passes", p)
+		}
+	}
+	switch {
+	case r.Unchecked && len(r.Messages.Types) > 0:
+		bad("unchecked", "true contradicts messages.types: leave out one of them")
+	case !r.Unchecked && len(r.Messages.Types) == 0:
+		bad("messages.types", "required: give a schema for each message type, or say unchecked: true")
+	case !r.Unchecked:
+		problems = append(problems, within(name+".messages", r.Messages.Validate()))
+	case r.Binary && !r.Unchecked:
+		bad("binary", "true needs unchecked: true, since no schema can see into binary messages")
+	}
+	return errors.Join(problems...)
+}
+
+// checkOrigin wants an Origin as browsers write it (RFC 6454 section 6.2), so
+// that comparing bytes is comparing Origins.
+func checkOrigin(v string) error {
+	u, err := url.Parse(v)
+	switch {
+	case err != nil || u.Scheme+"://"+u.Host != v || u.Hostname() == "" || strings.ToLower(v) != v ||
+		strings.HasSuffix(u.Hostname(), ".") || strings.HasSuffix(u.Host, ":") || strings.Contains(v, "*"):
+		return fmt.Errorf("%q must be scheme://host[:port] in lower case, without path, wildcard or trailing dot, such as https://app.example.com", v)
+	case u.Scheme == "https" && u.Port() == "443", u.Scheme == "http" && u.Port() == "80":
+		return fmt.Errorf("%q must leave out the port %s, which browsers do not send", v, u.Port())
+	}
+	return nil
+}
+
+// route is a Route in use.
+type route struct {
+	Route
+	checks *schema.Set // nil where unchecked
+}
+
+// originReason decides about the Origin of a request; 0 lets it pass.
+func (r *route) originReason(req *wsconn.Request) pb.Reason {
+	if !req.HasOrigin {
+		if r.MissingOrigin == AllowMissing {
+			return 0
+		}
+		return pb.Reason_REASON_ORIGIN_MISSING
+	}
+	for _, o := range r.Origins {
+		if string(req.Origin) == o {
+			return 0
+		}
+	}
+	return pb.Reason_REASON_ORIGIN_REFUSED
+}
+
+var (
+	bearer     = []byte("bearer ")
+	tokenParam = []byte("token=")
+)
+
+// carriers finds the one token of a request, in its one carrier: a view into
+// the request. chosen is the subprotocol that will be answered. A reason other
+// than 0 refuses.
+func (r *route) carriers(req *wsconn.Request, chosen string) (text []byte, reason pb.Reason) {
+	tokens, offered := 0, false
+	for p := range req.Subprotocols() {
+		if rest, ok := bytes.CutPrefix(p, []byte(tokenPrefix)); ok {
+			text = rest
+			tokens++
+			continue
+		}
+		offered = true
+		if schema.TunnelSubprotocol(p) {
+			return nil, pb.Reason_REASON_TUNNEL
+		}
+	}
+	inSubprotocol := tokens > 0
+	if a := req.Authorization; len(a) >= len(bearer) && bytes.EqualFold(a[:len(bearer)], bearer) {
+		text = bytes.TrimLeft(a[len(bearer):], " ")
+		tokens++
+	}
+	inQuery := 0
+	for param := range bytes.SplitSeq(req.Query, []byte("&")) {
+		if rest, ok := bytes.CutPrefix(param, tokenParam); ok {
+			text = rest
+			inQuery++
+		}
+	}
+	switch {
+	case tokens+inQuery > 1:
+		return nil, pb.Reason_REASON_TOKEN_REPEATED
+	case inQuery > 0 && !r.QueryToken:
+		return nil, pb.Reason_REASON_TOKEN_CARRIER
+	case tokens+inQuery == 0 && req.HasCookie && len(req.Authorization) == 0:
+		return nil, pb.Reason_REASON_COOKIE_ONLY
+	case tokens+inQuery == 0:
+		return nil, pb.Reason_REASON_TOKEN_MISSING
+	}
+	if chosen == "" && (inSubprotocol || offered) {
+		return nil, pb.Reason_REASON_SUBPROTOCOL // a browser would fail the connection
+	}
+	return text, 0
+}
+
+// choose is the best subprotocol that was offered.
+func (r *route) choose(req *wsconn.Request) string {
+	offers := func(name string) bool {
+		for p := range req.Subprotocols() {
+			if string(p) == name {
+				return true
+			}
+		}
+		return false
+	}
+	if i := slices.IndexFunc(r.Subprotocols, offers); i >= 0 {
+		return r.Subprotocols[i]
+	}
+	if offers(Subprotocol) {
+		return Subprotocol
+	}
+	return ""
+}

@@ -1,0 +1,150 @@
+package verify
+
+import (
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"net/netip"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/token"
+)
+
+// Revision is the place of an entry in the authority's log.
+type Revision struct{ Epoch, Sequence uint64 }
+
+// After reports whether r lies above o. An entry of another epoch lies above
+// everything of this one: its store was restored, and what was issued before
+// counts no more.
+func (r Revision) After(o Revision) bool {
+	return r.Epoch != o.Epoch || r.Sequence > o.Sequence
+}
+
+func revisionFrom(r *pb.Revision) Revision { return Revision{r.GetEpoch(), r.GetSequence()} }
+
+func (r Revision) wire() *pb.Revision { return &pb.Revision{Epoch: r.Epoch, Sequence: r.Sequence} }
+
+// Identity is who a session belongs to: what an entry is matched with.
+type Identity struct {
+	Session [16]byte
+	Token   token.ID
+	Tenant  string
+	Subject string
+	Issuer  string
+	// TokenIP is the address the token is bound to, if any; ClientIP the one the
+	// node sees.
+	TokenIP, ClientIP netip.Addr
+	// Issued is the log's head when the token was issued: entries above it hit.
+	Issued Revision
+}
+
+// Entry is one commit of the log, as far as sessions go.
+type Entry struct {
+	Revision Revision
+	// Lock says that a lock closed the sessions, not a revocation.
+	Lock bool
+
+	// One of these is set; tenant goes with subject or stands alone. None is for
+	// an entry that ends nothing.
+	session [16]byte
+	token   token.ID
+	tenant  string
+	subject string
+	prefix  netip.Prefix
+	issuer  string
+}
+
+// Hits reports whether the entry ends the session of who.
+func (e *Entry) Hits(who *Identity) bool { return e.Revision.After(who.Issued) && e.selects(who) }
+
+func (e *Entry) selects(who *Identity) bool {
+	switch {
+	case e.session != [16]byte{}:
+		return e.session == who.Session
+	case !e.token.IsZero():
+		return e.token == who.Token
+	case e.subject != "":
+		return e.subject == who.Subject && e.tenant == who.Tenant
+	case e.tenant != "":
+		return e.tenant == who.Tenant
+	case e.prefix.IsValid():
+		return e.prefix.Contains(who.TokenIP) || e.prefix.Contains(who.ClientIP)
+	case e.issuer != "":
+		return e.issuer == who.Issuer
+	}
+	return false
+}
+
+// Narrow is what a one-user entry selects, so that whoever indexes sessions
+// need not look at all of them. Exactly one of the results is set, or wide.
+func (e *Entry) Narrow() (session [16]byte, id token.ID, subject string, wide bool) {
+	wide = e.session == [16]byte{} && e.token.IsZero() && e.subject == ""
+	return e.session, e.token, e.subject, wide
+}
+
+var errMalformedEntry = errors.New("authority sent a malformed entry")
+
+func entryFrom(in *pb.Entry) (Entry, error) {
+	e := Entry{Revision: revisionFrom(in.GetRevision())}
+	var err error
+	switch ev := in.GetEvent().(type) {
+	case *pb.Entry_Revoked:
+		err = e.setSelector(ev.Revoked)
+	case *pb.Entry_Locked:
+		e.Lock = true
+		err = e.setLockSelector(ev.Locked.GetSelector())
+	case *pb.Entry_Unlocked:
+	default: // an event of a newer version: not understood is not enforced
+		err = errMalformedEntry
+	}
+	if err != nil {
+		return e, fmt.Errorf("entry %d: %w", e.Revision.Sequence, err)
+	}
+	return e, nil
+}
+
+func (e *Entry) setSelector(s *pb.Selector) error {
+	switch by := s.GetBy().(type) {
+	case *pb.Selector_TokenId:
+		var err error
+		e.token, err = token.ParseID(by.TokenId)
+		return err
+	case *pb.Selector_SessionId:
+		n, err := hex.Decode(e.session[:], []byte(by.SessionId[:min(len(by.SessionId), 32)]))
+		if err != nil || n != 16 || len(by.SessionId) != 32 {
+			return errMalformedEntry
+		}
+	case *pb.Selector_Subject:
+		e.tenant, e.subject = by.Subject.GetTenant(), by.Subject.GetSubject()
+	case *pb.Selector_Tenant:
+		e.tenant = by.Tenant
+	case *pb.Selector_IpPrefix:
+		return e.setPrefix(by.IpPrefix)
+	case *pb.Selector_Issuer:
+		e.issuer = by.Issuer
+	default:
+		return errMalformedEntry
+	}
+	return nil
+}
+
+func (e *Entry) setLockSelector(s *pb.LockSelector) error {
+	switch by := s.GetBy().(type) {
+	case *pb.LockSelector_Subject:
+		e.tenant, e.subject = by.Subject.GetTenant(), by.Subject.GetSubject()
+	case *pb.LockSelector_Tenant:
+		e.tenant = by.Tenant
+	case *pb.LockSelector_IpPrefix:
+		return e.setPrefix(by.IpPrefix)
+	case *pb.LockSelector_Issuer:
+		e.issuer = by.Issuer
+	default:
+		return errMalformedEntry
+	}
+	return nil
+}
+
+func (e *Entry) setPrefix(text string) (err error) {
+	e.prefix, err = netip.ParsePrefix(text)
+	return err
+}

@@ -1,0 +1,239 @@
+// Package verify is all that a node knows of its authority: it redeems tokens,
+// follows the log of revocations, and keeps the lease without which nobody is
+// admitted. What happens when the authority can't be reached is decided here
+// and nowhere else.
+package verify
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/token"
+)
+
+// Config says where the authority is and how much may wait for it.
+type Config struct {
+	Address       string        `yaml:"address" help:"host:port of the authority's gRPC listener"`
+	RedeemTimeout time.Duration `yaml:"redeem_timeout" help:"how long a handshake waits for the authority before it is refused with 503"`
+	MaxPending    int           `yaml:"max_pending" help:"handshakes that may wait for the authority at once; more are refused with 503"`
+}
+
+// DefaultConfig has no address.
+func DefaultConfig() Config {
+	return Config{RedeemTimeout: 5 * time.Second, MaxPending: 10_000}
+}
+
+// Validate tells all that is wrong.
+func (c *Config) Validate() error {
+	var problems []error
+	if c.Address == "" {
+		problems = append(problems, errors.New("authority.address: required, host:port of the authority, such as authority.internal:8440"))
+	}
+	if c.RedeemTimeout < 10*time.Millisecond || c.RedeemTimeout > time.Minute {
+		problems = append(problems, fmt.Errorf("authority.redeem_timeout: %v is outside 10ms to 1m", c.RedeemTimeout))
+	}
+	if c.MaxPending < 1 || c.MaxPending > 1_000_000 {
+		problems = append(problems, fmt.Errorf("authority.max_pending: %d is outside 1 to 1000000", c.MaxPending))
+	}
+	return errors.Join(problems...)
+}
+
+// Enforcer ends sessions; the node is one.
+type Enforcer interface {
+	// Enforce ends every session that one of the entries hits, and returns once
+	// they are dead. The counts answer the entries in their order; a session that
+	// several hit counts for the first.
+	Enforce(entries []Entry) []Count
+	// Fence ends every session: the lease that let them live has run out.
+	Fence()
+	// Sessions counts the live sessions.
+	Sessions() int
+}
+
+// Count is what one entry ended on this node.
+type Count struct {
+	Closed    int // sockets
+	Lingering int // of those, sockets whose close frame is not queued yet
+}
+
+// Attempt is one handshake to redeem.
+type Attempt struct {
+	Token     token.ID
+	Digest    token.Digest
+	Session   [16]byte
+	ClientIP  netip.Addr
+	UserAgent []byte // kept until Done
+	Origin    []byte // kept until Done
+	Audience  string
+	// Done is called once, from another goroutine or from Redeem itself, and must
+	// not block.
+	Done func(Outcome)
+
+	deadline time.Duration // of boottime
+}
+
+// Outcome is the authority's answer, or why there is none.
+type Outcome struct {
+	Grant      *Grant // nil when refused
+	Reason     pb.Reason
+	RetryAfter time.Duration
+}
+
+// Grant is the authority's yes.
+type Grant struct {
+	Identity   Identity
+	Scopes     []string
+	Attributes map[string]string
+	Limits     Limits
+	ExpiresAt  time.Time // of the session, by the authority's clock
+	// AsOf is the log's head when the authority decided.
+	AsOf Revision
+}
+
+// Limits are the token's own; zero is none.
+type Limits struct{ MessageBytes, MessagesPerSecond uint32 }
+
+// Standing is whether a grant still holds.
+type Standing uint8
+
+const (
+	// Holds says that no entry above the grant's AsOf ends it.
+	Holds Standing = iota
+	// Ended says that one does.
+	Ended
+	// Unknown says that entries above AsOf are no longer kept: redeem again.
+	Unknown
+)
+
+// Client is a node's side of its authority. Make it with New and keep Run
+// running. Its methods are safe for concurrent use.
+type Client struct {
+	cfg      Config
+	instance [16]byte
+	dead     [][16]byte
+	enforcer Enforcer
+	log      *slog.Logger
+	conn     *grpc.ClientConn
+	api      pb.NodeServiceClient
+
+	ring   atomic.Pointer[token.Ring]
+	offset atomic.Int64 // authority's clock minus ours, in nanoseconds
+	lease  lease
+	recent recent
+	queue  queue
+	ends   ends
+
+	goodbye chan struct{} // closed by Goodbye
+	left    chan struct{} // closed when the authority has taken it
+	bye     sync.Once
+}
+
+// New makes a client of the authority at cfg.Address, spoken to with
+// tlsConfig. dead are earlier instances that are known to have ended.
+func New(cfg Config, tlsConfig *tls.Config, dead [][16]byte, enforcer Enforcer, log *slog.Logger) (*Client, error) {
+	c := &Client{
+		cfg: cfg, dead: dead, enforcer: enforcer, log: log,
+		goodbye: make(chan struct{}), left: make(chan struct{}),
+	}
+	if _, err := rand.Read(c.instance[:]); err != nil {
+		return nil, fmt.Errorf("draw instance id: %w", err)
+	}
+	c.ring.Store(token.NewRing(nil))
+	c.lease.init()
+	c.recent.init()
+	c.queue.init(cfg.MaxPending)
+	c.ends.init()
+	var err error
+	c.conn, err = grpc.NewClient(cfg.Address,
+		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
+		grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 3 * time.Second},
+			MinConnectTimeout: 3 * time.Second,
+		}),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("authority %s: %w", cfg.Address, err)
+	}
+	c.api = pb.NewNodeServiceClient(c.conn)
+	return c, nil
+}
+
+// Instance is the id that this process registers under.
+func (c *Client) Instance() [16]byte { return c.instance }
+
+// Run keeps the streams to the authority until ctx ends, then fails what still
+// waits.
+func (c *Client) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { c.again(ctx, "attach", c.attach) })
+	wg.Go(func() { c.again(ctx, "redeem", c.redeem) })
+	wg.Go(func() { c.again(ctx, "report", c.report) })
+	wg.Go(func() { c.watch(ctx) })
+	wg.Wait()
+	c.queue.fail(Outcome{Reason: pb.Reason_REASON_STOPPING, RetryAfter: retryAfter})
+	_ = c.conn.Close() // its errors are those of the streams
+}
+
+// again runs one stream after another.
+func (c *Client) again(ctx context.Context, what string, stream func(context.Context) error) {
+	const low, high = 50 * time.Millisecond, 3 * time.Second
+	wait := low
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := stream(ctx)
+		if ctx.Err() != nil || errors.Is(err, errLeft) {
+			return
+		}
+		if time.Since(began) > high {
+			wait = low
+		}
+		c.log.Warn("stream to the authority ended", "stream", what, "error", err, "again_in", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+		wait = min(2*wait, high)
+	}
+}
+
+// retryAfter is when a client may try again after a refusal that the
+// authority's absence caused.
+const retryAfter = 2 * time.Second
+
+// Ready is nil if handshakes may be admitted, or says why not.
+func (c *Client) Ready() error { return c.lease.ready() }
+
+// Ring is the edge keys known now.
+func (c *Client) Ring() *token.Ring { return c.ring.Load() }
+
+// Expired reports whether a token has surely expired, by the authority's clock
+// as far as it is known.
+func (c *Client) Expired(id token.ID, now time.Time) bool {
+	return now.Add(time.Duration(c.offset.Load()) - clockSlack).After(id.Expiry())
+}
+
+// Local turns an instant of the authority's clock into one of ours.
+func (c *Client) Local(t time.Time) time.Time { return t.Add(-time.Duration(c.offset.Load())) }
+
+// clockSlack is how far our idea of the authority's clock may be off before a
+// token is refused that the authority would still take.
+const clockSlack = time.Second
+
+// Standing tells whether g still holds. Ask after the session can be found by
+// Enforce: then an entry either is seen here or finds it.
+func (c *Client) Standing(g *Grant) Standing { return c.recent.standing(g) }
