@@ -1,0 +1,107 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+)
+
+// TestMain lets scripts run the test binary as gatehouse, and keeps tests away
+// from the settings, and the gatehouse dev, of whoever runs them.
+func TestMain(m *testing.M) {
+	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") != "gatehouse" {
+		os.Setenv("XDG_STATE_HOME", "/nonexistent")
+		os.Setenv("XDG_CONFIG_HOME", "/nonexistent")
+	}
+	testscript.Main(m, map[string]func(){"gatehouse": main})
+}
+
+// caller runs commands against a fake authority.
+type caller struct {
+	t         testing.TB
+	authority *fakeAuthority
+	dir       string // with the credential
+	environ   []string
+	terminal  bool
+}
+
+func newCaller(t testing.TB) *caller {
+	t.Helper()
+	c := &caller{t: t, authority: startAuthority(t), dir: t.TempDir()}
+	c.authority.ca.writeCredential(t, c.dir, "alice")
+	c.environ = []string{
+		"GATEHOUSE_ADDRESS=" + c.authority.addr, "GATEHOUSE_CA_FILE=" + filepath.Join(c.dir, "ca.crt"),
+		"GATEHOUSE_CERT_FILE=" + filepath.Join(c.dir, "tls.crt"), "GATEHOUSE_KEY_FILE=" + filepath.Join(c.dir, "tls.key"),
+	}
+	return c
+}
+
+// result is what an invocation did, with the address as ADDRESS and the
+// caller's folder as DIR.
+type result struct {
+	code           exitCode
+	stdout, stderr string
+}
+
+func (c *caller) run(stdin string, args ...string) result {
+	return c.runCtx(context.Background(), strings.NewReader(stdin), args...)
+}
+
+func (c *caller) runCtx(ctx context.Context, stdin io.Reader, args ...string) result {
+	var stdout, stderr bytes.Buffer
+	cli := &cli{
+		stdin: stdin, stdout: &stdout, stderr: &stderr, environ: c.environ, terminal: c.terminal, stderrTerminal: c.terminal,
+		now: func() time.Time { return testNow }, zone: testZone, random: rand.Reader,
+	}
+	code := cli.run(ctx, args)
+	names := strings.NewReplacer(c.dir, "DIR", c.addr(), "ADDRESS")
+	return result{code, names.Replace(stdout.String()), names.Replace(stderr.String())}
+}
+
+func (c *caller) addr() string {
+	if c.authority == nil {
+		return "127.0.0.1:1"
+	}
+	return c.authority.addr
+}
+
+// check compares all of a result.
+func (c *caller) check(got result, code exitCode, stdout, stderr string) {
+	c.t.Helper()
+	if got.code != code {
+		c.t.Errorf("exit code %d, want %d", got.code, code)
+	}
+	if got.stdout != stdout {
+		c.t.Errorf("stdout:\n%s\nwant:\n%s", got.stdout, stdout)
+	}
+	if got.stderr != stderr {
+		c.t.Errorf("stderr:\n%s\nwant:\n%s", got.stderr, stderr)
+	}
+}
+
+// testReceipt is a receipt of two nodes; incomplete, node-2 is silent.
+func testReceipt(rev *pb.Revision, complete bool) *pb.Receipt {
+	r := &pb.Receipt{
+		Revision: rev, CommittedAt: timestamppb.New(testNow), Complete: complete,
+		Rows: []*pb.ReceiptRow{
+			{Node: "node-1", InstanceId: instance(1), Enforced: true, Closed: 2, Lingering: 1, After: durationpb.New(12 * time.Millisecond)},
+			{Node: "node-2", InstanceId: instance(2), Deadline: timestamppb.New(testNow.Add(time.Hour))},
+		},
+	}
+	if complete {
+		r.Rows[1] = &pb.ReceiptRow{Node: "node-2", InstanceId: instance(2), Enforced: true, Closed: 1, After: durationpb.New(4 * time.Millisecond)}
+	}
+	return r
+}

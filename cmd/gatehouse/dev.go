@@ -1,0 +1,408 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	tryout "github.com/gatehouse-ws/gatehouse/cmd/gatehouse/page"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/authorityd"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/tlsfile"
+	"github.com/gatehouse-ws/gatehouse/wsnode"
+	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
+	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
+)
+
+//go:embed schemas
+var devSchemas embed.FS
+
+const (
+	devAudience = "chat"
+	devPath     = "/chat"
+	devSubject  = "demo-user"
+	devHint     = "gatehouse dev --help lists the flags"
+)
+
+// devOptions are the flags of gatehouse dev.
+type devOptions struct {
+	state                      string
+	fresh, yes                 bool
+	authority, wss, plain, web string // host:port
+	logLevel                   string
+}
+
+func (c *cli) devCommand() *cobra.Command {
+	var o devOptions
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Start a whole Gatehouse on this machine, with a page to try it",
+		Long: `Start an authority, a node that echoes messages, and a page to try them, in one
+process. Tokens, revocations and keys are kept in a folder and found again at
+the next start.
+
+The page and the ws listener it uses are plain HTTP on loopback, and hand out
+tokens to whoever loads the page: dev is for a developer's own machine.
+
+Other gatehouse commands find a running dev by themselves.`,
+		Example: `  gatehouse dev
+  gatehouse dev --state ./state --wss-address localhost:9443
+  gatehouse dev --fresh`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return c.runDev(cmd.Context(), o) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.state, "state", "", "the folder of CA, credentials, keys and store (default: gatehouse/dev in your state directory)")
+	f.BoolVar(&o.fresh, "fresh", false, "forget everything in the state folder and start anew, after asking")
+	f.BoolVar(&o.yes, "yes", false, "do not ask")
+	f.StringVar(&o.authority, "authority-address", "localhost:8440", "host:port of the authority's gRPC listener")
+	f.StringVar(&o.wss, "wss-address", "localhost:8443", "host:port of the node's wss listener")
+	f.StringVar(&o.plain, "ws-address", "localhost:8081", "host:port of the node's ws listener, on loopback")
+	f.StringVar(&o.web, "page-address", "localhost:8080", "host:port of the page, on loopback")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// dev is a system that is being started or runs.
+type dev struct {
+	devOptions
+	log       *slog.Logger
+	cfg       authorityd.Config
+	authority *authorityd.Authority
+	node      *wsnode.Node
+	issuer    *grpc.ClientConn
+
+	onAuthority, onWSS, onPlain, onPage net.Listener
+}
+
+func (c *cli) runDev(ctx context.Context, o devOptions) (err error) {
+	if err := o.settle(); err != nil {
+		return err
+	}
+	if o.fresh {
+		if err := c.forget(ctx, o.state, o.yes); err != nil {
+			return err
+		}
+	}
+	logs := ops.LogConfig{Format: "text"}
+	if err := logs.Level.UnmarshalText([]byte(o.logLevel)); err != nil {
+		return usage(devHint, "--log-level: %q is none of debug, info, warn and error", o.logLevel)
+	}
+	d := &dev{devOptions: o, log: logs.Logger(c.stderr)}
+	defer func() { err = errors.Join(err, d.close()) }()
+	if err := d.listen(); err != nil {
+		return err
+	}
+	if err := d.open(ctx); err != nil {
+		return err
+	}
+	return d.run(ctx, c.stdout)
+}
+
+// settle fills in defaults and refuses what would let others in.
+func (o *devOptions) settle() error {
+	if o.state == "" {
+		dir, err := defaultStateDir()
+		if err != nil {
+			return err
+		}
+		o.state = filepath.Join(dir, filepath.Dir(devSettings))
+	}
+	var err error
+	if o.state, err = filepath.Abs(o.state); err != nil {
+		return fmt.Errorf("--state: %w", err)
+	}
+	for _, a := range []struct{ flag, address string }{{"ws-address", o.plain}, {"page-address", o.web}} {
+		host, _, err := net.SplitHostPort(a.address)
+		if err != nil {
+			return usage(devHint, "--%s: %q is not host:port, such as localhost:8080", a.flag, a.address)
+		}
+		if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+			return usage(devHint, "--%s: %q is not on loopback, and this listener has no TLS; use localhost", a.flag, host)
+		}
+	}
+	return nil
+}
+
+// forget removes a state folder, if it is one.
+func (c *cli) forget(ctx context.Context, dir string, yes bool) error {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("--fresh: %w", err)
+	}
+	if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == "gatehouse.db" || e.Name() == "ca" }) {
+		return fmt.Errorf("--fresh: %s holds files, but no state of gatehouse dev; it is left alone", dir)
+	}
+	if !yes {
+		if !c.terminal {
+			return usage("say --yes too", "--fresh forgets all tokens, revocations and keys in %s, and there is no terminal to ask on", dir)
+		}
+		if err := c.confirm(ctx, "This forgets all tokens, revocations and keys in "+dir+".", "yes"); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return fmt.Errorf("--fresh: %w", err)
+	}
+	return nil
+}
+
+// listen takes all ports before anything is made, so that a busy one leaves no
+// traces.
+func (d *dev) listen() error {
+	for _, l := range []struct {
+		to            *net.Listener
+		address, flag string
+	}{
+		{&d.onAuthority, d.devOptions.authority, "authority-address"},
+		{&d.onWSS, d.wss, "wss-address"},
+		{&d.onPlain, d.plain, "ws-address"},
+		{&d.onPage, d.web, "page-address"},
+	} {
+		var err error
+		if *l.to, err = ops.Listen(l.address, l.flag); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// open makes or finds the state and builds the authority.
+func (d *dev) open(ctx context.Context) error {
+	d.cfg = authorityd.DefaultConfig()
+	d.cfg.State, d.cfg.Listen, d.cfg.Reflection = d.state, d.devOptions.authority, true
+	if host, _, err := net.SplitHostPort(d.devOptions.authority); err == nil && !slices.Contains(d.cfg.ServerNames, host) && host != "" {
+		d.cfg.ServerNames = append(d.cfg.ServerNames, host)
+	}
+	quiet := slog.New(slog.DiscardHandler)
+	if _, err := authorityd.Init(ctx, d.cfg, quiet); err != nil {
+		return fmt.Errorf("%w\nanother gatehouse dev may be running on %s; end it, or give this one a --state of its own", err, d.state)
+	}
+	var err error
+	d.authority, err = authorityd.Open(ctx, d.cfg, d.log)
+	return err
+}
+
+// run starts everything and waits for the end.
+func (d *dev) run(ctx context.Context, stdout io.Writer) error {
+	serve, stopAuthority := context.WithCancel(context.Background())
+	defer stopAuthority()
+	failed := make(chan error, 4)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { failed <- d.authority.Serve(serve, d.onAuthority) })
+
+	web, err := d.startNode(ctx)
+	if err != nil {
+		stopAuthority()
+		return errors.Join(err, <-failed)
+	}
+	wg.Go(func() {
+		if err := web.Serve(d.onPage); !errors.Is(err, http.ErrServerClosed) {
+			failed <- fmt.Errorf("page: %w", err)
+		}
+	})
+	if err := d.waitReady(ctx); err == nil {
+		fmt.Fprint(stdout, d.banner())
+	}
+	select {
+	case <-ctx.Done():
+		err = nil
+	case err = <-failed:
+	}
+	fmt.Fprintln(stdout, "\nstopping: sockets are closed with 1012")
+	drain, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = web.Close() // it has no state
+	err = errors.Join(err, d.node.Shutdown(drain))
+	stopAuthority()
+	return err
+}
+
+// startNode makes the credentials that are missing, and the node and page that
+// call with them.
+func (d *dev) startNode(ctx context.Context) (*http.Server, error) {
+	node, err := d.credential(ctx, "dev-node", &pb.Credential{Name: "dev-node", Role: pb.Role_ROLE_NODE})
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := d.credential(ctx, "dev-page", &pb.Credential{
+		Name: "dev-page", Role: pb.Role_ROLE_ISSUER, Audiences: []string{devAudience}, TokensPerSecond: 100,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if d.node, err = wsnode.New(d.nodeConfig(node), deliver.Echo{}); err != nil {
+		return nil, err
+	}
+	tlsDir := filepath.Join(d.state, "wss")
+	host, _, _ := net.SplitHostPort(d.wss)
+	names := []string{"localhost", "127.0.0.1", "::1"}
+	if host != "" && !slices.Contains(names, host) {
+		names = append(names, host)
+	}
+	if err := d.authority.EnsureServer(tlsDir, names); err != nil {
+		return nil, err
+	}
+	wss, err := tlsfile.Public(filepath.Join(tlsDir, "server.crt"), filepath.Join(tlsDir, "server.key"), time.Now, d.log)
+	if err != nil {
+		return nil, err
+	}
+	if d.issuer, err = grpc.NewClient(d.onAuthority.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(issuer))); err != nil {
+		return nil, err
+	}
+	handler, err := tryout.New(d.pageConfig())
+	if err != nil {
+		return nil, err
+	}
+	if err := d.writeCLIConfig(); err != nil {
+		return nil, err
+	}
+	d.node.Start()
+	go func() { _ = d.node.Serve(d.onWSS, wss) }()   // until Shutdown closes the listener
+	go func() { _ = d.node.Serve(d.onPlain, nil) }() // likewise
+	return &http.Server{
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second,
+		WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
+	}, nil
+}
+
+// credential makes a credential once, and configures its calls.
+func (d *dev) credential(ctx context.Context, name string, c *pb.Credential) (tlsConfig *tlsConfig, err error) {
+	dir := d.cfg.CredentialDir(name)
+	if _, err := os.Stat(filepath.Join(dir, "tls.crt")); errors.Is(err, fs.ErrNotExist) {
+		e := authorityd.Enrolment{Credential: c, Replace: true} // an earlier start may have been cut off
+		if _, err := authorityd.EnrollAt(ctx, d.cfg, d.onAuthority.Addr().String(), e, d.log); err != nil {
+			return nil, err
+		}
+	}
+	if tlsConfig, err = tlsfile.Client(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), time.Now, d.log); err != nil {
+		return nil, err
+	}
+	tlsConfig.ServerName = d.cfg.ServerNames[0]
+	return tlsConfig, nil
+}
+
+func (d *dev) nodeConfig(call *tlsConfig) wsnode.Config {
+	c := wsnode.DefaultConfig()
+	c.Authority.Address = d.onAuthority.Addr().String()
+	c.TLS, c.Log = call, d.log
+	c.Sockets.CloseTimeout = 2 * time.Second     // well within what Ctrl-C waits
+	c.Schemas, _ = fs.Sub(devSchemas, "schemas") // the folder is embedded
+	r := wsnode.Route{Path: devPath, Audience: devAudience, Origins: d.origins()}
+	r.SetDefaults()
+	r.MissingOrigin, r.RefuseByClose = wsnode.AllowMissing, true
+	r.Messages.Types = []schema.Type{{Name: "chat", Schema: "chat.json#/$defs/chat"}, {Name: "ping", Schema: "chat.json#/$defs/ping"}}
+	c.Routes = []wsnode.Route{r}
+	return c
+}
+
+// hosts are the names under which a browser may load the page.
+func (d *dev) hosts() []string {
+	host, port, _ := net.SplitHostPort(d.web) // listen has used it
+	if port == "0" {
+		_, port, _ = net.SplitHostPort(d.onPage.Addr().String())
+	}
+	hosts := []string{net.JoinHostPort(host, port)}
+	for _, h := range []string{"localhost", "127.0.0.1"} {
+		if h := net.JoinHostPort(h, port); !slices.Contains(hosts, h) {
+			hosts = append(hosts, h)
+		}
+	}
+	return hosts
+}
+
+func (d *dev) origins() []string {
+	var out []string
+	for _, h := range d.hosts() {
+		out = append(out, "http://"+strings.TrimSuffix(h, ":80"))
+	}
+	return out
+}
+
+// reach is the address by which a local client reaches a listener.
+func reach(asked string, l net.Listener) string {
+	host, _, _ := net.SplitHostPort(asked)
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = "localhost"
+	}
+	return net.JoinHostPort(host, port)
+}
+
+func (d *dev) pageConfig() tryout.Config {
+	return tryout.Config{
+		Hosts: d.hosts(), Origins: d.origins(), Audience: devAudience, Version: pb.Version, Log: d.log,
+		Endpoints: []tryout.Endpoint{
+			{Name: "ws, without TLS", URL: "ws://" + reach(d.plain, d.onPlain) + devPath, Note: "Plain, and on loopback only: gatehouse dev opens it for this page."},
+			{Name: "wss", URL: "wss://" + reach(d.wss, d.onWSS) + devPath, Note: "The browser must trust the CA in " + filepath.Join(d.state, "ca", "ca.crt") + " first."},
+		},
+		Issue: d.issue,
+		Commands: func(tokenID, subject string) []tryout.Command {
+			return []tryout.Command{
+				{Title: "Revoke this token", Args: append(d.program(), "revoke", "--token", tokenID)},
+				{Title: "Revoke all that " + subject + " holds", Args: append(d.program(), "revoke", "--subject", subject)},
+			}
+		},
+	}
+}
+
+func (d *dev) issue(ctx context.Context, r tryout.IssueRequest) (tryout.IssueResponse, error) {
+	resp, err := pb.NewTokenServiceClient(d.issuer).IssueToken(ctx, &pb.IssueTokenRequest{
+		Subject: r.Subject, Audience: r.Audience, ClientIp: r.ClientIP.String(), UserAgent: []byte(r.UserAgent), Origin: r.Origin,
+	})
+	if err != nil {
+		return tryout.IssueResponse{}, err
+	}
+	return tryout.IssueResponse{Token: resp.GetToken(), TokenID: resp.GetTokenId(), ExpiresAt: resp.GetExpiresAt().AsTime()}, nil
+}
+
+// waitReady waits until the node admits sockets.
+func (d *dev) waitReady(ctx context.Context) error {
+	for d.node.Ready() != nil {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// close closes what run has not.
+func (d *dev) close() error {
+	for _, l := range []net.Listener{d.onAuthority, d.onWSS, d.onPlain, d.onPage} {
+		if l != nil {
+			_ = l.Close()
+		}
+	}
+	var errs []error
+	if d.issuer != nil {
+		errs = append(errs, d.issuer.Close())
+	}
+	if d.authority != nil {
+		errs = append(errs, d.authority.Close())
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+)
+
+func ago(d time.Duration) *timestamppb.Timestamp { return timestamppb.New(testNow.Add(-d)) }
+
+func TestSessionList(t *testing.T) {
+	c := newCaller(t)
+	id, _ := testToken(1)
+	c.authority.sessions = []*pb.Session{{
+		SessionId: testSession, TokenId: id.String(), Tenant: "default", Subject: "u42", Audience: "chat", Node: "node-1",
+		InstanceId: instance(1), ClientIp: "2001:db8::7", UserAgent: []byte("\xffodd\x00"), Origin: []byte("https://app.example.com"),
+		StartedAt: ago(3 * time.Hour), ExpiresAt: timestamppb.New(testNow.Add(9 * time.Hour)), Issuer: "login",
+	}}
+	c.check(c.run("", "session", "list"), exitOK,
+		"SESSION                           TENANT   SUBJECT  AUDIENCE  NODE    CLIENT IP    STARTED  EXPIRES  TOKEN\n"+
+			testSession+"  default  u42      chat      node-1  2001:db8::7  3 h ago  in 9 h   "+id.String()+"\n", "")
+	c.check(c.run("", "session", "list", "-ojson"), exitOK,
+		`{"sessions": [
+{"session_id": "`+testSession+`", "token_id": "`+id.String()+`", "tenant": "default", "subject": "u42", "audience": "chat", "node": "node-1", "instance_id": "`+instance(1)+
+			`", "client_ip": "2001:db8::7", "user_agent": "\ufffdodd\u0000", "origin": "https://app.example.com", "started_at": "2026-11-23T09:00:00Z", "expires_at": "2026-11-23T21:00:00Z", "issuer": "login"}
+], "more": false}
+`, "")
+	c.run("", "session", "list", "--tenant=t", "--subject=s", "--ip-prefix=::/64", "--node=n", "--token="+id.String(), "--issuer=i", "--limit=5")
+	sent := requestsOf[*pb.ListSessionsRequest](c.authority)
+	want := &pb.ListSessionsRequest{PageSize: 5, Tenant: "t", Subject: "s", IpPrefix: "::/64", Node: "n", TokenId: id.String(), Issuer: "i"}
+	if got := sent[len(sent)-1]; !proto.Equal(got, want) {
+		t.Errorf("sent %v", got)
+	}
+}
+
+func TestSessionClose(t *testing.T) {
+	c := newCaller(t)
+	c.check(c.run("", "session", "close", testSession, "--reason", "asked"), exitOK, "session closed: 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+	if sent := requestsOf[*pb.RevokeRequest](c.authority)[0]; sent.GetSelector().GetSessionId() != testSession || sent.GetReason() != "asked" {
+		t.Errorf("sent %v", sent)
+	}
+	c.check(c.run("", "session", "close", "u42"), exitUsage, "",
+		"gatehouse: error: \"u42\" is not a session id: want 32 hexadecimal digits\ngatehouse: hint: gatehouse session list shows ids\n")
+}
+
+func TestNodeList(t *testing.T) {
+	c := newCaller(t)
+	c.authority.nodes = []*pb.Node{
+		{Name: "node-1", InstanceId: instance(1), Attached: true, LastHeartbeatAt: ago(300 * time.Millisecond), Applied: &pb.Revision{Epoch: 7, Sequence: 42}, Sessions: 3, Version: "0.1.0", Address: "10.0.0.1"},
+		{Name: "node-2", InstanceId: instance(2), LastHeartbeatAt: timestamppb.New(time.Time{})},
+	}
+	c.check(c.run("", "node", "list"), exitOK, `NODE    INSTANCE                          STATE     SESSIONS  APPLIED  HEARTBEAT   VERSION  ADDRESS
+node-1  `+instance(1)+`  attached  3         7.42     300 ms ago  0.1.0    10.0.0.1
+node-2  `+instance(2)+`  silent    0         -        -           -        -
+`, "")
+	c.authority.nodes = nil
+	c.check(c.run("", "node", "list"), exitOK, "", "gatehouse: no nodes\n")
+}
+
+func TestRevocations(t *testing.T) {
+	c := newCaller(t)
+	id, _ := testToken(1)
+	for i, sel := range []*pb.Selector{
+		{By: &pb.Selector_TokenId{TokenId: id.String()}}, {By: &pb.Selector_SessionId{SessionId: testSession}},
+		{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: "acme", Subject: "u42"}}}, {By: &pb.Selector_Tenant{Tenant: "acme"}},
+		{By: &pb.Selector_IpPrefix{IpPrefix: "10.0.0.0/8"}}, {By: &pb.Selector_Issuer{Issuer: "login"}},
+	} {
+		c.authority.revocations = append(c.authority.revocations, &pb.Revocation{
+			Revision: &pb.Revision{Epoch: 7, Sequence: uint64(i + 1)}, Selector: sel, Reason: "why", Actor: "alice", CommittedAt: ago(time.Minute),
+		})
+	}
+	c.check(c.run("", "revocation", "list"), exitOK, `REVISION  COMMITTED  HITS                                      BY     REASON
+7.1       60 s ago   token `+id.String()+`          alice  why
+7.2       60 s ago   session `+testSession+`  alice  why
+7.3       60 s ago   subject u42 of tenant acme                alice  why
+7.4       60 s ago   tenant acme                               alice  why
+7.5       60 s ago   ip prefix 10.0.0.0/8                      alice  why
+7.6       60 s ago   issuer login                              alice  why
+`, "")
+	got := c.run("", "revocation", "list", "-ojson", "--limit=3")
+	if want := `{"revision": "7.3", "selector": {"subject": {"tenant": "acme", "subject": "u42"}}, "reason": "why", "actor": "alice", "committed_at": "2026-11-23T11:59:00Z"}
+], "more": true}
+`; got.code != exitOK || got.stdout[len(got.stdout)-len(want):] != want {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestRevocationShow(t *testing.T) {
+	c := newCaller(t)
+	c.check(c.run("", "revocation", "show", "7.42"), exitOK,
+		"committed 2026-11-23 13:00:00 CET (now): 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+	for _, bad := range []string{"42", "7.", ".42", "7.42.1", "7.-1", "7.18446744073709551616"} {
+		c.check(c.run("", "revocation", "show", bad), exitUsage, "",
+			"gatehouse: error: \""+bad+"\" is not a revision: want EPOCH.SEQUENCE as a revocation printed it\ngatehouse: hint: gatehouse revocation list shows revisions\n")
+	}
+	if got := c.run("", "revocation", "show", "18446744073709551615.1"); got.code != exitOK {
+		t.Errorf("%+v", got)
+	}
+	c.authority.receipt = func(rev *pb.Revision, asked int) *pb.Receipt { return testReceipt(rev, asked > 2) }
+	silent := "gatehouse: error: not confirmed by 1 of 2 nodes: node-2 (instance " + instance(2) + ", by 2026-11-23 14:00:00 CET (in 60 min))\n" +
+		"gatehouse: hint: ask again with gatehouse revocation show 7.50\n"
+	c.check(c.run("", "revocation", "show", "7.50"), exitUnconfirmed,
+		"committed 2026-11-23 13:00:00 CET (now): 2 sockets closed on 1 of 2 nodes in 12 ms\n"+silentRows, silent)
+	c.check(c.run("", "revocation", "show", "7.50", "--wait"), exitOK,
+		"committed 2026-11-23 13:00:00 CET (now): 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+}
+
+func TestLocks(t *testing.T) {
+	c := newCaller(t)
+	c.check(c.run("", "lock", "--subject=u42", "--tenant=acme", "--reason=fraud"), exitOK,
+		"locked (lock "+testLock+"): 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+	c.check(c.run("", "lock", "--ip-prefix=10.0.0.0/8", "--reason=fraud", "--yes", "--no-wait", "-ojson"), exitOK,
+		"{\n  \"lock_id\": \""+testLock+"\",\n  \"revision\": \"7.42\",\n  \"receipt\": null\n}\n", "")
+	c.check(c.run("", "lock", "--issuer=login", "--reason=fraud", "--dry-run"), exitOK, "would lock: 12 tokens and 3 live sockets\n", "")
+	c.check(c.run("", "lock", "--tenant=acme", "--reason=fraud"), exitUsage, "",
+		"gatehouse: error: --tenant may hit many users and nobody is there to ask: --yes is required without a terminal\ngatehouse: hint: --dry-run shows what would be hit\n")
+	c.check(c.run("", "lock", "--subject=u42"), exitUsage, "", "gatehouse: error: --reason is required\ngatehouse: hint: whoever lifts the lock will want to know\n")
+	c.check(c.run("", "lock", "--reason=x"), exitUsage, "",
+		"gatehouse: error: say what to hit with exactly one of --subject, --tenant, --ip-prefix, --issuer\ngatehouse: hint: gatehouse lock --help has examples\n")
+	want := []*pb.LockRequest{
+		{Selector: &pb.LockSelector{By: &pb.LockSelector_Subject{Subject: &pb.Subject{Tenant: "acme", Subject: "u42"}}}, Reason: "fraud"},
+		{Selector: &pb.LockSelector{By: &pb.LockSelector_IpPrefix{IpPrefix: "10.0.0.0/8"}}, Reason: "fraud"},
+		{Selector: &pb.LockSelector{By: &pb.LockSelector_Issuer{Issuer: "login"}}, Reason: "fraud", DryRun: true},
+	}
+	sent := requestsOf[*pb.LockRequest](c.authority)
+	if len(sent) != len(want) {
+		t.Fatalf("sent %v", sent)
+	}
+	for i, r := range sent {
+		if (r.GetRequestId() == "") != r.GetDryRun() {
+			t.Errorf("request id %q", r.GetRequestId())
+		}
+		if r.RequestId = ""; !proto.Equal(r, want[i]) {
+			t.Errorf("sent %v\nwant %v", r, want[i])
+		}
+	}
+
+	c.check(c.run("", "unlock", testLock, "--reason=cleared"), exitOK, "unlocked: "+testLock+"\n", "")
+	c.check(c.run("", "unlock", testLock, "--reason=cleared", "-ojson"), exitOK, "{\n  \"revision\": \"7.43\"\n}\n", "")
+	c.check(c.run("", "unlock", testSession, "--reason=cleared"), exitNotFound, "", "gatehouse: error: no lock has the id "+testSession+"\n")
+	c.check(c.run("", "unlock", testLock), exitUsage, "", "gatehouse: error: --reason is required\ngatehouse: hint: gatehouse unlock --help has examples\n")
+
+	for _, sel := range []*pb.LockSelector{
+		{By: &pb.LockSelector_Subject{Subject: &pb.Subject{Tenant: "acme", Subject: "u42"}}}, {By: &pb.LockSelector_Tenant{Tenant: "acme"}},
+		{By: &pb.LockSelector_IpPrefix{IpPrefix: "10.0.0.0/8"}}, {By: &pb.LockSelector_Issuer{Issuer: "login"}},
+	} {
+		c.authority.locks = append(c.authority.locks, &pb.Lock{LockId: testLock, Selector: sel, Reason: "fraud", Actor: "alice", CommittedAt: ago(72 * time.Hour)})
+	}
+	c.check(c.run("", "locks"), exitOK, `LOCK                              DENIES                      SINCE       BY     REASON
+`+testLock+`  subject u42 of tenant acme  3 days ago  alice  fraud
+`+testLock+`  tenant acme                 3 days ago  alice  fraud
+`+testLock+`  ip prefix 10.0.0.0/8        3 days ago  alice  fraud
+`+testLock+`  issuer login                3 days ago  alice  fraud
+`, "")
+}

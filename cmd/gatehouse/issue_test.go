@@ -1,0 +1,151 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+)
+
+func TestIssuePrintsTheTokenAloneOnStdout(t *testing.T) {
+	c := newCaller(t)
+	id, text := testToken(1)
+	c.check(c.run("", "token", "issue", "--subject", "u42", "--audience", "chat"), exitOK,
+		text+"\n", "gatehouse: token "+id.String()+", expires 2026-11-23 13:01:00 CET (in 60 s)\n")
+
+	id, text = testToken(2)
+	c.check(c.run("", "token", "issue", "--subject", "u42", "--audience", "chat", "-o", "json"), exitOK, `{
+  "token": "`+text+`",
+  "token_id": "`+id.String()+`",
+  "expires_at": "2026-11-23T12:01:00Z",
+  "issued_revision": "7.1"
+}
+`, "")
+}
+
+func TestIssueFillsTheRequest(t *testing.T) {
+	c := newCaller(t)
+	got := c.run("", "token", "issue", "--subject=u42", "--audience=chat", "--tenant=acme", "--client-ip=203.0.113.7",
+		"--user-agent=Firefox", "--origin=https://app.example.com", "--attribute=plan=pro", "--attribute=q=a,b=c",
+		"--scope=message", "--scope=ping,pong", "--max-uses=3", "--not-before=5m", "--ttl=30s", "--session-ttl=1h",
+		"--ip-binding=prefix", "--user-agent-binding=strict", "--message-bytes=100", "--messages-per-second=5", "--sessions-per-subject=2")
+	if got.code != exitOK {
+		t.Fatalf("%+v", got)
+	}
+	want := &pb.IssueTokenRequest{
+		Subject: "u42", Audience: "chat", Tenant: "acme", ClientIp: "203.0.113.7", UserAgent: []byte("Firefox"),
+		Origin: "https://app.example.com", Attributes: map[string]string{"plan": "pro", "q": "a,b=c"},
+		Scopes: []string{"message", "ping,pong"}, MaxUses: 3, NotBefore: timestamppb.New(testNow.Add(5 * time.Minute)),
+		Ttl: durationpb.New(30 * time.Second), SessionTtl: durationpb.New(time.Hour),
+		IpBinding: pb.IpBinding_IP_BINDING_PREFIX, UserAgentBinding: pb.UserAgentBinding_USER_AGENT_BINDING_STRICT,
+		Limits: &pb.SessionLimits{MessageBytes: 100, MessagesPerSecond: 5, SessionsPerSubject: 2},
+	}
+	if sent := requestsOf[*pb.IssueTokenRequest](c.authority)[0]; !proto.Equal(sent, want) {
+		t.Errorf("sent %v\nwant %v", sent, want)
+	}
+	for _, at := range []string{"2026-11-23T13:05:00+01:00", "2026-11-23T12:05:00Z"} {
+		c.run("", "token", "issue", "--subject=u42", "--audience=chat", "--not-before="+at)
+	}
+	for _, sent := range requestsOf[*pb.IssueTokenRequest](c.authority)[1:] {
+		if !sent.GetNotBefore().AsTime().Equal(want.GetNotBefore().AsTime()) {
+			t.Errorf("not_before %v", sent.GetNotBefore().AsTime())
+		}
+	}
+}
+
+func TestIssueUsage(t *testing.T) {
+	c := newCaller(t)
+	for _, tc := range []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"subject is required", []string{"--audience=chat"}, "--subject and --audience are required"},
+		{"audience is required", []string{"--subject=u42"}, "--subject and --audience are required"},
+		{"a batch has a token", []string{"--subject=u", "--audience=a", "-n0"}, "--count: 0 is below 1"},
+		{"no negative ttl", []string{"--subject=u", "--audience=a", "--ttl=-1s"}, "--ttl: -1s is below 0"},
+		{"no negative session ttl", []string{"--subject=u", "--audience=a", "--session-ttl=-1s"}, "--session-ttl: -1s is below 0"},
+		{"not-before is a time", []string{"--subject=u", "--audience=a", "--not-before=noon"}, `--not-before: "noon" is neither a time such as 2026-11-23T12:00:00Z nor a duration such as 5m`},
+		{"an attribute has a value", []string{"--subject=u", "--audience=a", "--attribute=plan"}, `--attribute: "plan" is not NAME=VALUE, or gives NAME again`},
+		{"an attribute is given once", []string{"--subject=u", "--audience=a", "--attribute=p=1", "--attribute=p=2"}, `--attribute: "p=2" is not NAME=VALUE, or gives NAME again`},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := c.run("", append([]string{"token", "issue"}, tc.args...)...)
+			c.check(got, exitUsage, "", "gatehouse: error: "+tc.want+"\ngatehouse: hint: gatehouse token issue --help has examples\n")
+		})
+	}
+	c.check(c.run("", "token", "issue", "--ip-binding=none"), exitUsage, "",
+		"gatehouse: error: invalid argument \"none\" for \"--ip-binding\" flag: want one of off, log, prefix, strict\n"+
+			"gatehouse: hint: gatehouse token issue --help lists the flags\n")
+	if n := len(requestsOf[*pb.IssueTokenRequest](c.authority)); n != 0 {
+		t.Errorf("%d requests were made", n)
+	}
+}
+
+func TestIssueBatch(t *testing.T) {
+	c := newCaller(t)
+	got := c.run("", "token", "issue", "--subject=u42", "--audience=chat", "--count=300")
+	lines := strings.Split(strings.TrimSuffix(got.stdout, "\n"), "\n")
+	if got.code != exitOK || len(lines) != 300 {
+		t.Fatalf("exit %d, %d lines, %s", got.code, len(lines), got.stderr)
+	}
+	if _, text := testToken(300); lines[299] != text {
+		t.Error("the last line is not the last token")
+	}
+	if got.stderr != "gatehouse: the last token expires 2026-11-23 13:01:00 CET (in 60 s)\n" {
+		t.Error(got.stderr)
+	}
+	var sizes []int
+	for _, r := range requestsOf[*pb.IssueTokensRequest](c.authority) {
+		sizes = append(sizes, len(r.GetRequests()))
+	}
+	if len(sizes) != 2 || sizes[0] != 256 || sizes[1] != 44 {
+		t.Errorf("batches of %v, want 256 and 44", sizes)
+	}
+}
+
+// What was issued before a batch failed is worth nothing if its text is lost.
+func TestIssueBatchKeepsWhatWasIssued(t *testing.T) {
+	quota := "issued 300 of 1000 tokens: credential alice may issue 300 tokens a second"
+	c := newCaller(t)
+	got := c.run("", "token", "issue", "--subject=refused-after-300", "--audience=chat", "--count=1000")
+	if n := strings.Count(got.stdout, "gh1_"); got.code != exitUnconfirmed || n != 300 {
+		t.Errorf("exit %d, %d tokens", got.code, n)
+	}
+	if want := "gatehouse: error: " + quota + "\ngatehouse: hint: " + reasonHints[pb.Reason_REASON_QUOTA_EXCEEDED] + "\n"; !strings.HasSuffix(got.stderr, want) {
+		t.Errorf("stderr %s", got.stderr)
+	}
+
+	c = newCaller(t)
+	got = c.run("", "token", "issue", "--subject=refused-after-300", "--audience=chat", "--count=1000", "-ojson")
+	var list struct {
+		Tokens []struct{ Token string }
+		More   bool
+	}
+	if err := json.Unmarshal([]byte(got.stdout), &list); err != nil || len(list.Tokens) != 300 || !list.More {
+		t.Errorf("%v: %d tokens, more %v", err, len(list.Tokens), list.More)
+	}
+	if want := `{"error":{"code":"unconfirmed","exit_code":6,"reason":"quota_exceeded","message":"` + quota; !strings.HasPrefix(got.stderr, want) {
+		t.Errorf("stderr %s", got.stderr)
+	}
+
+	c = newCaller(t)
+	got = c.run("", "token", "issue", "--subject=refused-after-0", "--audience=chat", "--count=2")
+	if got.code != exitFailure || got.stdout != "" || !strings.Contains(got.stderr, "issued 0 of 2 tokens") {
+		t.Errorf("%+v", got)
+	}
+
+	c = newCaller(t)
+	c.authority.errs["IssueTokens"] = withReason(codes.Unavailable, pb.Reason_REASON_STOPPING, "authority is stopping")
+	got = c.run("", "token", "issue", "--subject=u42", "--audience=chat", "--count=2", "-ojson")
+	if got.code != exitUnavailable || got.stdout != "{\"tokens\": [], \"more\": true}\n" {
+		t.Errorf("%+v", got)
+	}
+}

@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+)
+
+func (c *cli) nodeCommand() *cobra.Command {
+	cmd := verbs("node", "See the nodes")
+	cmd.AddCommand(&cobra.Command{
+		Use: "list", Short: "List the registered node instances",
+		Long: `List the node instances that are registered: those that a receipt waits for. One
+that is silent is not attached now; its sockets close themselves at its fence.`,
+		Example: "  gatehouse node list\n  gatehouse node list -o json | jq '[.nodes[].sessions] | add'",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cl, err := c.connect()
+			if err != nil {
+				return err
+			}
+			defer cl.close()
+			resp, err := cl.sessions.ListNodes(cmd.Context(), &pb.ListNodesRequest{})
+			if err != nil {
+				return err
+			}
+			out := c.newList("nodes", "NODE", "INSTANCE", "STATE", "SESSIONS", "APPLIED", "HEARTBEAT", "VERSION", "ADDRESS")
+			for _, n := range resp.GetNodes() {
+				out.add(n, func() []string { return c.nodeRow(n) })
+			}
+			return out.end(false)
+		},
+	})
+	return cmd
+}
+
+func (c *cli) nodeRow(n *pb.Node) []string {
+	state, applied := "silent", ""
+	if n.GetAttached() {
+		state = "attached"
+	}
+	if n.GetApplied() != nil {
+		applied = revisionText(n.GetApplied())
+	}
+	return []string{
+		n.GetName(), n.GetInstanceId(), state, fmt.Sprint(n.GetSessions()), applied,
+		c.relative(n.GetLastHeartbeatAt()), n.GetVersion(), n.GetAddress(),
+	}
+}

@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+)
+
+const revokeHelp = `Revoke what a selector hits and was issued before: its tokens open no socket any
+more, and its sessions are closed. There is no way back; to deny a user until
+further notice, see gatehouse lock.
+
+Exactly one selector is wanted: --token, --session, --subject (with --tenant for
+a tenant other than the default), --tenant, --ip-prefix, --issuer, or leaked
+tokens with --token-stdin. --tenant, --ip-prefix and --issuer can hit many
+users: they need --reason, show what they would hit, and ask for the selector's
+value to be typed, unless --yes is given.
+
+The revocation is on disk before anything is printed. Then the command waits, up
+to --timeout, until every node has enforced it, and prints the receipt. If a
+node has not confirmed by then, the exit code is 6 and the row says by when the
+node will have closed its sockets itself.
+
+--token-stdin finds tokens and token ids in any text, one or more a line. Lines
+that hold none are counted and reported by their number.`
+
+const revokeExample = `  gatehouse revoke --subject u42
+  gatehouse revoke --subject u42 --tenant acme --reason "laptop stolen"
+  gatehouse revoke --token 01JD8Z0Q4M3T5V7X9ZABCDEFGH
+  gatehouse revoke --tenant acme --reason "contract ended" --dry-run
+  gatehouse revoke --ip-prefix 203.0.113.0/24 --reason "abuse" --yes
+  gatehouse revoke --token-stdin --reason "pasted in a ticket" < leaked.txt`
+
+// ending is what revoke and lock have in common: the flags, and the order of
+// asking, doing and waiting.
+type ending struct {
+	verb      string // revoke, lock
+	past      string // revoked, locked
+	sel       selector
+	reason    string
+	requestID string
+	dryRun    bool
+	yes       bool
+	wait      bool
+	noWait    bool
+	timeout   time.Duration
+}
+
+func (e *ending) flags(f *pflag.FlagSet) {
+	f.StringVar(&e.reason, "reason", "", "why, for the audit trail")
+	f.BoolVar(&e.dryRun, "dry-run", false, "change nothing, and show how many tokens and live sockets would be hit")
+	f.BoolVar(&e.yes, "yes", false, "do not ask")
+	e.waitFlags(f)
+	f.StringVar(&e.requestID, "request-id", "", "16 to 64 characters that make a repetition count once")
+}
+
+func (e *ending) waitFlags(f *pflag.FlagSet) {
+	f.BoolVar(&e.wait, "wait", true, "wait until every node has enforced it")
+	f.BoolVar(&e.noWait, "no-wait", false, "do not wait for the nodes")
+	f.DurationVar(&e.timeout, "timeout", 30*time.Second, "how long to wait for the nodes, or for the count of a dry run")
+}
+
+func (e *ending) check(f *pflag.FlagSet) error {
+	if e.noWait && f.Changed("wait") && e.wait {
+		return usagef("--wait and --no-wait contradict each other")
+	}
+	e.wait = e.wait && !e.noWait
+	if e.timeout <= 0 {
+		return usage("--no-wait does not wait at all", "--timeout: %v is not above 0", e.timeout)
+	}
+	return nil
+}
+
+// ended is the authority's answer to a revocation or a lock.
+type ended struct {
+	tokens, sessions uint64
+	revision         *pb.Revision
+	lockID           string
+}
+
+func (c *cli) revokeCommand() *cobra.Command {
+	e := ending{verb: "revoke", past: "revoked"}
+	var fromStdin bool
+	cmd := &cobra.Command{
+		Use: "revoke SELECTOR", Short: "Revoke tokens and close their sockets, with a receipt",
+		Long: revokeHelp, Example: revokeExample, Args: noArgs, DisableFlagsInUseLine: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := e.check(cmd.Flags()); err != nil {
+				return err
+			}
+			sel, found, err := parseSelector(cmd, "token-stdin")
+			if err != nil {
+				return err
+			}
+			if !found {
+				if e.requestID != "" {
+					return usagef("--request-id names one revocation; --token-stdin makes many, each with an id of its own")
+				}
+				return c.revokeLeaked(cmd.Context(), e)
+			}
+			e.sel = sel
+			return c.revoke(cmd.Context(), e)
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	selectorFlags(f)
+	f.BoolVar(&fromStdin, "token-stdin", false, "leaked tokens, or token ids, from standard input")
+	e.flags(f)
+	return cmd
+}
+
+func (c *cli) revoke(ctx context.Context, e ending) error {
+	return c.end(ctx, &e, func(ctx context.Context, cl *client, dryRun bool) (*ended, error) {
+		resp, err := cl.revocations.Revoke(ctx, &pb.RevokeRequest{
+			RequestId: e.requestID, Selector: e.sel.proto(), Reason: e.reason, DryRun: dryRun,
+		})
+		return &ended{tokens: resp.GetTokens(), sessions: resp.GetSessions(), revision: resp.GetRevision()}, err
+	})
+}
+
+// end asks where it must, then calls and waits for the receipt. call reads the
+// request id that end draws from e.
+func (c *cli) end(ctx context.Context, e *ending, call func(ctx context.Context, cl *client, dryRun bool) (*ended, error)) error {
+	ask := e.sel.wide() && !e.dryRun && !e.yes
+	switch {
+	case e.reason == "" && e.sel.wide():
+		return usagef("--reason is required with --%s, which may hit many users", e.sel.by)
+	case ask && !c.terminal:
+		return usage("--dry-run shows what would be hit", "--%s may hit many users and nobody is there to ask: --yes is required without a terminal", e.sel.by)
+	}
+	cl, err := c.connect()
+	if err != nil {
+		return err
+	}
+	defer cl.close()
+	if ask || e.dryRun {
+		counting, cancel := context.WithTimeout(ctx, e.timeout)
+		hit, err := call(counting, cl, true)
+		cancel()
+		if err != nil {
+			return err
+		}
+		if e.dryRun {
+			return c.printDryRun(e, hit)
+		}
+		would := fmt.Sprintf("gatehouse: %s at %s: %s and %s", e.sel, cl.settings.Address, count(hit.tokens, "token"), count(hit.sessions, "live socket"))
+		if err := c.confirm(ctx, would, e.sel.value); err != nil {
+			return err
+		}
+	}
+	if e.requestID == "" {
+		if e.requestID, err = c.newRequestID(); err != nil {
+			return err
+		}
+	}
+	done, err := call(ctx, cl, false)
+	if err != nil {
+		return err
+	}
+	return c.finish(ctx, cl, e, done)
+}
+
+// newRequestID draws a request id.
+func (c *cli) newRequestID() (string, error) {
+	var id [16]byte
+	if _, err := io.ReadFull(c.random, id[:]); err != nil {
+		return "", fmt.Errorf("draw request id: %w", err)
+	}
+	return hex.EncodeToString(id[:]), nil
+}
+
+func (c *cli) printDryRun(e *ending, hit *ended) error {
+	if c.format == formatJSON {
+		return c.printValue(struct {
+			DryRun   bool   `json:"dry_run"`
+			Tokens   uint64 `json:"tokens"`
+			Sessions uint64 `json:"sessions"`
+		}{true, hit.tokens, hit.sessions})
+	}
+	return c.printf("would %s: %s and %s\n", e.verb, count(hit.tokens, "token"), count(hit.sessions, "live socket"))
+}
+
+// finish waits for the receipt of what was committed, and prints it.
+func (c *cli) finish(ctx context.Context, cl *client, e *ending, done *ended) error {
+	var r *pb.Receipt
+	var waitErr error
+	if e.wait {
+		r, waitErr = c.waitReceipt(ctx, cl, done.revision, e.timeout)
+	}
+	if err := c.printEnded(e, done, r); err != nil {
+		return err
+	}
+	switch {
+	case waitErr != nil:
+		return unread(waitErr, e.past, done.revision)
+	case r != nil && !r.GetComplete():
+		return c.unconfirmed(r)
+	}
+	return e.missing(done, r)
+}
+
+// missing says that nothing had the token or session id. The revocation stands
+// all the same (RFC 7009 section 2.2), and may have closed sockets of a token
+// that was forgotten before them.
+func (e *ending) missing(done *ended, r *pb.Receipt) error {
+	if closed, _ := closedSockets(r); closed > 0 {
+		return nil
+	}
+	switch {
+	case e.sel.by == "token" && done.tokens == 0:
+		return failed(exitNotFound, "should such a token turn up, it is revoked",
+			"the authority knows no token %s: it never was, or it expired and was forgotten", e.sel.value)
+	case e.sel.by == "session" && done.sessions == 0:
+		return failed(exitNotFound, "gatehouse session list shows the live sessions",
+			"the authority knows no live session %s: it has ended, or never was", e.sel.value)
+	}
+	return nil
+}
+
+func (c *cli) printEnded(e *ending, done *ended, r *pb.Receipt) error {
+	if c.format == formatJSON {
+		return c.printValue(struct {
+			LockID   string          `json:"lock_id,omitempty"`
+			Revision string          `json:"revision"`
+			Receipt  json.RawMessage `json:"receipt"`
+		}{done.lockID, revisionText(done.revision), rawMessage(r)})
+	}
+	what := e.past
+	if done.lockID != "" {
+		what += " (lock " + done.lockID + ")"
+	}
+	if r == nil {
+		return c.printf("%s: revision %s, not confirmed by nodes yet\n", what, revisionText(done.revision))
+	}
+	if err := c.printf("%s: %s\n", what, receiptText(r)); err != nil {
+		return err
+	}
+	return c.printRows(r)
+}
