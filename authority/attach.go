@@ -52,13 +52,14 @@ func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
 	s.log.Info("node attached", "node", inst.Node, "instance", id, "address", inst.Address, "version", inst.Version)
 
 	heartbeats := make(chan uint64, 4)
+	read := make(chan error, 1)
 	go func() { // ends when the stream does: Recv fails then
 		var err error
-		defer func() { cancel(err) }()
+		defer func() { read <- err; cancel(err) }()
 		defer s.recoverPanic(pb.NodeService_Attach_FullMethodName, &err)
 		err = s.listen(ctx, stream, inst, a, heartbeats)
 	}()
-	err = s.feed(ctx, stream, a, applied, heartbeats)
+	err = firstCause(s.feed(ctx, stream, a, applied, heartbeats), read)
 	if errors.Is(err, io.EOF) { // said goodbye, or closed its side
 		err = nil
 	}

@@ -31,22 +31,33 @@ func (s *Service) Redeem(stream pb.NodeService_RedeemServer) error {
 		return err
 	}
 	pending := make(chan chan *pb.RedeemResponse, redeemWindow)
+	read := make(chan error, 1)
 	go func() { // ends when the stream does: Recv fails then
 		defer close(pending)
-		if err := s.takeBatches(ctx, cancel, stream, instance, pending); err != nil {
+		err := s.takeBatches(ctx, cancel, stream, instance, pending)
+		read <- err
+		if err != nil {
 			cancel(err)
 		}
 	}()
+	if err = sendInOrder(ctx, stream, pending); err == nil {
+		err = context.Cause(ctx) // nil too where the node closed its side
+	}
+	return firstCause(err, read)
+}
+
+// sendInOrder sends answers as they come, until there are no more.
+func sendInOrder(ctx context.Context, stream pb.NodeService_RedeemServer, pending <-chan chan *pb.RedeemResponse) error {
 	for {
 		var answer chan *pb.RedeemResponse
-		var more bool
 		select {
-		case answer, more = <-pending:
+		case next, more := <-pending:
+			if !more {
+				return nil
+			}
+			answer = next
 		case <-ctx.Done():
 			return context.Cause(ctx)
-		}
-		if !more {
-			return context.Cause(ctx) // nil where the node closed its side
 		}
 		select {
 		case resp := <-answer:
@@ -57,6 +68,17 @@ func (s *Service) Redeem(stream pb.NodeService_RedeemServer) error {
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// firstCause is why a stream has ended: if grpc has ended it, then what the
+// goroutine that reads it was told, and that goroutine ends too.
+func firstCause(err error, read <-chan error) error {
+	if errors.Is(err, context.Canceled) {
+		if told := <-read; told != nil {
+			return told
+		}
+	}
+	return err
 }
 
 // takeBatches starts to decide each batch that comes, and hands on where its

@@ -1,0 +1,41 @@
+package authority
+
+import (
+	"context"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+// Flush writes out the lines that wait.
+func (a *Audit) Flush() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.flush(time.Now())
+}
+
+// Tend does once what Run does every second.
+func (s *Service) Tend(ctx context.Context) error { return s.tend(ctx) }
+
+// Rules is the table of who may call what.
+var Rules = rules
+
+// CheckRules is what stops a start.
+func CheckRules(services map[string]grpc.ServiceInfo) error { return checkRules(services) }
+
+// Families reads a User-Agent.
+func Families(userAgent []byte) (browser, os string) { return families(userAgent) }
+
+// RoleName is a role as error messages name it.
+func RoleName(r storage.Role) string { return roleName(r) }
+
+// MaxConnections is how many connections a server takes.
+const MaxConnections = maxConnections
+
+// Bounded accepts at most n connections at once.
+func Bounded(l net.Listener, n int) net.Listener {
+	return &boundedListener{Listener: l, free: newSlots(n)}
+}

@@ -1,0 +1,217 @@
+package authority_test
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+)
+
+func (f *fixture) receipt(caller string, r *pb.Revision) *pb.Receipt {
+	f.Helper()
+	resp, err := f.revocations(caller).GetReceipt(f.ctx, &pb.GetReceiptRequest{Revision: r})
+	f.ok(err)
+	return resp.GetReceipt()
+}
+
+// rows writes a receipt as "name:closed/lingering@after" for rows that are
+// enforced and "name?deadline" for others, then whether it is complete.
+func rows(rc *pb.Receipt) string {
+	out := ""
+	for _, r := range rc.GetRows() {
+		switch {
+		case r.GetEnforced() && r.GetAfter() != nil:
+			out += fmt.Sprintf("%s:%d/%d@%v ", r.GetNode(), r.GetClosed(), r.GetLingering(), r.GetAfter().AsDuration())
+		case r.GetEnforced():
+			out += fmt.Sprintf("%s:%d/%d ", r.GetNode(), r.GetClosed(), r.GetLingering())
+		case r.GetDeadline() != nil:
+			out += fmt.Sprintf("%s?%v ", r.GetNode(), r.GetDeadline().AsTime().Sub(start))
+		default:
+			out += r.GetNode() + "? "
+		}
+	}
+	words := strings.Fields(out)
+	slices.Sort(words) // rows of one node lie in the order of their random ids
+	return strings.Join(append(words, map[bool]string{true: "complete", false: "incomplete"}[rc.GetComplete()]), " ")
+}
+
+// TestReceipt proves promise 4: a receipt names who has enforced a revocation,
+// with how many sockets and how fast, and of the others until when they will
+// have fenced themselves; it is complete when all have.
+func TestReceipt(t *testing.T) {
+	f := newFixture(t)
+	a, b := f.node("node-1"), f.node("node-2")
+	resp := f.revoke(bySubject("acme", "ada"))
+	r := resp.GetRevision()
+	c := f.node("node-2") // registered after the commit: not waited for
+	f.equal("at first", rows(f.receipt("admin", r)), "node-1?1h0m4.6s node-2?1h0m4.6s incomplete")
+	watch, err := f.revocations("admin").WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: r})
+	f.ok(err)
+	next := func() string {
+		t.Helper()
+		w, err := watch.Recv()
+		f.ok(err)
+		f.equal("revision", w.GetReceipt().GetRevision(), r)
+		return rows(w.GetReceipt())
+	}
+	f.equal("first message", next(), "node-1?1h0m4.6s node-2?1h0m4.6s incomplete")
+
+	f.clock.advance(3 * time.Millisecond)
+	a.acknowledge(r, &pb.Enforced{Sequence: r.GetSequence(), Closed: 4, Lingering: 1})
+	f.equal("second message", next(), "node-1:4/1@3ms incomplete")
+	a.acknowledge(r, &pb.Enforced{Sequence: r.GetSequence(), Closed: 4})
+	f.equal("a count that changed", next(), "node-1:4/0@3ms incomplete")
+	c.acknowledge(r)
+	f.clock.advance(4 * time.Millisecond)
+	b.beat(r) // a heartbeat tells it too
+	f.equal("last message", next(), "node-2:0/0@7ms complete")
+	if _, err := watch.Recv(); err != io.EOF {
+		t.Errorf("after it is complete: %v", err)
+	}
+	f.equal("at last", rows(f.receipt("admin", r)), "node-1:4/0@3ms node-2:0/0@7ms complete")
+
+	watch, err = f.revocations("admin").WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: r})
+	f.ok(err)
+	f.equal("of a complete one the only message", next(), "node-1:4/0@3ms node-2:0/0@7ms complete")
+	if _, err := watch.Recv(); err != io.EOF {
+		t.Errorf("after it is complete: %v", err)
+	}
+	f.equal("audit line", f.lastLine("GetReceipt"), "caller=admin outcome=ok revision=1")
+}
+
+// TestReceiptOfNobody proves that without nodes there is nothing to wait for.
+func TestReceiptOfNobody(t *testing.T) {
+	f := newFixture(t)
+	f.equal("receipt", rows(f.receipt("admin", f.revoke(bySubject("acme", "ada")).GetRevision())), "complete")
+	f.equal("of a lock", rows(f.receipt("admin", f.lock("203.0.113.0/24").GetRevision())), "complete")
+}
+
+// TestReceiptWithoutFence proves that where nodes keep their sockets without
+// end, no deadline is promised.
+func TestReceiptWithoutFence(t *testing.T) {
+	f := newFixture(t, withoutFence)
+	f.node("node-1")
+	f.equal("receipt", rows(f.receipt("admin", f.revoke(bySubject("acme", "ada")).GetRevision())), "node-1? incomplete")
+}
+
+// TestReceiptOfThoseWhoLeft proves that an instance which is surely without
+// sockets counts as having enforced.
+func TestReceiptOfThoseWhoLeft(t *testing.T) {
+	f := newFixture(t)
+	leaves, dies, stays := f.node("node-1"), f.node("node-2"), f.node("node-2")
+	r := f.revoke(bySubject("acme", "ada")).GetRevision()
+	f.clock.advance(time.Second)
+	stays.beat(r)
+	leaves.goodbye()
+	f.equal("after the goodbye", rows(f.receipt("admin", r)), "node-1:0/0@1s node-2:0/0@1s node-2?1h0m4.6s incomplete")
+	watch, err := f.revocations("admin").WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: r})
+	f.ok(err)
+	_, err = watch.Recv()
+	f.ok(err)
+	f.clock.advance(2 * time.Hour)
+	stays.beat(r)
+	f.ok(f.service.Tend(f.ctx))
+	_ = dies
+	w, err := watch.Recv()
+	f.ok(err)
+	f.equal("once the silent one has fenced itself", rows(w.GetReceipt()), "node-2:0/0@2h0m1s complete")
+}
+
+// TestReceiptAfterRestart proves that receipts are as durable as their entries:
+// an authority that starts anew makes them from what nodes have applied, and
+// tells when the last one has.
+func TestReceiptAfterRestart(t *testing.T) {
+	f := newFixture(t)
+	a, b := f.node("node-1"), f.node("node-2")
+	r := f.revoke(bySubject("acme", "ada")).GetRevision()
+	a.acknowledge(r, &pb.Enforced{Sequence: 1, Closed: 4})
+	f.eventually("acknowledged", func() bool {
+		return f.receipt("admin", r).GetRows()[0].GetEnforced() || f.receipt("admin", r).GetRows()[1].GetEnforced()
+	})
+	f.restart()
+	f.equal("before anyone is back", rows(f.receipt("admin", r)), "node-1?1h0m4.6s node-2?1h0m4.6s incomplete")
+	watch, err := f.revocations("admin").WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: r})
+	f.ok(err)
+	next := func() string {
+		t.Helper()
+		w, err := watch.Recv()
+		f.ok(err)
+		return rows(w.GetReceipt())
+	}
+	f.equal("first message", next(), "node-1?1h0m4.6s node-2?1h0m4.6s incomplete")
+	a.begin(func(h *pb.AttachHello) { h.Applied = r })
+	a.beat(r)
+	f.equal("second message", next(), "node-1:0/0 incomplete")
+	b.begin()
+	b.entries(1)
+	b.acknowledge(r)
+	f.equal("last message", next(), "node-2:0/0 complete")
+	f.equal("receipt", rows(f.receipt("admin", r)), "node-1:0/0 node-2:0/0 complete")
+}
+
+// TestReceiptRefuses pins who may ask for which receipt.
+func TestReceiptRefuses(t *testing.T) {
+	f := newFixture(t)
+	mine, err := f.revocations("acme").Revoke(f.ctx, &pb.RevokeRequest{Selector: bySubject("acme", "ada")})
+	f.ok(err)
+	theirs := f.revoke(bySubject("acme", "ada")).GetRevision()
+	ahead := proto.CloneOf(theirs)
+	ahead.Sequence = 3
+	epoch := proto.CloneOf(theirs)
+	epoch.Epoch++
+	for _, c := range []struct {
+		rule, caller string
+		revision     *pb.Revision
+		want         string
+	}{
+		{"its own", "acme", mine.GetRevision(), "OK"},
+		{"another's, as if there were none", "acme", theirs, fmt.Sprintf("NotFound not_found: entry 2 of epoch %d: not found", theirs.GetEpoch())},
+		{"anyone's as admin", "admin", mine.GetRevision(), "OK"},
+		{"an entry to come", "admin", ahead, fmt.Sprintf("NotFound not_found: entry 3 of epoch %d: not found", theirs.GetEpoch())},
+		{"of another history", "admin", epoch, fmt.Sprintf("NotFound not_found: entry 2 of epoch %d: not found", epoch.GetEpoch())},
+		{"none", "admin", nil, "InvalidArgument invalid_request: revision: required, as Revoke or Lock answered it (invalid request)"},
+		{"of nothing", "admin", &pb.Revision{Epoch: theirs.GetEpoch()}, "InvalidArgument invalid_request: revision: required, as Revoke or Lock answered it (invalid request)"},
+	} {
+		_, err := f.revocations(c.caller).GetReceipt(f.ctx, &pb.GetReceiptRequest{Revision: c.revision})
+		if got := failed(err); got != c.want {
+			t.Errorf("GetReceipt: %s:\n got %s\nwant %s", c.rule, got, c.want)
+		}
+		watch, err := f.revocations(c.caller).WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: c.revision})
+		f.ok(err)
+		if err = drained(watch); err == io.EOF {
+			err = nil
+		}
+		if got := failed(err); got != c.want {
+			t.Errorf("WatchReceipt: %s:\n got %s\nwant %s", c.rule, got, c.want)
+		}
+	}
+}
+
+// TestRepeatedRequestKeepsItsReceipt proves that repeating a request long after
+// does not disturb the receipts of others.
+func TestRepeatedRequestKeepsItsReceipt(t *testing.T) {
+	f := newFixture(t)
+	n := f.node("node-1")
+	revoke := func() *pb.Revision {
+		resp, err := f.revocations("admin").Revoke(f.ctx, &pb.RevokeRequest{Selector: bySubject("acme", "ada"), RequestId: "0123456789abcdef"})
+		f.ok(err)
+		return resp.GetRevision()
+	}
+	first := revoke()
+	second := f.revoke(bySubject("acme", "bob")).GetRevision()
+	f.equal("repeated", revoke(), first)
+	n.beat(second)
+	f.equal("both", rows(f.receipt("admin", first))+", "+rows(f.receipt("admin", second)), "node-1:0/0@0s complete, node-1:0/0@0s complete")
+	f.restart()
+	f.equal("repeated after a restart", revoke(), first)
+	third := f.revoke(bySubject("acme", "cyd")).GetRevision()
+	n.begin(func(h *pb.AttachHello) { h.Applied = second })
+	n.beat(third)
+	f.equal("the newest", rows(f.receipt("admin", third)), "node-1:0/0@0s complete")
+}
