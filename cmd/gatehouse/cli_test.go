@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"gatehouse": main})
 }
 
-// caller runs commands against a fake authority.
+// caller runs commands, against a fake authority if it has one.
 type caller struct {
 	t         testing.TB
 	authority *fakeAuthority
@@ -66,15 +66,11 @@ func (c *caller) runCtx(ctx context.Context, stdin io.Reader, args ...string) re
 		now: func() time.Time { return testNow }, zone: testZone, random: rand.Reader,
 	}
 	code := cli.run(ctx, args)
-	names := strings.NewReplacer(c.dir, "DIR", c.addr(), "ADDRESS")
-	return result{code, names.Replace(stdout.String()), names.Replace(stderr.String())}
-}
-
-func (c *caller) addr() string {
 	if c.authority == nil {
-		return "127.0.0.1:1"
+		return result{code, stdout.String(), stderr.String()}
 	}
-	return c.authority.addr
+	names := strings.NewReplacer(c.dir, "DIR", c.authority.addr, "ADDRESS")
+	return result{code, names.Replace(stdout.String()), names.Replace(stderr.String())}
 }
 
 // check compares all of a result.

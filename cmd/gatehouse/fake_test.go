@@ -320,11 +320,26 @@ func (f *fakeAuthority) receiptOf(rev *pb.Revision) *pb.Receipt {
 	f.mu.Lock()
 	asked := f.asked[rev.GetSequence()]
 	f.asked[rev.GetSequence()]++
+	receipt := f.receipt
 	f.mu.Unlock()
-	if f.receipt != nil {
-		return f.receipt(rev, asked)
+	if receipt != nil {
+		return receipt(rev, asked)
 	}
 	return testReceipt(rev, true)
+}
+
+// silence makes node-2 never enforce anything, and receipts be watched without
+// an end.
+func (f *fakeAuthority) silence() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.receipt, f.hang = func(rev *pb.Revision, _ int) *pb.Receipt { return testReceipt(rev, false) }, true
+}
+
+func (f *fakeAuthority) hangs() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.hang
 }
 
 func (f *fakeAuthority) GetReceipt(_ context.Context, req *pb.GetReceiptRequest) (*pb.GetReceiptResponse, error) {
@@ -338,7 +353,7 @@ func (f *fakeAuthority) WatchReceipt(req *pb.WatchReceiptRequest, stream pb.Revo
 		if err := stream.Send(&pb.WatchReceiptResponse{Receipt: r}); err != nil || r.GetComplete() {
 			return err
 		}
-		if f.hang {
+		if f.hangs() {
 			<-stream.Context().Done()
 			return stream.Context().Err()
 		}

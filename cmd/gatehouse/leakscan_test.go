@@ -38,6 +38,7 @@ func scanAll(t testing.TB, r io.Reader, bufferSize int) found {
 func TestLeakScan(t *testing.T) {
 	id1, one := testToken(1)
 	id2, two := testToken(2)
+	insideID, inside := tokenWithPrefixInside()
 	at := func(line int, id token.ID) string { return fmt.Sprintf("%d:%s", line, id) }
 	for _, tc := range []struct {
 		name, in string
@@ -65,6 +66,7 @@ func TestLeakScan(t *testing.T) {
 		{"other text", "leaked on Monday:\n" + one, found{[]string{at(2, id1)}, []int{1}, 2}},
 		{"26 characters that are no id", "ABCDEFGHIJKLMNOPQRSTUVWXYZ\n8" + id1.String()[1:], found{nil, []int{1, 2}, 2}},
 		{"an id with more around", "x" + id1.String() + " " + id1.String() + "-x", found{nil, []int{1}, 1}},
+		{"a token with a prefix inside", inside, found{[]string{at(1, insideID)}, nil, 1}},
 		{"bytes of any kind", "\xff\x00" + one + "\x80", found{[]string{at(1, id1)}, nil, 1}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -80,9 +82,15 @@ func TestLeakScan(t *testing.T) {
 	}
 }
 
+// tokenWithPrefixInside is a token whose secret reads as the beginning of one.
+func tokenWithPrefixInside() (token.ID, string) {
+	id, text := testToken(1)
+	return id, text[:60] + token.Prefix + text[64:]
+}
+
 // A dump may be one line of any length, and any part of it one word.
 func TestLeakScanOfEndlessLines(t *testing.T) {
-	id, text := testToken(1)
+	id, text := tokenWithPrefixInside()
 	for _, pad := range []string{"x", " ", "x ", "gh1", "\xff", strings.Repeat("x", 170) + " "} {
 		for shift := range 200 {
 			in := strings.Repeat(pad, 3000/len(pad)) + strings.Repeat("=", shift) + text + strings.Repeat(pad, 3000/len(pad))

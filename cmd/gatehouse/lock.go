@@ -58,7 +58,7 @@ func (c *cli) unlockCommand() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: "unlock LOCK_ID --reason WHY", Short: "Lift a lock",
-		Long:    "Lift a lock. What it closed stays closed: users get a new token and connect again.",
+		Long:    "Lift a lock. What it closed stays closed: users get a new token and connect\nagain.",
 		Example: "  gatehouse unlock 3f9a6c0d2b7e4815a1c45d90f2b86e37 --reason \"cleared by support\"",
 		Args:    oneArg("a lock id"), DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {

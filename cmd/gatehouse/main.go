@@ -67,7 +67,7 @@ func (c *cli) run(ctx context.Context, args []string) exitCode {
 	err := refuseSecrets(args)
 	if err == nil {
 		root := c.rootCommand()
-		root.SetArgs(args)
+		root.SetArgs(append([]string{}, args...)) // cobra takes nil for os.Args
 		err = root.ExecuteContext(ctx)
 	}
 	if err == nil && out.err != nil {

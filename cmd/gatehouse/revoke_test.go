@@ -231,7 +231,7 @@ func TestReceipts(t *testing.T) {
 			}
 			timeout := "10s"
 			if tc.code == exitUnconfirmed {
-				timeout = "1s"
+				timeout = "400ms"
 			}
 			c.check(c.run("", "revoke", "--subject=u42", "--timeout", timeout), tc.code, tc.stdout, tc.stderr)
 		})
@@ -240,8 +240,7 @@ func TestReceipts(t *testing.T) {
 
 func TestRevokeJSON(t *testing.T) {
 	c := newCaller(t)
-	c.authority.receipt = func(rev *pb.Revision, asked int) *pb.Receipt { return testReceipt(rev, false) }
-	c.authority.hang = true
+	c.authority.silence()
 	got := c.run("", "revoke", "--subject=u42", "--timeout=100ms", "-o", "json")
 	c.check(got, exitUnconfirmed, `{
   "revision": "7.1",
@@ -309,7 +308,6 @@ func TestRevokeOfTheUnknown(t *testing.T) {
 
 func TestInterruptedWhileWaiting(t *testing.T) {
 	c := newCaller(t)
-	c.authority.receipt = func(rev *pb.Revision, asked int) *pb.Receipt { return testReceipt(rev, false) }
 	c.authority.hang = true
 	ctx, cancel := context.WithCancel(context.Background())
 	c.authority.receipt = func(rev *pb.Revision, asked int) *pb.Receipt {

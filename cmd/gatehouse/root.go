@@ -26,7 +26,7 @@ const rootExample = `  gatehouse token issue --subject u42 --audience chat
 
 // usageTemplate is cobra's, but for the flags that all verbs share: they are
 // shown once, by gatehouse --help.
-const usageTemplate = `Usage:{{if .Runnable}}
+const usageTemplate = `Usage:{{if and .Runnable (not .HasAvailableSubCommands)}}
   {{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}
   {{.CommandPath}} [command]{{end}}{{if .HasExample}}
 
@@ -68,7 +68,7 @@ func (c *cli) rootCommand() *cobra.Command {
 	root.SetHelpCommand(helpCommand())
 
 	flags := root.PersistentFlags()
-	flags.SortFlags = false
+	flags.SortFlags, root.Flags().SortFlags = false, false
 	flags.VarP(&c.format, "output", "o", "how results are written")
 	c.source = settings.Source{Environ: c.environ, Flags: flags, Ignore: serverVariables}
 	c.source.BindFlags(defaultConfig())
@@ -169,8 +169,8 @@ const exitCodesHelp = `Exit codes of gatehouse:
     2  usage: the command line, the settings or a field of the request is wrong
     3  not found: the authority knows nothing of this name or id
     4  denied: the credential is missing, unknown, disabled or may not do this
-    6  partial or unconfirmed: a node has not confirmed a revocation yet, not all
-       of a batch was done, or some of its lines held no token
+    6  partial or unconfirmed: a node has not confirmed a revocation yet, or not
+       all of a batch was done, or some of its lines held no token
     7  unavailable: the authority can't be reached, is stopping, or did not
        answer in time
   130  interrupted by Ctrl-C or SIGTERM
@@ -208,6 +208,13 @@ Every field is there, in this form:
   bytes       text; what is not UTF-8 is replaced
   selectors   an object with the one field that is set, {"tenant": "acme"}
 
+revoke, lock and session close write revision, receipt (null if nobody waited or
+it could not be read) and for a lock its lock_id; a dry run writes tokens and
+sessions. revoke --token-stdin writes how many lines were read, and tokens were
+revoked, unknown, out_of_reach and repeated; malformed_lines has the first 100
+numbers; closed counts sockets over all receipts, and is a lower bound if
+closed_at_least is true; receipt is that of the last revocation.
+
 New fields may be added; none is renamed or removed within a major version.`
 
 func connectionHelp() string {
@@ -217,11 +224,11 @@ func connectionHelp() string {
 		{"ca_file", "its CA; no other is trusted"},
 		{"cert_file", "the certificate to call with"},
 		{"key_file", "its private key"},
-		{"api_key_file", "the API key to call with, instead"},
-		{"server_name", "the name in the authority's certificate"},
-		{"call_timeout", "how long one call may take (10s)"},
+		{"api_key_file", "or the API key to call with"},
+		{"server_name", "the name in its certificate"},
+		{"call_timeout", "how long a call may take"},
 	} {
-		fmt.Fprintf(&rows, "  %-13s --%-13s GATEHOUSE_%-13s %s\n", s.key, strings.ReplaceAll(s.key, "_", "-"), strings.ToUpper(s.key), s.help)
+		fmt.Fprintf(&rows, "  --%-12s  GATEHOUSE_%-12s  %s\n", strings.ReplaceAll(s.key, "_", "-"), strings.ToUpper(s.key), s.help)
 	}
 	return `gatehouse calls one authority, over TLS 1.3, with one credential. Settings:
 

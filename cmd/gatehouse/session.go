@@ -17,7 +17,7 @@ func (c *cli) sessionListCommand() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
 		Use: "list", Short: "List live sessions, the first to expire first",
-		Long: "List the live sessions, the first to expire first. Filters that are given must all\nmatch. Rows are written as they come.",
+		Long: "List the live sessions, the first to expire first. Filters that are given must\nall match. Rows are written as they come.",
 		Example: `  gatehouse session list
   gatehouse session list --subject u42
   gatehouse session list --node node-1 -o json | jq '.sessions | length'`,
