@@ -3,6 +3,7 @@ module github.com/gatehouse-ws/gatehouse
 go 1.26.0
 
 require (
+	github.com/anishathalye/porcupine v1.3.1
 	github.com/chromedp/chromedp v0.23.0
 	github.com/gobwas/ws v1.5.0
 	github.com/mileusna/useragent v1.3.5

@@ -221,7 +221,7 @@ func redeemIDs(ctx context.Context, s *Store, ids []storage.TokenID, now time.Ti
 // a second after their issue, when the store still holds their records, as when
 // a page loads and connects; or over one minute, all of the default life.
 func BenchmarkRedeem(b *testing.B) {
-	for name, window := range map[string]int{"fresh": 10_000, "minute": 1_200_000} {
+	for name, window := range map[string]int{"fresh": 10_000, "minute": 1_200_000, "all": 10_000_000} {
 		for _, c := range benchCallers {
 			b.Run(fmt.Sprintf("%s/batch=%d/callers=%d", name, c.batch, c.callers), func(b *testing.B) {
 				s := benchStore(b)

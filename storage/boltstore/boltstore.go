@@ -54,7 +54,7 @@ const (
 	defaultGroupItems = 4096
 	defaultSlotTokens = 25_000
 	defaultPurgeMin   = 50_000
-	defaultFreshSize  = 16_384 // of about 400 bytes each
+	defaultFreshSize  = 1_000_000 // of about 400 bytes each
 
 	// queueCalls bounds the calls that wait for the committer. More block.
 	queueCalls = 1024

@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -49,25 +50,46 @@ func checkFile(t testing.TB, path string) {
 	}
 }
 
+// opener opens stores with opts, and has bbolt check their files in the end.
+func opener(opts Options) storagetest.Open {
+	return func(t *testing.T) storage.Store {
+		path := filepath.Join(t.TempDir(), "gatehouse.db")
+		t.Cleanup(func() { checkFile(t, path) })
+		return open(t, path, opts)
+	}
+}
+
+// reopener closes stores, has their files checked, and opens them again.
+func reopener(opts Options) storagetest.Reopen {
+	return func(t *testing.T, s storage.Store) storage.Store {
+		check(t, s.(*Store))
+		return open(t, s.(*Store).path, opts)
+	}
+}
+
 func TestStore(t *testing.T) {
 	for name, opts := range map[string]Options{"default": {AheadBytes: 1}, "small": small} {
-		t.Run(name, func(t *testing.T) {
-			open := func(t *testing.T) storage.Store {
-				path := filepath.Join(t.TempDir(), "gatehouse.db")
-				t.Cleanup(func() { checkFile(t, path) })
-				return open(t, path, opts)
-			}
-			storagetest.Run(t, open)
-			t.Run("reopened", func(t *testing.T) {
-				storagetest.RunReopened(t, open, func(t *testing.T, s storage.Store) storage.Store {
-					check(t, s.(*Store))
-					s, err := Open(s.(*Store).path, opts)
-					if err != nil {
-						t.Fatal(err)
-					}
-					return s
-				})
-			})
-		})
+		t.Run(name, func(t *testing.T) { storagetest.Run(t, opener(opts)) })
+		t.Run(name+" reopened", func(t *testing.T) { storagetest.RunReopened(t, opener(opts), reopener(opts)) })
 	}
+}
+
+// long reports whether the tests are to take as long as they need.
+func long() bool { return os.Getenv("GATEHOUSE_LONG") != "" }
+
+func TestModel(t *testing.T) {
+	opts := small
+	opts.slotTokens, opts.purgeMin, opts.freshSize = 3, 2, 2
+	opts.noSync = true // other tests look after that
+	storagetest.Model(t, opener(opts), reopener(opts))
+}
+
+func TestHistories(t *testing.T) {
+	rounds := 4
+	if long() {
+		rounds = 200
+	}
+	opts := small
+	opts.GroupItems = 4096
+	storagetest.Histories(t, opener(opts), rounds)
 }

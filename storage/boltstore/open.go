@@ -117,31 +117,34 @@ func create(path string, opts *Options) (err error) {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// inspect reads all of the file without changing it. bbolt itself would crash
-// on many a damaged page: when it opens a file for writing it walks through all
-// pages in a goroutine of its own.
+// inspect reads all of the file without changing it.
 func inspect(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return describe(path, err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return describe(path, err)
+	}
+	if info.Mode().IsRegular() && info.Size() == 0 {
+		return describe(path, errors.New("it is empty"))
+	}
 	db, err := openFile(path, &bbolt.Options{Timeout: lockTimeout, ReadOnly: true})
 	if err != nil {
 		return err
 	}
 	defer db.Close()
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
+	if info, err = f.Stat(); err != nil { // it may have grown before it was locked
+		return describe(path, err)
 	}
-	err = guard(path, func() error {
-		return db.View(func(tx *bbolt.Tx) error {
-			if size := tx.Size(); size > info.Size() {
-				return fmt.Errorf("it has %d bytes of %d", info.Size(), size)
-			}
-			if err := checkFormat(tx); err != nil {
-				return err
-			}
-			return walk(tx.Cursor(), tx.Bucket)
-		})
-	})
-	return describe(path, err)
+	return describe(path, guard(func() error {
+		if err := verify(f, info.Size(), db.Info().PageSize); err != nil {
+			return err
+		}
+		return db.View(checkFormat)
+	}))
 }
 
 // checkFormat reports what a bbolt file is, if it is not a store of this format.
@@ -171,26 +174,9 @@ func checkFormat(tx *bbolt.Tx) error {
 	return nil
 }
 
-// walk touches every page below c.
-func walk(c *bbolt.Cursor, bucket func([]byte) *bbolt.Bucket) error {
-	for k, v := c.First(); k != nil; k, v = c.Next() {
-		if v != nil {
-			continue
-		}
-		b := bucket(k)
-		if b == nil {
-			return fmt.Errorf("bucket %x cannot be opened", k)
-		}
-		if err := walk(b.Cursor(), b.Bucket); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 func openFile(path string, opts *bbolt.Options) (*bbolt.DB, error) {
 	var db *bbolt.DB
-	err := guard(path, func() (err error) {
+	err := guard(func() (err error) {
 		db, err = bbolt.Open(path, 0o600, opts)
 		return err
 	})
@@ -198,7 +184,7 @@ func openFile(path string, opts *bbolt.Options) (*bbolt.DB, error) {
 }
 
 // guard turns panics and faults of fn into errors.
-func guard(path string, fn func() error) (err error) {
+func guard(fn func() error) (err error) {
 	defer catchFaults()()
 	defer func() {
 		if r := recover(); r != nil {

@@ -15,7 +15,7 @@ import (
 // rebuild fills the ledger and the slots from the file. It reads no token: of
 // those it wants their number and their slots.
 func (s *Store) rebuild() error {
-	err := guard(s.path, func() error {
+	err := guard(func() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
 			s.visible.Store(uint64(tx.ID()))
 			s.room.used = tx.Size()

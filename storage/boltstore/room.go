@@ -83,8 +83,9 @@ func (r *room) fillAhead() error {
 // ensure makes room for a transaction that writes that many bytes.
 func (r *room) ensure(bytes int64) error {
 	for r.size-r.used < bytes {
-		if err := r.extend(r.used + bytes); err != nil {
-			return err
+		had := r.size
+		if err := r.extend(r.used + bytes); err != nil || r.size == had {
+			return err // bbolt can still grow the file as it needs
 		}
 	}
 	return nil

@@ -8,6 +8,8 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage/storagetest"
 )
 
-func TestStore(t *testing.T) {
-	storagetest.Run(t, func(*testing.T) storage.Store { return memstore.New() })
-}
+func open(*testing.T) storage.Store { return memstore.New() }
+
+func TestStore(t *testing.T)     { storagetest.Run(t, open) }
+func TestModel(t *testing.T)     { storagetest.Model(t, open, nil) }
+func TestHistories(t *testing.T) { storagetest.Histories(t, open, 5) }

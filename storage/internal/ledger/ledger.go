@@ -58,10 +58,13 @@ type Ledger struct {
 	countSeen storage.Stats
 	gone      int // of the tokens counted, how many are swept
 
+	touched uint32 // see touch
+
 	// Of the group under way; the writer's alone.
 	undo     []change
 	inserted map[storage.TokenID]struct{}
-	fresh    []storage.Entry // above shown
+	replaced map[storage.SessionID]uint32 // uses that were over, by their ids
+	fresh    []storage.Entry              // above shown
 	lifted   []lock
 	dropped  []storage.Entry
 	ended    []uint32 // uses of swept tokens
@@ -119,11 +122,10 @@ func digest(id string) requestID {
 // change is one step to undo: a grant, the end of a session, or any other, with
 // its function.
 type change struct {
-	use        uint32
-	granted    *storage.Session
-	endedGroup uint64 // of an end: what its use had before
-	endedFresh bool
-	undo       func()
+	use     uint32
+	prior   uint32 // of a grant: the use that had its session id, and was over
+	granted *storage.Session
+	undo    func()
 }
 
 // New makes an empty ledger of the history epoch.
@@ -144,6 +146,7 @@ func New(epoch uint64) *Ledger {
 		locks:     make(map[storage.LockID]lock),
 		requests:  make(map[requestID]uint64),
 		inserted:  make(map[storage.TokenID]struct{}),
+		replaced:  make(map[storage.SessionID]uint32),
 	}
 	l.sweptSeen.Store(-1)
 	return l
@@ -169,9 +172,7 @@ func (l *Ledger) Commit(show func()) {
 	}
 	l.sweptSeen.Store(l.swept)
 	for _, i := range l.ended {
-		if l.byToken[l.uses.at(i).token] == 0 { // else Forget will come by
-			l.forgetUse(i)
-		}
+		l.forgetUse(i)
 	}
 	l.subjects.settle()
 	l.tenants.settle()
@@ -198,28 +199,31 @@ func (l *Ledger) Rollback() {
 }
 
 func (l *Ledger) nextGroup() {
+	for _, i := range l.replaced {
+		l.forgetUse(i)
+	}
 	l.group++
 	clear(l.undo)
 	clear(l.inserted)
+	clear(l.replaced)
 	l.undo = l.undo[:0]
 	l.fresh, l.lifted, l.dropped, l.ended = nil, nil, nil, l.ended[:0]
 }
 
 // Mark is a place in the group under way, for RollbackTo.
 type Mark struct {
-	undo, ended int
-	count       storage.Stats
+	undo  int
+	count storage.Stats
 }
 
 // Mark remembers how far the group has come.
-func (l *Ledger) Mark() Mark { return Mark{len(l.undo), len(l.ended), l.count} }
+func (l *Ledger) Mark() Mark { return Mark{len(l.undo), l.count} }
 
 // RollbackTo undoes what was decided since m: a call that failed halfway.
 func (l *Ledger) RollbackTo(m Mark) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.undoTo(m.undo)
-	l.ended = l.ended[:m.ended]
 	l.count = m.count
 }
 
@@ -231,7 +235,7 @@ func (l *Ledger) undoTo(n int) {
 		case c.granted != nil:
 			l.undoGrant(c)
 		default:
-			l.undoEnd(c)
+			l.undoEnd(c.use)
 		}
 	}
 	clear(l.undo[n:])

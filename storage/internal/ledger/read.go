@@ -90,14 +90,19 @@ func (l *Ledger) LiveSessions(ids []storage.SessionID, begin func()) []storage.S
 	}
 	out := make([]storage.SessionKey, len(ids))
 	for n, id := range ids {
-		if i := l.bySession[id]; i != 0 && l.live(l.uses.at(i)) {
+		i := l.bySession[id]
+		if was := l.replaced[id]; was != 0 {
+			i = was // before the group under way
+		}
+		if i != 0 && l.live(l.uses.at(i)) {
 			out[n] = storage.SessionKey{ExpiresAt: time.UnixMilli(l.uses.at(i).expires), ID: id}
 		}
 	}
 	return out
 }
 
-// Forget drops the uses of swept tokens, but for sessions that are live.
+// Forget drops the uses of tokens whose sweeping is committed, but for sessions
+// that are live.
 func (l *Ledger) Forget(tokens []storage.TokenID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -107,7 +112,7 @@ func (l *Ledger) Forget(tokens []storage.TokenID) {
 		for next != 0 {
 			i, u := next, l.uses.at(next)
 			next, u.earlier = u.earlier, 0
-			if u.ended && u.group != l.group { // else Commit does it
+			if u.group != l.group && l.replaced[u.session] != i { // else the group's end does it
 				l.forgetUse(i)
 			}
 		}

@@ -231,14 +231,21 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // that looks for collisions: all one wins is another error for a session that
 // is gone.
 func Observation(s *storage.Session) uint64 {
-	var b [48]byte
-	copy(b[:], s.Instance[:])
+	h := uint64(crc32.Checksum(s.UserAgent, castagnoli))<<32 | uint64(crc32.Checksum(s.Origin, castagnoli))
+	h = mix(h, uint64(len(s.UserAgent))<<32|uint64(uint32(len(s.Origin))))
+	h = mix(h, binary.BigEndian.Uint64(s.Instance[:8]))
+	h = mix(h, binary.BigEndian.Uint64(s.Instance[8:]))
 	if s.ClientIP.IsValid() {
-		b[16] = byte(s.ClientIP.BitLen())
 		ip := s.ClientIP.As16()
-		copy(b[17:], ip[:])
+		h = mix(h, binary.BigEndian.Uint64(ip[:8]))
+		h = mix(h, binary.BigEndian.Uint64(ip[8:]))
+		h = mix(h, uint64(s.ClientIP.BitLen()))
 	}
-	binary.LittleEndian.PutUint32(b[36:], crc32.Checksum(s.Origin, castagnoli))
-	binary.LittleEndian.PutUint64(b[40:], uint64(len(s.UserAgent))<<32|uint64(uint32(len(s.Origin))))
-	return uint64(crc32.Checksum(s.UserAgent, castagnoli))<<32 | uint64(crc32.Checksum(b[:], castagnoli))
+	return h
+}
+
+// mix is stored in what it makes: never change it.
+func mix(h, v uint64) uint64 {
+	h = (h ^ v) * 0x9e3779b97f4a7c15
+	return h ^ h>>32
 }

@@ -1,0 +1,304 @@
+package record
+
+import (
+	"bytes"
+	"errors"
+	"net/netip"
+	"reflect"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	storagev1 "github.com/gatehouse-ws/gatehouse/proto/gatehouse/storage/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+var testTime = time.Date(2026, 11, 23, 12, 0, 0, 7e6, time.UTC)
+
+func testToken() *storage.Token {
+	return &storage.Token{
+		ID:               storage.TokenID{1, 2, 3},
+		SecretHash:       [32]byte{4, 5, 6},
+		Tenant:           "acme",
+		Subject:          "ada",
+		Audience:         "chat",
+		ClientIP:         netip.MustParseAddr("192.0.2.7"),
+		IPBinding:        storage.IPStrict,
+		UserAgent:        []byte("Mozilla/5.0 \xff"),
+		Browser:          "Firefox",
+		OS:               "Linux",
+		UserAgentBinding: storage.UserAgentClass,
+		Origin:           "https://app.example.com",
+		Attributes:       map[string]string{"b": "2", "a": "", "c": "3"},
+		Scopes:           []string{"chat.send", "", "chat.read"},
+		Limits:           storage.SessionLimits{MessageBytes: 1, MessagesPerSecond: 2, SessionsPerSubject: 3},
+		MaxUses:          4,
+		IssuedAt:         testTime,
+		NotBefore:        testTime.Add(time.Second),
+		SessionTTL:       time.Hour,
+		Issuer:           "login",
+		IssuedRevision:   storage.Revision{Epoch: 1<<64 - 1, Sequence: 9},
+	}
+}
+
+func encodeToken(t *storage.Token) []byte {
+	return AppendIssued(AppendToken(nil, t), t.IssuedRevision)
+}
+
+func testSession() *storage.Session {
+	return &storage.Session{
+		ID:             storage.SessionID{7, 8},
+		Token:          storage.TokenID{1, 2, 3},
+		Tenant:         "acme",
+		Subject:        "ada",
+		Audience:       "chat",
+		Issuer:         "login",
+		TokenIP:        netip.MustParseAddr("2001:db8::1"),
+		IssuedRevision: storage.Revision{Epoch: 5, Sequence: 6},
+		Node:           "node-1",
+		Instance:       storage.InstanceID{9},
+		ClientIP:       netip.MustParseAddr("::ffff:192.0.2.7"),
+		UserAgent:      []byte("curl"),
+		Origin:         []byte("null"),
+		StartedAt:      testTime,
+		ExpiresAt:      testTime.Add(time.Hour),
+		AsOf:           storage.Revision{Epoch: 5, Sequence: 1<<64 - 1},
+	}
+}
+
+func encodeSession(s *storage.Session) []byte { return AppendAsOf(AppendSession(nil, s), s.AsOf) }
+
+func TestTokenRoundTrip(t *testing.T) {
+	for name, want := range map[string]*storage.Token{"full": testToken(), "empty": {}} {
+		var got storage.Token
+		if err := Token(want.ID, encodeToken(want), &got); err != nil {
+			t.Fatal(name, err)
+		}
+		if len(got.UserAgent) == 0 {
+			got.UserAgent = nil
+		}
+		if !reflect.DeepEqual(&got, want) {
+			t.Fatalf("%s:\n got %+v\nwant %+v", name, got, want)
+		}
+	}
+}
+
+func TestTokensShareNothingTheyShouldNot(t *testing.T) {
+	a, b := testToken(), testToken()
+	b.ID[0], b.UserAgent, b.Subject = 99, []byte("other"), "bob"
+	ids := []storage.TokenID{a.ID, {}, b.ID}
+	records := [][]byte{encodeToken(a), nil, encodeToken(b)}
+	out := make([]*storage.Token, 3)
+	if err := Tokens(ids, records, out); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range records {
+		clear(r)
+	}
+	if !reflect.DeepEqual(out[0], a) || out[1] != nil || !reflect.DeepEqual(out[2], b) {
+		t.Fatalf("got %+v", out)
+	}
+	_ = append(out[0].UserAgent, "overflow"...)
+	if string(out[2].UserAgent) != "other" {
+		t.Fatal("one token's User-Agent runs into the next")
+	}
+}
+
+func TestSessionRoundTrip(t *testing.T) {
+	for name, want := range map[string]*storage.Session{"full": testSession(), "empty": {}} {
+		var got storage.Session
+		if err := Session(want.ID, encodeSession(want), &got); err != nil {
+			t.Fatal(name, err)
+		}
+		if !reflect.DeepEqual(&got, want) {
+			t.Fatalf("%s:\n got %+v\nwant %+v", name, got, want)
+		}
+		if id, err := SessionToken(encodeSession(want)); err != nil || id != want.Token {
+			t.Fatalf("%s: token %x, %v", name, id, err)
+		}
+	}
+}
+
+// What is encoded by hand is what the generated code encodes, to the byte.
+func TestHandMatchesGenerated(t *testing.T) {
+	x, s := testToken(), testSession()
+	for name, c := range map[string]struct {
+		hand []byte
+		msg  proto.Message
+	}{
+		"token": {encodeToken(x), &storagev1.Token{
+			SecretHash: x.SecretHash[:], Tenant: x.Tenant, Subject: x.Subject, Audience: x.Audience,
+			ClientIp: x.ClientIP.AsSlice(), UserAgent: x.UserAgent, Browser: x.Browser, Os: x.OS, Origin: x.Origin,
+			IpBinding: uint32(x.IPBinding), UserAgentBinding: uint32(x.UserAgentBinding),
+			Attributes: []string{"a", "", "b", "2", "c", "3"}, Scopes: x.Scopes,
+			MessageBytes: 1, MessagesPerSecond: 2, SessionsPerSubject: 3, MaxUses: 4,
+			IssuedAt: x.IssuedAt.UnixMilli(), NotBefore: x.NotBefore.UnixMilli(), SessionTtl: x.SessionTTL.Milliseconds(),
+			Issuer: x.Issuer, IssuedEpoch: x.IssuedRevision.Epoch, IssuedSequence: x.IssuedRevision.Sequence,
+		}},
+		"session": {encodeSession(s), &storagev1.Session{
+			TokenId: s.Token[:], Tenant: s.Tenant, Subject: s.Subject, Audience: s.Audience, Issuer: s.Issuer,
+			TokenIp: s.TokenIP.AsSlice(), IssuedEpoch: 5, IssuedSequence: 6, Node: s.Node, InstanceId: s.Instance[:],
+			ClientIp: s.ClientIP.AsSlice(), UserAgent: s.UserAgent, Origin: s.Origin,
+			StartedAt: s.StartedAt.UnixMilli(), ExpiresAt: s.ExpiresAt.UnixMilli(), AsOfEpoch: 5, AsOfSequence: 1<<64 - 1,
+		}},
+		"redemptions": {AppendRedemptions(nil, []Redemption{{x.ID, s.ID, 77}, {storage.TokenID{}, storage.SessionID{}, 0}}), &storagev1.Redemptions{
+			Redemptions: []*storagev1.Redemption{
+				{TokenId: x.ID[:], SessionId: s.ID[:], Observation: 77},
+				{TokenId: make([]byte, 16), SessionId: make([]byte, 16)},
+			},
+		}},
+		"ended": {AppendEnded(nil, []Ended{{storage.SessionKey{ExpiresAt: testTime, ID: s.ID}, x.ID}}), &storagev1.EndedSessions{
+			Sessions: []*storagev1.Ended{{ExpiresAt: testTime.UnixMilli(), SessionId: s.ID[:], TokenId: x.ID[:]}},
+		}},
+	} {
+		want, err := proto.MarshalOptions{Deterministic: true}.MarshalAppend([]byte{version}, c.msg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "redemptions" { // a use always has its observation, be it zero
+			want = append(want[:len(want):len(want)], 0x19, 0, 0, 0, 0, 0, 0, 0, 0)
+			want[len(want)-46] += 9
+		}
+		if !bytes.Equal(c.hand, want) {
+			t.Errorf("%s:\n got %x\nwant %x", name, c.hand, want)
+		}
+	}
+}
+
+func TestRestRoundTrips(t *testing.T) {
+	id := storage.LockID{1}
+	entry := storage.Entry{
+		Revision: storage.Revision{Epoch: 3, Sequence: 4}, Kind: storage.LiftLock, Lock: id, Reason: "r", Actor: "a",
+		CommittedAt: testTime, KeepUntil: testTime.Add(time.Hour), RequestID: "q",
+	}
+	for _, sel := range []storage.Selector{
+		{Token: storage.TokenID{1}}, {Session: storage.SessionID{2}}, {Tenant: "t", Subject: "s"}, {Tenant: "t"},
+		{Prefix: netip.MustParsePrefix("192.0.2.1/24")}, {Prefix: netip.MustParsePrefix("2001:db8::/32")}, {Issuer: "i"},
+	} {
+		want := entry
+		want.Selector = sel
+		b, err := EncodeEntry(&want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Entry(want.Revision, b); err != nil || !reflect.DeepEqual(got, want) {
+			t.Fatalf("got %+v, %v\nwant %+v", got, err, want)
+		}
+		lock := storage.Lock{ID: id, Selector: sel, Reason: "r", Actor: "a", CommittedAt: testTime, Revision: want.Revision}
+		if b, err = EncodeLock(&lock); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := Lock(3, id, b); err != nil || !reflect.DeepEqual(got, lock) {
+			t.Fatalf("got %+v, %v\nwant %+v", got, err, lock)
+		}
+	}
+}
+
+func TestUnknownVersionIsNewer(t *testing.T) {
+	kinds := map[string]func([]byte) error{
+		"token":         func(b []byte) error { return Token(storage.TokenID{}, b, new(storage.Token)) },
+		"session":       func(b []byte) error { return Session(storage.SessionID{}, b, new(storage.Session)) },
+		"redemption":    func(b []byte) error { return Redemptions(b, func(Redemption) {}) },
+		"ended session": func(b []byte) error { return EndedSessions(b, func(Ended) {}) },
+		"log entry":     func(b []byte) error { _, err := Entry(storage.Revision{}, b); return err },
+		"lock":          func(b []byte) error { _, err := Lock(1, storage.LockID{}, b); return err },
+		"node instance": func(b []byte) error { _, err := Instance(storage.InstanceID{}, b); return err },
+		"credential":    func(b []byte) error { _, err := Credential("", b); return err },
+		"edge key":      func(b []byte) error { _, err := EdgeKey(1, b); return err },
+	}
+	for kind, decode := range kinds {
+		if err := decode([]byte{version + 1}); !errors.Is(err, storage.ErrNewer) || !bytes.Contains([]byte(err.Error()), []byte(kind)) {
+			t.Errorf("%s of a newer version: %v", kind, err)
+		}
+		for name, b := range map[string][]byte{"empty": {}, "without version": {0}, "cut": {version, 0x0a, 9, 1}, "overlong": {version, 0x08, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2}} {
+			if err := decode(b); !errors.Is(err, storage.ErrCorrupt) || !bytes.Contains([]byte(err.Error()), []byte(kind)) {
+				t.Errorf("%s, %s: %v", kind, name, err)
+			}
+		}
+	}
+}
+
+func TestTextThatIsNotUTF8IsRefused(t *testing.T) {
+	if _, err := EncodeEntry(&storage.Entry{Reason: "\xff"}); err == nil {
+		t.Error("an entry was encoded")
+	}
+	if _, err := EncodeCredential(&storage.Credential{Tenants: []string{"\xff"}}); err == nil {
+		t.Error("a credential was encoded")
+	}
+}
+
+func TestObservationTellsApart(t *testing.T) {
+	sum := Observation(testSession())
+	if Observation(testSession()) != sum {
+		t.Fatal("the same observation has two sums")
+	}
+	for i, edit := range []func(*storage.Session){
+		func(s *storage.Session) { s.Instance[15]++ },
+		func(s *storage.Session) { s.ClientIP = netip.MustParseAddr("192.0.2.7") },
+		func(s *storage.Session) { s.ClientIP = netip.Addr{} },
+		func(s *storage.Session) { s.UserAgent = []byte("curm") },
+		func(s *storage.Session) { s.UserAgent = nil },
+		func(s *storage.Session) { s.Origin = nil },
+		func(s *storage.Session) { s.UserAgent, s.Origin = s.Origin, s.UserAgent },
+	} {
+		s := testSession()
+		edit(s)
+		if Observation(s) == sum {
+			t.Errorf("edit %d leaves the sum as it was", i)
+		}
+	}
+	s := testSession()
+	s.ExpiresAt, s.StartedAt, s.Node = testTime, testTime, "other"
+	if Observation(s) != sum {
+		t.Error("times or names count")
+	}
+}
+
+// The path of a handshake allocates a small constant for each item.
+func TestAllocs(t *testing.T) {
+	x, s := testToken(), testSession()
+	x.Attributes, x.Scopes = nil, nil
+	b, buf := encodeToken(x), make([]byte, 0, 1024)
+	for name, c := range map[string]struct {
+		most float64
+		fn   func()
+	}{
+		"encode token":       {0, func() { buf = AppendIssued(AppendToken(buf[:0], x), x.IssuedRevision) }},
+		"encode session":     {0, func() { buf = AppendAsOf(AppendSession(buf[:0], s), s.AsOf) }},
+		"encode redemptions": {0, func() { buf = AppendRedemptions(buf[:0], []Redemption{{x.ID, s.ID, 1}}) }},
+		"observation":        {0, func() { Observation(s) }},
+		"decode token":       {2, func() { var t storage.Token; _ = Token(x.ID, b, &t) }},
+	} {
+		if got := testing.AllocsPerRun(100, c.fn); got > c.most {
+			t.Errorf("%s: %v allocations, want at most %v", name, got, c.most)
+		}
+	}
+	ids := make([]storage.TokenID, 64)
+	records := make([][]byte, 64)
+	for i := range records {
+		records[i] = b
+	}
+	out := make([]*storage.Token, 64)
+	if got := testing.AllocsPerRun(100, func() { _ = Tokens(ids, records, out) }); got > 3 {
+		t.Errorf("decode 64 tokens: %v allocations, want 3", got)
+	}
+}
+
+func BenchmarkDecodeToken(b *testing.B) {
+	x := testToken()
+	rec := encodeToken(x)
+	ids := make([]storage.TokenID, 64)
+	records := make([][]byte, 64)
+	for i := range records {
+		records[i] = rec
+	}
+	out := make([]*storage.Token, 64)
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := Tokens(ids, records, out); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/token")
+}

@@ -1,0 +1,553 @@
+package storagetest
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+// Model compares a store with the simplest thing that keeps its promises, over
+// random calls on few ids. reopen may be nil.
+func Model(t *testing.T, open Open, reopen Reopen) {
+	rapid.Check(t, func(rt *rapid.T) {
+		m := newModel(t, rt, open(t), reopen)
+		defer func() {
+			if err := m.store.Close(); err != nil {
+				rt.Fatal(err)
+			}
+		}()
+		rt.Repeat(map[string]func(*rapid.T){
+			"insert": m.insert,
+			"redeem": m.redeem,
+			"again":  m.redeem, // twice as often
+			"end":    m.end,
+			"append": m.append,
+			"node":   m.node,
+			"sweep":  m.sweep,
+			"reopen": m.reopened,
+			"":       m.compare,
+		})
+	})
+}
+
+// model holds everything in lists and looks through all of them.
+type model struct {
+	outer  *testing.T
+	t      *rapid.T
+	store  storage.Store
+	reopen Reopen
+
+	epoch     uint64
+	head      uint64
+	log       []storage.Entry // not yet dropped
+	locks     []storage.Lock
+	tokens    []*storage.Token
+	uses      []modelUse
+	instances map[storage.InstanceID]bool
+	swept     time.Time // tokens that expire before are gone
+	now       time.Time
+}
+
+type modelUse struct {
+	session *storage.Session
+	live    bool
+}
+
+func newModel(outer *testing.T, t *rapid.T, s storage.Store, reopen Reopen) *model {
+	head, _ := s.Head()
+	return &model{outer: outer, t: t, store: s, reopen: reopen, epoch: head.Epoch, now: start, swept: time.UnixMilli(0),
+		instances: map[storage.InstanceID]bool{}}
+}
+
+func (m *model) revision() storage.Revision {
+	return storage.Revision{Epoch: m.epoch, Sequence: m.head}
+}
+
+func (m *model) drawToken(t *rapid.T) *storage.Token {
+	n := rapid.IntRange(0, 15).Draw(t, "token")
+	x := &storage.Token{
+		Tenant:   []string{"acme", "other"}[n%2],
+		Subject:  []string{"ada", "bob", ""}[n%3],
+		Issuer:   []string{"login", "batch"}[n/2%2],
+		Audience: "chat",
+		ClientIP: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}),
+		MaxUses:  uint32(n % 4),
+		IssuedAt: start,
+	}
+	if n == 7 {
+		x.ClientIP = netip.Addr{}
+	}
+	binary.BigEndian.PutUint64(x.ID[:], uint64(start.Add(time.Duration(n)*20*time.Second).UnixMilli())<<16)
+	x.ID[15] = byte(n)
+	return x
+}
+
+func (m *model) drawSession(t *rapid.T) *storage.Session {
+	n := rapid.IntRange(1, 12).Draw(t, "session")
+	return &storage.Session{
+		ID:        storage.SessionID{byte(n)},
+		Node:      "node-1",
+		Instance:  m.drawInstance(t),
+		ClientIP:  netip.AddrFrom4([4]byte{198, 51, 100, byte(n % 4)}),
+		Origin:    []byte{byte(rapid.SampledFrom([]int{1, 1, 1, 2}).Draw(t, "origin"))},
+		StartedAt: start,
+		ExpiresAt: start.Add(time.Duration(n%5) * time.Minute),
+	}
+}
+
+func (m *model) drawInstance(t *rapid.T) storage.InstanceID {
+	return storage.InstanceID{byte(rapid.IntRange(1, 3).Draw(t, "instance"))}
+}
+
+func (m *model) drawSelector(t *rapid.T) storage.Selector {
+	switch rapid.IntRange(0, 6).Draw(t, "selector") {
+	case 0:
+		return storage.Selector{Token: m.drawToken(t).ID}
+	case 1:
+		return storage.Selector{Session: storage.SessionID{byte(rapid.IntRange(1, 12).Draw(t, "session"))}}
+	case 2:
+		return storage.Selector{Tenant: "acme", Subject: "ada"}
+	case 3:
+		return storage.Selector{Tenant: "other"}
+	case 4:
+		return storage.Selector{Issuer: "batch"}
+	case 5:
+		return storage.Selector{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 51, 100, 2}), rapid.IntRange(31, 32).Draw(t, "bits"))}
+	}
+	return storage.Selector{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 0, 2, 9}), rapid.IntRange(28, 32).Draw(t, "bits"))}
+}
+
+func (m *model) stored(id storage.TokenID) *storage.Token {
+	for _, t := range m.tokens {
+		if t.ID == id {
+			return t
+		}
+	}
+	return nil
+}
+
+func (m *model) locked(t *storage.Token, s *storage.Session) bool {
+	return slices.ContainsFunc(m.locks, func(l storage.Lock) bool {
+		return l.Selector.HitsToken(t) || s != nil && l.Selector.HitsSession(s)
+	})
+}
+
+func (m *model) revoked(t *storage.Token, s *storage.Session) bool {
+	return slices.ContainsFunc(m.log, func(e storage.Entry) bool {
+		return e.Kind != storage.LiftLock && e.Revision.After(t.IssuedRevision) && (e.Selector.HitsToken(t) || s != nil && e.Selector.HitsSession(s))
+	})
+}
+
+func (m *model) insert(t *rapid.T) {
+	var batch []*storage.Token
+	for range rapid.IntRange(1, 3).Draw(t, "batch") {
+		batch = append(batch, m.drawToken(t))
+	}
+	got, err := m.store.Insert(m.outer.Context(), batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range batch {
+		var want error
+		switch {
+		case x.ID.Expiry().Before(m.swept):
+			want = storage.ErrExpired
+		case m.locked(x, nil):
+			want = storage.ErrLocked
+		case m.stored(x.ID) != nil:
+			want = storage.ErrExists
+		}
+		if got[i].Err != want {
+			t.Fatalf("insert %x: %v, want %v", x.ID, got[i].Err, want)
+		}
+		if want == nil {
+			if got[i].IssuedRevision != m.revision() {
+				t.Fatalf("insert %x: issued at %v, the head is %v", x.ID, got[i].IssuedRevision, m.revision())
+			}
+			kept := *x
+			kept.IssuedRevision = m.revision()
+			m.tokens = append(m.tokens, &kept)
+		}
+	}
+}
+
+func (m *model) redeem(t *rapid.T) {
+	var batch []storage.Redemption
+	for range rapid.IntRange(1, 3).Draw(t, "batch") {
+		x := m.drawToken(t)
+		found, err := m.store.Lookup(m.outer.Context(), []storage.TokenID{x.ID})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if (found[0] == nil) != (m.stored(x.ID) == nil) {
+			t.Fatalf("lookup %x: %v, the model has %v", x.ID, found[0], m.stored(x.ID))
+		}
+		if found[0] != nil {
+			x = found[0]
+		} else if !x.ID.Expiry().Before(m.swept) {
+			continue // only a token that was stored may be redeemed
+		}
+		batch = append(batch, storage.Redemption{Token: x, Session: m.drawSession(t),
+			SubjectSessions: uint32(rapid.IntRange(0, 3).Draw(t, "subject")), TenantSessions: uint32(rapid.IntRange(0, 4).Draw(t, "tenant"))})
+	}
+	got, err := m.store.Redeem(m.outer.Context(), batch)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, r := range batch {
+		want := m.decide(r)
+		if got[i].Err != want.Err || got[i].Retried != want.Retried {
+			t.Fatalf("redeem %x as %x: %+v, want %+v", r.Token.ID, r.Session.ID, got[i], want)
+		}
+		if want.Err == nil && !reflect.DeepEqual(normalSession(got[i].Session), normalSession(want.Session)) {
+			t.Fatalf("redeem %x as %x:\n%+v, want\n%+v", r.Token.ID, r.Session.ID, got[i].Session, want.Session)
+		}
+	}
+}
+
+// decide is the rule of Redeem, said once more.
+func (m *model) decide(r storage.Redemption) storage.Redeemed {
+	t, s := r.Token, *r.Session
+	s.Token, s.TokenIP, s.IssuedRevision, s.AsOf = t.ID, t.ClientIP, t.IssuedRevision, m.revision()
+	s.Tenant, s.Subject, s.Audience, s.Issuer = t.Tenant, t.Subject, t.Audience, t.Issuer
+	var first *modelUse
+	used, subject, tenant := uint32(0), uint32(0), uint32(0)
+	for i := range m.uses {
+		u := &m.uses[i]
+		if u.session.ID == s.ID {
+			first = u
+		}
+		if u.session.Token == t.ID {
+			used++
+		}
+		if u.live && u.session.Tenant == t.Tenant {
+			tenant++
+			if u.session.Subject == t.Subject {
+				subject++
+			}
+		}
+	}
+	switch {
+	case t.ID.Expiry().Before(m.swept):
+		return storage.Redeemed{Err: storage.ErrExpired}
+	case !m.instances[s.Instance]:
+		return storage.Redeemed{Err: storage.ErrInstanceUnknown}
+	case first != nil && first.session.Token == t.ID && first.session.Instance == s.Instance &&
+		first.session.ClientIP == s.ClientIP && string(first.session.Origin) == string(s.Origin):
+		switch {
+		case !first.live:
+			return storage.Redeemed{Err: storage.ErrSessionEnded}
+		case m.revoked(t, first.session):
+			return storage.Redeemed{Err: storage.ErrRevoked}
+		case m.locked(t, first.session):
+			return storage.Redeemed{Err: storage.ErrLocked}
+		}
+		return storage.Redeemed{Session: first.session, Retried: true}
+	case m.revoked(t, &s):
+		return storage.Redeemed{Err: storage.ErrRevoked}
+	case m.locked(t, &s):
+		return storage.Redeemed{Err: storage.ErrLocked}
+	case used >= t.MaxUses:
+		return storage.Redeemed{Err: storage.ErrUsed}
+	case first != nil:
+		return storage.Redeemed{Err: storage.ErrSessionTaken}
+	case r.SubjectSessions > 0 && subject+1 > r.SubjectSessions, r.TenantSessions > 0 && tenant+1 > r.TenantSessions:
+		return storage.Redeemed{Err: storage.ErrSessionLimit}
+	}
+	m.uses = append(m.uses, modelUse{session: &s, live: true})
+	return storage.Redeemed{Session: &s}
+}
+
+// forget forgets sessions that are neither live nor of a stored token.
+func (m *model) forget() {
+	m.uses = slices.DeleteFunc(m.uses, func(u modelUse) bool {
+		return !u.live && u.session.Token.Expiry().Before(m.swept)
+	})
+}
+
+func (m *model) end(t *rapid.T) {
+	ids := []storage.SessionID{m.drawSession(t).ID, m.drawSession(t).ID}
+	got, err := m.store.EndSessions(m.outer.Context(), ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := 0
+	for i := range m.uses {
+		if u := &m.uses[i]; u.live && slices.Contains(ids, u.session.ID) {
+			u.live = false
+			want++
+		}
+	}
+	if m.forget(); got != want {
+		t.Fatalf("ended %d, want %d", got, want)
+	}
+}
+
+func (m *model) append(t *rapid.T) {
+	e := storage.Entry{
+		Kind:        storage.EntryKind(rapid.IntRange(1, 3).Draw(t, "kind")),
+		Selector:    m.drawSelector(t),
+		Reason:      rapid.SampledFrom([]string{"r", "r", "s"}).Draw(t, "reason"),
+		CommittedAt: m.now,
+		KeepUntil:   m.now.Add(time.Duration(rapid.IntRange(0, 5).Draw(t, "keep")) * time.Minute),
+		RequestID:   rapid.SampledFrom([]string{"", "", "p", "q"}).Draw(t, "request"),
+	}
+	if e.Kind != storage.Revoke {
+		e.Lock = storage.LockID{byte(rapid.IntRange(1, 3).Draw(t, "lock"))}
+	}
+	got, err := m.store.Append(m.outer.Context(), e)
+	if e.RequestID != "" {
+		for _, first := range m.log {
+			if first.RequestID != e.RequestID {
+				continue
+			}
+			same := first.Kind == e.Kind && first.Reason == e.Reason &&
+				(e.Kind == storage.LiftLock && first.Lock == e.Lock || e.Kind != storage.LiftLock && first.Selector == e.Selector)
+			if same && (err != nil || !reflect.DeepEqual(got, first)) {
+				t.Fatalf("append again: %+v, %v, want %+v", got, err, first)
+			}
+			if !same && err != storage.ErrRequestReused {
+				t.Fatalf("append of another request: %v, want %v", err, storage.ErrRequestReused)
+			}
+			return
+		}
+	}
+	at := slices.IndexFunc(m.locks, func(l storage.Lock) bool { return l.ID == e.Lock })
+	switch {
+	case e.Kind == storage.SetLock && at >= 0:
+		if !errors.Is(err, storage.ErrExists) {
+			t.Fatalf("set a lock that stands: %v", err)
+		}
+		return
+	case e.Kind == storage.LiftLock && at < 0:
+		if !errors.Is(err, storage.ErrNotFound) {
+			t.Fatalf("lift a lock that does not stand: %v", err)
+		}
+		return
+	case err != nil:
+		t.Fatal(err)
+	}
+	m.head++
+	e.Revision = m.revision()
+	switch e.Kind {
+	case storage.SetLock:
+		m.locks = append(m.locks, storage.Lock{ID: e.Lock, Selector: e.Selector, Reason: e.Reason, CommittedAt: e.CommittedAt, Revision: e.Revision})
+	case storage.LiftLock:
+		e.Selector = m.locks[at].Selector
+		m.locks = slices.Delete(m.locks, at, at+1)
+	}
+	m.log = append(m.log, e)
+	if !reflect.DeepEqual(got, e) {
+		t.Fatalf("appended %+v, want %+v", got, e)
+	}
+}
+
+func (m *model) node(t *rapid.T) {
+	id := m.drawInstance(t)
+	if rapid.Bool().Draw(t, "register") {
+		if err := m.store.PutInstance(m.outer.Context(), storage.Instance{ID: id, Node: "node-1"}); err != nil {
+			t.Fatal(err)
+		}
+		m.instances[id] = true
+		return
+	}
+	if err := m.store.RemoveInstance(m.outer.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	delete(m.instances, id)
+	for i := range m.uses {
+		if u := &m.uses[i]; u.session.Instance == id {
+			u.live = false
+		}
+	}
+	m.forget()
+}
+
+func (m *model) sweep(t *rapid.T) {
+	m.now = m.now.Add(time.Duration(rapid.IntRange(0, 40).Draw(t, "seconds")) * time.Second)
+	keep := time.Duration(rapid.IntRange(0, 60).Draw(t, "keep")) * time.Second
+	got, err := m.store.Sweep(m.outer.Context(), m.now, keep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want storage.Swept
+	if before := m.now.Add(-keep); before.After(m.swept) {
+		m.swept = before
+	}
+	n := len(m.tokens)
+	m.tokens = slices.DeleteFunc(m.tokens, func(t *storage.Token) bool { return t.ID.Expiry().Before(m.swept) })
+	want.Tokens = n - len(m.tokens)
+	for i := range m.uses {
+		if u := &m.uses[i]; u.live && u.session.ExpiresAt.Before(m.now) {
+			u.live = false
+			want.Sessions++
+		}
+	}
+	m.forget()
+	for len(m.log) > 0 && !m.log[0].KeepUntil.After(m.now) {
+		m.log = m.log[1:]
+		want.Entries++
+	}
+	if got != want {
+		t.Fatalf("swept %+v, want %+v", got, want)
+	}
+}
+
+func (m *model) reopened(t *rapid.T) {
+	if m.reopen == nil {
+		t.Skip("the store does not outlive its process")
+	}
+	m.store = m.reopen(m.outer, m.store)
+}
+
+// compare reads all that can be read.
+func (m *model) compare(t *rapid.T) {
+	ctx := m.outer.Context()
+	if head, _ := m.store.Head(); head != m.revision() {
+		t.Fatalf("head %v, want %v", head, m.revision())
+	}
+	tokens := slices.SortedFunc(slices.Values(m.tokens), func(a, b *storage.Token) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	var listed []*storage.Token
+	for q := (storage.TokenQuery{Limit: 4}); ; {
+		page, err := m.store.ListTokens(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if listed = append(listed, page.Tokens...); !page.More {
+			break
+		}
+		q.After = page.Next
+	}
+	if len(listed) != len(tokens) {
+		t.Fatalf("%d tokens listed, want %d", len(listed), len(tokens))
+	}
+	statuses, err := m.store.Statuses(ctx, listed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, x := range tokens {
+		if !reflect.DeepEqual(normal(listed[i]), normal(x)) {
+			t.Fatalf("listed\n%+v, want\n%+v", listed[i], x)
+		}
+		m.compareStatus(t, x, statuses[i])
+	}
+	m.compareSessions(t)
+	log, err := m.store.Entries(ctx, storage.Revision{}, 1000)
+	if err != nil || fmt.Sprintf("%+v", log) != fmt.Sprintf("%+v", m.log) {
+		t.Fatalf("log\n%+v, %v, want\n%+v", log, err, m.log)
+	}
+	locks, err := m.store.Locks(ctx)
+	if err != nil || fmt.Sprintf("%+v", locks) != fmt.Sprintf("%+v", m.locks) {
+		t.Fatalf("locks\n%+v, %v, want\n%+v", locks, err, m.locks)
+	}
+	live := 0
+	for _, u := range m.uses {
+		if u.live {
+			live++
+		}
+	}
+	if st := m.store.Stats(); st.Tokens != len(tokens) || st.Sessions != live || st.Entries != len(m.log) || st.Locks != len(m.locks) {
+		t.Fatalf("stats %+v, want %d tokens, %d sessions, %d entries, %d locks", st, len(tokens), live, len(m.log), len(m.locks))
+	}
+	sel := storage.Selector{Tenant: "acme", Subject: "ada"}
+	wantTokens, wantSessions := 0, 0
+	for _, x := range tokens {
+		if sel.HitsToken(x) && x.ID.Expiry().After(m.now) {
+			wantTokens++
+		}
+	}
+	for _, u := range m.uses {
+		if u.live && sel.HitsSession(u.session) {
+			wantSessions++
+		}
+	}
+	if n, s, err := m.store.Count(ctx, sel, m.now); err != nil || n != wantTokens || s != wantSessions {
+		t.Fatalf("count %d, %d, %v, want %d, %d", n, s, err, wantTokens, wantSessions)
+	}
+}
+
+func (m *model) compareStatus(t *rapid.T, x *storage.Token, got storage.TokenStatus) {
+	var want storage.TokenStatus
+	for _, u := range m.uses {
+		if u.session.Token == x.ID {
+			want.Uses++
+			want.Sessions = append(want.Sessions, u.session.ID)
+		}
+	}
+	if got.Uses != want.Uses || !slices.Equal(got.Sessions, want.Sessions) {
+		t.Fatalf("status of %x: %+v, want %+v", x.ID, got, want)
+	}
+	if (got.RevokedBy != storage.Revision{}) != m.revoked(x, nil) {
+		t.Fatalf("status of %x: revoked by %v, in the model: %v", x.ID, got.RevokedBy, m.revoked(x, nil))
+	}
+	for _, e := range m.log {
+		if e.Revision == got.RevokedBy && (!e.Selector.HitsToken(x) || e.Kind == storage.LiftLock || !e.Revision.After(x.IssuedRevision)) {
+			t.Fatalf("status of %x: revoked by %+v, which does not hit it", x.ID, e)
+		}
+	}
+	if at := slices.IndexFunc(m.locks, func(l storage.Lock) bool { return l.ID == got.Lock }); (got.Lock != storage.LockID{}) != m.locked(x, nil) ||
+		at >= 0 && !m.locks[at].Selector.HitsToken(x) {
+		t.Fatalf("status of %x: lock %x, in the model: %v", x.ID, got.Lock, m.locked(x, nil))
+	}
+}
+
+func (m *model) compareSessions(t *rapid.T) {
+	ctx := m.outer.Context()
+	var want []*storage.Session
+	for _, u := range m.uses {
+		if u.live {
+			want = append(want, u.session)
+		}
+	}
+	slices.SortFunc(want, func(a, b *storage.Session) int {
+		if c := a.ExpiresAt.Compare(b.ExpiresAt); c != 0 {
+			return c
+		}
+		return slices.Compare(a.ID[:], b.ID[:])
+	})
+	var got []*storage.Session
+	for q := (storage.SessionQuery{Limit: 3}); ; {
+		page, err := m.store.ListSessions(ctx, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got = append(got, page.Sessions...); !page.More {
+			break
+		}
+		q.After = page.Next
+	}
+	var ids []storage.SessionID
+	for n := range 13 {
+		ids = append(ids, storage.SessionID{byte(n)})
+	}
+	found, err := m.store.Sessions(ctx, ids)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d sessions listed, want %d", len(got), len(want))
+	}
+	for i, x := range want {
+		if !reflect.DeepEqual(normalSession(got[i]), normalSession(x)) {
+			t.Fatalf("listed\n%+v, want\n%+v", got[i], x)
+		}
+		if f := found[x.ID[0]]; f == nil || !reflect.DeepEqual(normalSession(f), normalSession(x)) {
+			t.Fatalf("found\n%+v, want\n%+v", f, x)
+		}
+		found[x.ID[0]] = nil
+	}
+	for _, f := range found {
+		if f != nil {
+			t.Fatalf("found %+v, which is not live", f)
+		}
+	}
+}
