@@ -41,13 +41,17 @@ var start = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 
 // clock is the authority's clock. It stands still until it is moved.
 type clock struct {
-	mu  sync.Mutex
-	now time.Time
+	mu    sync.Mutex
+	now   time.Time
+	since time.Time // unless zero, it runs since then
 }
 
 func (c *clock) Now() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if !c.since.IsZero() {
+		return c.now.Add(time.Since(c.since))
+	}
 	return c.now
 }
 
@@ -112,6 +116,7 @@ type state struct {
 	store   storage.Store
 	trail   *authority.Audit
 	audit   *buffer
+	auditTo io.Writer // audit, unless a benchmark changes it
 	log     *buffer
 	metrics *prometheus.Registry
 	ca      *pki.CA
@@ -142,6 +147,7 @@ func newFixture(t testing.TB, edits ...func(*fixture)) *fixture {
 		ctx: t.Context(), cfg: authority.DefaultConfig(), clock: &clock{now: start}, store: memstore.New(),
 		audit: &buffer{}, log: &buffer{}, conns: map[string]*grpc.ClientConn{},
 	}}
+	f.auditTo = f.audit
 	for _, edit := range edits {
 		edit(f)
 	}
@@ -167,7 +173,7 @@ func (f *fixture) start() {
 	f.Helper()
 	ca, dir := installation()
 	f.ca, f.metrics = ca, prometheus.NewRegistry()
-	f.trail = authority.NewAudit(f.audit)
+	f.trail = authority.NewAudit(f.auditTo)
 	var err error
 	f.service, err = authority.New(f.ctx, f.cfg, authority.Parts{
 		Store: f.store, CA: ca, Audit: f.trail, Log: slog.New(slog.NewJSONHandler(f.log, nil)),

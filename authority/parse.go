@@ -91,6 +91,9 @@ func tokenID(field, v string) (storage.TokenID, error) {
 	if err != nil {
 		return storage.TokenID{}, invalid(field, "%v", err)
 	}
+	if id.IsZero() { // it would select nothing, or everything
+		return storage.TokenID{}, invalid(field, "is all zeros")
+	}
 	return storage.TokenID(id), nil
 }
 

@@ -3,7 +3,6 @@ package authority_test
 import (
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,24 +20,23 @@ func (f *fixture) receipt(caller string, r *pb.Revision) *pb.Receipt {
 }
 
 // rows writes a receipt as "name:closed/lingering@after" for rows that are
-// enforced and "name?deadline" for others, then whether it is complete.
+// enforced and "name?deadline" for others, sorted, and whether it is complete.
 func rows(rc *pb.Receipt) string {
-	out := ""
+	var out []string
 	for _, r := range rc.GetRows() {
 		switch {
 		case r.GetEnforced() && r.GetAfter() != nil:
-			out += fmt.Sprintf("%s:%d/%d@%v ", r.GetNode(), r.GetClosed(), r.GetLingering(), r.GetAfter().AsDuration())
+			out = append(out, fmt.Sprintf("%s:%d/%d@%v", r.GetNode(), r.GetClosed(), r.GetLingering(), r.GetAfter().AsDuration()))
 		case r.GetEnforced():
-			out += fmt.Sprintf("%s:%d/%d ", r.GetNode(), r.GetClosed(), r.GetLingering())
+			out = append(out, fmt.Sprintf("%s:%d/%d", r.GetNode(), r.GetClosed(), r.GetLingering()))
 		case r.GetDeadline() != nil:
-			out += fmt.Sprintf("%s?%v ", r.GetNode(), r.GetDeadline().AsTime().Sub(start))
+			out = append(out, fmt.Sprintf("%s?%v", r.GetNode(), r.GetDeadline().AsTime().Sub(start)))
 		default:
-			out += r.GetNode() + "? "
+			out = append(out, r.GetNode()+"?")
 		}
 	}
-	words := strings.Fields(out)
-	slices.Sort(words) // rows of one node lie in the order of their random ids
-	return strings.Join(append(words, map[bool]string{true: "complete", false: "incomplete"}[rc.GetComplete()]), " ")
+	complete := map[bool]string{true: "complete", false: "incomplete"}[rc.GetComplete()]
+	return strings.Join(append(sorted(out), complete), " ")
 }
 
 // TestReceipt proves promise 4: a receipt names who has enforced a revocation,

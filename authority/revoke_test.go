@@ -125,6 +125,7 @@ func TestRevokeRefuses(t *testing.T) {
 		{"every address must not be a prefix", "admin", &pb.RevokeRequest{Selector: byPrefix("0.0.0.0/0"), Reason: "r"}, "InvalidArgument invalid_request: selector.ip_prefix: 0.0.0.0/0 is every address: name smaller prefixes, a tenant or an issuer (invalid request)"},
 		{"a prefix has no zone", "admin", &pb.RevokeRequest{Selector: byPrefix("fe80::1%eth0/64"), Reason: "r"}, "InvalidArgument invalid_request: selector.ip_prefix: want a CIDR prefix such as 203.0.113.0/24 or 2001:db8::/32 (invalid request)"},
 		{"token id", "admin", &pb.RevokeRequest{Selector: byToken(someToken)}, "InvalidArgument invalid_request: selector.token_id: not a token id: want 26 characters of Crockford base32, as in 01JD8Z0Q4M3T5V7X9ZABCDEFGH (invalid request)"},
+		{"zero token id", "admin", &pb.RevokeRequest{Selector: byToken(strings.Repeat("0", 26))}, "InvalidArgument invalid_request: selector.token_id: is all zeros (invalid request)"},
 		{"session id", "admin", &pb.RevokeRequest{Selector: bySession([]byte{1})}, "InvalidArgument invalid_request: selector.session_id: want 32 hexadecimal digits (invalid request)"},
 		{"zero session id", "admin", &pb.RevokeRequest{Selector: bySession(make([]byte, 16))}, "InvalidArgument invalid_request: selector.session_id: is all zeros (invalid request)"},
 		{"a tenant wants a reason", "admin", &pb.RevokeRequest{Selector: byTenant("acme")}, wide},

@@ -139,6 +139,7 @@ func TestListSessions(t *testing.T) {
 		{&pb.ListSessionsRequest{PageSize: 1001}, "page_size: 1001 is outside 1 to 1000"},
 		{&pb.ListSessionsRequest{PageToken: "AAAA"}, "page_token: is not a next_page_token of this method"},
 		{&pb.ListSessionsRequest{TokenId: "x"}, "token_id: not a token id: want 26 characters of Crockford base32, as in 01JD8Z0Q4M3T5V7X9ZABCDEFGH"},
+		{&pb.ListSessionsRequest{TokenId: strings.Repeat("0", 26)}, "token_id: is all zeros"},
 		{&pb.ListSessionsRequest{IpPrefix: "x/1"}, "ip_prefix: want a CIDR prefix such as 203.0.113.0/24 or 2001:db8::/32"},
 	} {
 		_, err := f.sessions("viewer").ListSessions(f.ctx, c.req)

@@ -22,8 +22,9 @@ import (
 // from the settings, and the gatehouse dev, of whoever runs them.
 func TestMain(m *testing.M) {
 	if strings.TrimSuffix(filepath.Base(os.Args[0]), ".exe") != "gatehouse" {
-		os.Setenv("XDG_STATE_HOME", "/nonexistent")
-		os.Setenv("XDG_CONFIG_HOME", "/nonexistent")
+		for _, name := range []string{"HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "AppData", "LocalAppData"} {
+			os.Setenv(name, "/nonexistent")
+		}
 	}
 	testscript.Main(m, map[string]func(){"gatehouse": main})
 }

@@ -182,7 +182,7 @@ func (c *cli) deliver(to delivery, name string, request func(cl *client, csr []b
 		}{rawMessage(cred), rawMessage(issued), to.out})
 	}
 	if to.apiKey {
-		c.note("API key of %s %s; it is shown once", label(cred.GetRole()), cred.GetName())
+		c.note("API key of %s %s, shown once; its caller also needs the CA, %s", label(cred.GetRole()), cred.GetName(), cl.settings.CAFile)
 		return c.printf("%s\n", issued.GetApiKey())
 	}
 	return c.printf("%s %s: %s, until %s\n", label(cred.GetRole()), plain(cred.GetName()), plain(to.out), issued.GetExpiresAt().AsTime().In(c.zone).Format(time.DateOnly))

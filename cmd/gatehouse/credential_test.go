@@ -109,7 +109,7 @@ func TestCredentialReissue(t *testing.T) {
 
 func TestAPIKeyIsPrintedOnce(t *testing.T) {
 	c := newCaller(t)
-	c.check(c.run("", "credential", "create", "ci", "--role=issuer", "--api-key"), exitOK, testAPIKey+"\n", "gatehouse: API key of issuer ci; it is shown once\n")
+	c.check(c.run("", "credential", "create", "ci", "--role=issuer", "--api-key"), exitOK, testAPIKey+"\n", "gatehouse: API key of issuer ci, shown once; its caller also needs the CA, DIR/ca.crt\n")
 	got := c.run("", "credential", "reissue", "ci", "--api-key", "-ojson")
 	if got.code != exitOK || strings.Count(got.stdout, testAPIKey) != 1 || got.stderr != "" {
 		t.Errorf("%+v", got)

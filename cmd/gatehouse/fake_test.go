@@ -196,6 +196,9 @@ func (f *fakeAuthority) issue(req *pb.IssueTokenRequest) *pb.IssueTokenResponse 
 func (f *fakeAuthority) IssueTokens(_ context.Context, req *pb.IssueTokensRequest) (*pb.IssueTokensResponse, error) {
 	resp := &pb.IssueTokensResponse{}
 	for _, r := range req.GetRequests() {
+		if r.GetSubject() == "unanswered" {
+			break
+		}
 		if after, ok := strings.CutPrefix(r.GetSubject(), "refused-after-"); ok {
 			if n, _ := strconv.Atoi(after); f.issued() >= n {
 				resp.Results = append(resp.Results, &pb.IssueTokensResult{Outcome: &pb.IssueTokensResult_Error{Error: &pb.ItemError{

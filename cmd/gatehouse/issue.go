@@ -170,7 +170,9 @@ func (c *cli) issueMany(ctx context.Context, cl *client, req *pb.IssueTokenReque
 			batch.Requests = append(batch.Requests, req)
 		}
 		resp, err := cl.tokens.IssueTokens(ctx, batch)
-		stopped = err
+		if stopped = err; err == nil && len(resp.GetResults()) != len(batch.GetRequests()) {
+			stopped = fmt.Errorf("the authority answered %d of %d requests", len(resp.GetResults()), len(batch.GetRequests()))
+		}
 		for _, r := range resp.GetResults() {
 			if r.GetError() != nil {
 				stopped = itemFailure(r.GetError())

@@ -148,4 +148,8 @@ func TestIssueBatchKeepsWhatWasIssued(t *testing.T) {
 	if got.code != exitUnavailable || got.stdout != "{\"tokens\": [], \"more\": true}\n" {
 		t.Errorf("%+v", got)
 	}
+
+	c = newCaller(t)
+	c.check(c.run("", "token", "issue", "--subject=unanswered", "--audience=chat", "--count=2"), exitFailure, "",
+		"gatehouse: error: issued 0 of 2 tokens: the authority answered 0 of 2 requests\n")
 }

@@ -115,7 +115,7 @@ func (c *cli) readToken(ctx context.Context) (t token.Token, asText string, err 
 func (c *cli) readSecret(ctx context.Context, prompt string) ([]byte, error) {
 	const enough = 4096 // bytes; more is no token
 	read := func() ([]byte, error) { return io.ReadAll(io.LimitReader(c.stdin, enough)) }
-	if c.terminal {
+	if isTerminal(c.stdin) {
 		fd := int(c.stdin.(*os.File).Fd())
 		before, err := term.GetState(fd)
 		if err != nil {
