@@ -44,7 +44,7 @@ type SocketConfig struct {
 	PingInterval     time.Duration `yaml:"ping_interval" help:"how long a peer may be silent before it is pinged"`
 	PongTimeout      time.Duration `yaml:"pong_timeout" help:"how long it may stay silent then before it is closed"`
 	CloseTimeout     time.Duration `yaml:"close_timeout" help:"for the peer to answer a close frame"`
-	WriteTimeout     time.Duration `yaml:"write_timeout" help:"for one write; a peer that takes longer is gone"`
+	WriteTimeout     time.Duration `yaml:"write_timeout" help:"for each 64 KiB of what is sent; a peer that takes longer to read them is gone"`
 	OutboundBytes    int           `yaml:"outbound_bytes" help:"bytes that may wait for a peer to read; one that lets more wait is closed with 1013"`
 }
 

@@ -19,6 +19,17 @@ type metrics struct {
 	closed     map[pb.Reason]prometheus.Counter
 	dropped    map[limit.Rule]prometheus.Counter
 	dry        *prometheus.CounterVec
+
+	dryMessages prometheus.Counter // of dry
+}
+
+// refuse counts a refused handshake.
+func (m *metrics) refuse(r pb.Reason) {
+	c := m.refused[r]
+	if c == nil { // of a newer authority: answered as refusalOf says
+		c = m.refused[pb.Reason_REASON_UNSPECIFIED]
+	}
+	c.Inc()
 }
 
 func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
@@ -45,7 +56,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	for number := range pb.Reason_name { // every series is there from the start
 		r := pb.Reason(number)
-		if _, ok := refusals[r]; ok {
+		if _, ok := refusals[r]; ok || r == pb.Reason_REASON_UNSPECIFIED {
 			m.refused[r] = refused.WithLabelValues(r.Label())
 		}
 	}
@@ -55,6 +66,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	for _, rule := range []limit.Rule{limit.Sockets, limit.Unauthenticated, limit.TableFull, limit.UnauthenticatedPerAddress, limit.NewPerAddress, limit.AuthenticatedPerAddress} {
 		m.dropped[rule] = dropped.WithLabelValues(rule.String())
 	}
+	m.dryMessages = m.dry.WithLabelValues("messages")
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "gatehouse_build_info", Help: "Always 1; its labels say what runs.",
 		ConstLabels: prometheus.Labels{"component": "node", "version": pb.Version, "go": runtime.Version()},

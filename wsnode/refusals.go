@@ -48,7 +48,7 @@ var refusals = map[pb.Reason]refusal{
 	pb.Reason_REASON_HANDSHAKE_MALFORMED: malformed,
 	pb.Reason_REASON_HANDSHAKE_METHOD:    {http.StatusMethodNotAllowed, "method_not_allowed", "", 4500, false},
 	pb.Reason_REASON_HANDSHAKE_VERSION:   {http.StatusUpgradeRequired, "version_not_supported", "", 4500, false},
-	pb.Reason_REASON_HANDSHAKE_TIMEOUT:   {http.StatusRequestTimeout, "request_timeout", "", 4500, true},
+	pb.Reason_REASON_HANDSHAKE_TIMEOUT:   {http.StatusRequestTimeout, "request_timeout", "", codeTryAgainLater, true},
 	pb.Reason_REASON_HANDSHAKE_TOO_LARGE: {http.StatusRequestHeaderFieldsTooLarge, "request_too_large", "", 4500, false},
 	pb.Reason_REASON_ROUTE_UNKNOWN:       {http.StatusNotFound, "no_such_route", "", 4500, false},
 	pb.Reason_REASON_SUBPROTOCOL:         {http.StatusBadRequest, "subprotocol_missing", "", 4500, false},

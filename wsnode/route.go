@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
@@ -49,6 +52,8 @@ func (r *Route) SetDefaults() {
 	r.MissingOrigin, r.Messages = RefuseMissing, schema.Default()
 }
 
+var subprotocolName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
+
 func (r *Route) validate(name string) error {
 	var problems []error
 	bad := func(field, format string, args ...any) {
@@ -70,11 +75,16 @@ func (r *Route) validate(name string) error {
 	}
 	for i, p := range r.Subprotocols {
 		switch {
+		case !subprotocolName.MatchString(p):
+			bad(fmt.Sprintf("subprotocols[%d]", i), "%q is not a token of RFC 9110 section 5.6.2", p)
 		case strings.HasPrefix(p, tokenPrefix):
 			bad(fmt.Sprintf("subprotocols[%d]", i), "%q carries tokens and is never answered", tokenPrefix)
 		case schema.TunnelSubprotocol([]byte(p)):
 			bad(fmt.Sprintf("subprotocols[%d]", i), "%q is a tunnel's, which no route passes", p)
 		}
+	}
+	if r.Binary && !r.Unchecked {
+		bad("binary", "true needs unchecked: true, since no schema can see into binary messages")
 	}
 	switch {
 	case r.Unchecked && len(r.Messages.Types) > 0:
@@ -83,8 +93,6 @@ func (r *Route) validate(name string) error {
 		bad("messages.types", "required: give a schema for each message type, or say unchecked: true")
 	case !r.Unchecked:
 		problems = append(problems, within(name+".messages", r.Messages.Validate()))
-	case r.Binary && !r.Unchecked:
-		bad("binary", "true needs unchecked: true, since no schema can see into binary messages")
 	}
 	return errors.Join(problems...)
 }
@@ -97,10 +105,20 @@ func checkOrigin(v string) error {
 	case err != nil || u.Scheme+"://"+u.Host != v || u.Hostname() == "" || strings.ToLower(v) != v ||
 		strings.HasSuffix(u.Hostname(), ".") || strings.HasSuffix(u.Host, ":") || strings.Contains(v, "*"):
 		return fmt.Errorf("%q must be scheme://host[:port] in lower case, without path, wildcard or trailing dot, such as https://app.example.com", v)
+	case strings.ContainsFunc(v, func(r rune) bool { return r > unicode.MaxASCII }):
+		return fmt.Errorf("%q must be written as browsers send it: in ASCII, as https://xn--bcher-kva.example", v)
+	case !plainPort(u.Port()):
+		return fmt.Errorf("%q has a port that no browser sends: want 1 to 65535 without leading zero", v)
 	case u.Scheme == "https" && u.Port() == "443", u.Scheme == "http" && u.Port() == "80":
 		return fmt.Errorf("%q must leave out the port %s, which browsers do not send", v, u.Port())
 	}
 	return nil
+}
+
+// plainPort reports whether p is empty or a port as browsers write it.
+func plainPort(p string) bool {
+	n, err := strconv.ParseUint(p, 10, 16)
+	return p == "" || err == nil && n > 0 && strconv.FormatUint(n, 10) == p
 }
 
 // route is a Route in use.

@@ -1,6 +1,7 @@
 package wsnode
 
 import (
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,15 +23,20 @@ type session struct {
 	identity *deliver.Identity
 	opened   time.Time
 	expires  time.Time // by our clock
+	flushing func(now time.Time, out []byte) []byte
 
-	// dead is set by whoever ends the session, from anywhere; from then on
-	// nothing that the peer sends is delivered.
+	place place // guarded by sessions.mu
+
+	// dead is set once cause is; from then on nothing that the peer sends is
+	// delivered.
 	dead atomic.Bool
 
 	// owned by the peer's turn
-	rate limit.Rate
+	rate       limit.Rate
+	rateDryRun bool
 
 	mu        sync.Mutex
+	cause     error  // why the session has ended
 	replies   []byte // frames to be sent
 	inTurn    bool   // the turn under way takes the replies
 	posted    bool   // a turn was asked for that will
@@ -40,43 +46,87 @@ type session struct {
 }
 
 func newSession(p *peer, g *verify.Grant) *session {
-	m := p.n.cfg.Limits.Messages
-	per, burst := m.PerSecond, m.Burst
-	if own := g.Limits.MessagesPerSecond; own > 0 && (per == 0 || own < per) {
-		per, burst = own, max(own, 1)
-	}
 	who := &g.Identity
-	return &session{
-		p: p, grant: g, opened: p.now, expires: p.n.verify.Local(g.ExpiresAt), rate: limit.NewRate(per, burst),
+	s := &session{
+		p: p, grant: g, opened: p.now, expires: p.n.verify.Local(g.ExpiresAt),
 		identity: &deliver.Identity{
 			Session: who.Session, Token: who.Token, Tenant: who.Tenant, Subject: who.Subject, Route: p.route.Audience,
 			Scopes: g.Scopes, Attributes: g.Attributes, ClientAddr: who.ClientIP, OpenedAt: p.now, ExpiresAt: g.ExpiresAt,
 		},
 	}
+	s.rate, s.rateDryRun = rateOf(p.n.cfg.Limits.Messages, g.Limits.MessagesPerSecond)
+	s.flushing = s.flush
+	return s
+}
+
+// rateOf is the tighter of the node's limit and the token's own, which no
+// dry_run of the node's switches off.
+func rateOf(m limit.Messages, own uint32) (limit.Rate, bool) {
+	switch {
+	case own == 0 || m.PerSecond != 0 && m.PerSecond <= own && !m.DryRun:
+		return limit.NewRate(m.PerSecond, m.Burst), m.DryRun
+	case m.PerSecond == 0:
+		return limit.NewRate(own, own), false
+	}
+	return limit.NewRate(own, min(own, m.Burst)), false
 }
 
 func (s *session) handle() deliver.Session { return deliver.Session{Identity: s.identity, Sockets: s} }
 
-// deliver hands a message to the handler. What it sends meanwhile to this
-// session leaves with the turn.
-func (s *session) deliver(op deliver.Op, payload []byte) error {
+// end makes the session dead and reports whether it was alive: the first cause
+// counts. After it nothing can be queued to be sent.
+func (s *session) end(cause error) bool {
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause != nil {
+		return false
+	}
+	s.cause = cause
+	s.dead.Store(true)
+	return true
+}
+
+// ending is why the session has ended, or is to end because the application
+// asked for it; nil while it lives on.
+func (s *session) ending() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cause == nil && s.wantClose {
+		return errApplication
+	}
+	return s.cause
+}
+
+// deliver hands a message to the handler and appends to out what that sends
+// meanwhile to this session. An error ends the session.
+func (s *session) deliver(op deliver.Op, payload, out []byte) ([]byte, error) {
+	s.mu.Lock()
+	if s.wantClose {
+		s.mu.Unlock()
+		return out, errApplication
+	}
 	s.inTurn = true
 	s.mu.Unlock()
 	err := s.p.n.handler.Message(s.handle(), op, payload)
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.inTurn = false
-	s.mu.Unlock()
-	return err
+	out = s.takeReplies(out)
+	if err != nil {
+		return out, fmt.Errorf("%w: %v", errHandler, err)
+	}
+	if s.wantClose {
+		return out, errApplication
+	}
+	return out, nil
 }
 
 // keepReplies is how large a session's reply buffer may be to be kept.
 const keepReplies = 4096
 
-// takeReplies moves what waits to be sent to out.
+// takeReplies moves what waits to be sent to out. It is called with the lock
+// held.
 func (s *session) takeReplies(out []byte) []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	out = append(out, s.replies...)
 	if s.replies = s.replies[:0]; cap(s.replies) > keepReplies {
 		s.replies = nil
@@ -84,33 +134,29 @@ func (s *session) takeReplies(out []byte) []byte {
 	return out
 }
 
-// closing is errApplication once the application has asked for the end.
-func (s *session) closing() error {
+// lastReplies is takeReplies for the last time.
+func (s *session) lastReplies(out []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.wantClose {
-		return errApplication
-	}
-	return nil
+	out = append(out, s.replies...)
+	s.replies = nil
+	return out
 }
 
 // Send implements deliver.Sockets.
 func (s *session) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
-	if s.dead.Load() {
-		return deliver.ErrClosed
-	}
-	limit := s.p.n.cfg.Sockets.OutboundBytes
-	if len(payload) > limit {
-		return deliver.ErrMessageTooBig
-	}
+	bound := s.p.n.cfg.Sockets.OutboundBytes
 	s.mu.Lock()
-	if s.wantClose {
+	switch {
+	case s.cause != nil || s.wantClose:
 		s.mu.Unlock()
 		return deliver.ErrClosed
-	}
-	if len(payload) > limit-len(s.replies) {
+	case len(payload) > bound:
 		s.mu.Unlock()
-		s.kill(errSlowReader, nil)
+		return deliver.ErrMessageTooBig
+	case len(payload) > bound-len(s.replies):
+		s.mu.Unlock()
+		s.kill(errSlowReader)
 		return deliver.ErrSlowReader
 	}
 	s.replies = wsconn.AppendFrame(s.replies, ws.OpCode(op), payload)
@@ -119,11 +165,8 @@ func (s *session) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
 
 // Close implements deliver.Sockets.
 func (s *session) Close(_ deliver.Ref, code uint16, reason string) error {
-	if s.dead.Load() {
-		return deliver.ErrClosed
-	}
 	s.mu.Lock()
-	if s.wantClose {
+	if s.cause != nil || s.wantClose {
 		s.mu.Unlock()
 		return deliver.ErrClosed
 	}
@@ -139,7 +182,7 @@ func (s *session) wake() error {
 		s.posted = true
 	}
 	s.mu.Unlock()
-	if ask && !s.p.link.Post(s.flush) {
+	if ask && !s.p.link.Post(s.flushing) {
 		return deliver.ErrClosed
 	}
 	return nil
@@ -147,27 +190,36 @@ func (s *session) wake() error {
 
 // flush is the turn that wake asks for.
 func (s *session) flush(now time.Time, out []byte) []byte {
+	s.p.now = now
 	s.mu.Lock()
 	s.posted = false
+	closing := s.wantClose
+	if s.cause == nil && !closing {
+		out = s.takeReplies(out)
+	}
 	s.mu.Unlock()
-	if s.dead.Load() {
-		return out
+	if closing {
+		return s.p.close(errApplication, out)
 	}
-	s.p.now = now
-	if err := s.closing(); err != nil {
-		return s.p.close(err, out)
-	}
-	return s.takeReplies(out)
+	return out
 }
 
 // kill ends the session from anywhere: from its return on, nothing that the
-// peer sends is delivered. queued, if not nil, is called once the close frame
-// is queued or the socket is gone.
-func (s *session) kill(cause error, queued func()) {
-	s.dead.Store(true)
+// peer sends is delivered.
+func (s *session) kill(cause error) {
+	if s.end(cause) {
+		s.hangUp(nil)
+	}
+}
+
+// hangUp has a turn close the socket of a session that has ended. queued, if
+// not nil, is called once the close frame is queued or the socket is gone.
+func (s *session) hangUp(queued func()) {
 	if !s.p.link.Post(func(now time.Time, out []byte) []byte {
 		s.p.now = now
-		out = s.p.close(cause, out)
+		if s.p.session == s { // else its handshake is being refused
+			out = s.p.close(s.ending(), out)
+		}
 		if queued != nil {
 			queued()
 		}

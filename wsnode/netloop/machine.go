@@ -30,6 +30,9 @@ type Machine interface {
 	// appends is the last there is to send.
 	Overflow(now time.Time, out []byte) []byte
 
+	// Stop asks for the end: the process is about to end too.
+	Stop(now time.Time, out []byte) []byte
+
 	// Done reports whether the connection is to be ended once everything is sent.
 	Done() bool
 
@@ -42,8 +45,8 @@ type Machine interface {
 type Link interface {
 	// Post has fn run in a turn of its own, after those that are under way. It
 	// does not block and may be called from anywhere, in a turn of this or
-	// another machine too. It reports false if the connection is gone; then fn
-	// does not run.
+	// another machine too: fn never runs within the call of Post. It reports
+	// false if the connection has ended; then fn does not run.
 	Post(fn func(now time.Time, out []byte) []byte) bool
 }
 
@@ -58,6 +61,7 @@ type Opener interface {
 type Ticket interface {
 	// Open makes the machine of the connection, once its TLS handshake is done.
 	Open(link Link, now time.Time) Machine
-	// Failed says that there will be none.
+	// Failed says that there will be none: the TLS handshake failed, or, with
+	// ErrStopped, the driver takes no connections any more.
 	Failed(err error)
 }

@@ -5,11 +5,9 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"time"
 )
@@ -17,7 +15,7 @@ import (
 // Config bounds what a connection may take.
 type Config struct {
 	HandshakeTimeout time.Duration // for the TLS handshake
-	WriteTimeout     time.Duration // for one write; a peer that takes longer is gone
+	WriteTimeout     time.Duration // for 64 KiB of a write; a peer that takes longer is gone
 	OutboundBytes    int           // that may wait to be sent, beside the write under way
 	LingerTimeout    time.Duration // for the peer to end its side after we ended ours
 }
@@ -28,20 +26,23 @@ type Portable struct {
 	cfg    Config
 	opener Opener
 	log    *slog.Logger
+	wg     sync.WaitGroup // of every goroutine of the driver
 
-	mu     sync.Mutex
-	conns  map[*conn]struct{}
-	closed bool
-	wg     sync.WaitGroup
+	mu      sync.Mutex
+	empty   sync.Cond // signalled when the last connection is gone
+	conns   map[*conn]struct{}
+	stopped bool // no connection is let in any more
 }
 
 // NewPortable makes a driver of the connections that opener lets in.
 func NewPortable(cfg Config, opener Opener, log *slog.Logger) *Portable {
-	return &Portable{cfg: cfg, opener: opener, log: log, conns: map[*conn]struct{}{}}
+	p := &Portable{cfg: cfg, opener: opener, log: log, conns: map[*conn]struct{}{}}
+	p.empty.L = &p.mu
+	return p
 }
 
-// ErrClosed says that the driver was closed.
-var ErrClosed = errors.New("driver closed")
+// ErrStopped says that the driver lets no connection in any more.
+var ErrStopped = errors.New("driver stopped")
 
 // Serve accepts from l, over TLS if tlsConfig is not nil, until l is closed;
 // then it returns nil.
@@ -54,7 +55,7 @@ func (p *Portable) Serve(l net.Listener, tlsConfig *tls.Config) error {
 			return nil
 		}
 		if err != nil { // out of descriptors, or a peer that was gone by then
-			p.log.Warn("accept failed", "listener", l.Addr(), "error", err, "again_in", wait)
+			p.log.Warn("accept failed", "listener", l.Addr().String(), "error", err, "again_in", wait)
 			time.Sleep(wait)
 			wait = min(2*wait, high)
 			continue
@@ -70,304 +71,76 @@ func (p *Portable) accept(nc net.Conn, tlsConfig *tls.Config) {
 		reset(nc)
 		return
 	}
-	c := &conn{p: p, nc: nc, raw: nc}
-	c.idle.L = &c.mu
-	if tlsConfig != nil {
-		c.tls = tls.Server(nc, tlsConfig)
-		c.nc = c.tls
-	}
+	c := newConn(p, nc, tlsConfig)
 	p.mu.Lock()
-	if p.closed {
+	if p.stopped {
 		p.mu.Unlock()
 		reset(nc)
-		ticket.Failed(ErrClosed)
+		ticket.Failed(ErrStopped)
 		return
 	}
 	p.conns[c] = struct{}{}
-	p.wg.Add(1)
-	p.mu.Unlock()
-	go func() {
-		defer p.wg.Done()
+	p.wg.Go(func() { // ends with the connection
 		defer p.forget(c)
 		c.run(ticket)
-	}()
+	})
+	p.mu.Unlock()
 }
 
 func (p *Portable) forget(c *conn) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, c)
+	if len(p.conns) == 0 {
+		p.empty.Broadcast()
+	}
 }
 
-// Close cuts every connection off and waits until all are gone. Listeners are
-// their owner's to close, before.
+// Stop lets no connection in any more, gives up those whose TLS handshake has
+// not ended, and asks the machines of all others to end. Listeners are their
+// owner's to close, before.
+func (p *Portable) Stop() {
+	for _, c := range p.stop() {
+		c.stop()
+	}
+}
+
+// Close cuts every connection off and waits until all are gone.
 func (p *Portable) Close() {
-	p.mu.Lock()
-	p.closed = true
-	for c := range p.conns {
+	for _, c := range p.stop() {
 		_ = c.raw.Close() // its reader finds out
 	}
-	p.mu.Unlock()
 	p.wg.Wait()
 }
 
-// Wait waits until every connection is gone, or ctx ends.
+// stop lists the connections that there will ever be.
+func (p *Portable) stop() []*conn {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
+	all := make([]*conn, 0, len(p.conns))
+	for c := range p.conns {
+		all = append(all, c)
+	}
+	return all
+}
+
+// Wait waits until there is no connection, or ctx ends.
 func (p *Portable) Wait(ctx context.Context) error {
-	for {
-		p.mu.Lock()
-		n := len(p.conns)
-		p.mu.Unlock()
-		if n == 0 {
-			return nil
+	defer context.AfterFunc(ctx, func() {
+		p.mu.Lock() // so that the wait below has begun or sees ctx's end
+		defer p.mu.Unlock()
+		p.empty.Broadcast()
+	})()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.conns) > 0 {
+		if ctx.Err() != nil {
+			return fmt.Errorf("%d connections left: %w", len(p.conns), ctx.Err())
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%d connections left: %w", n, ctx.Err())
-		case <-time.After(5 * time.Millisecond):
-		}
+		p.empty.Wait()
 	}
-}
-
-// readBytes is what one read takes at most.
-const readBytes = 4096
-
-// keepBytes is how large an output buffer may be to be kept for the next turn.
-const keepBytes = 16 << 10
-
-// conn is one connection. Its reader takes turns with whoever posts: the one
-// that finds no turn under way runs its own and those posted meanwhile.
-type conn struct {
-	p   *Portable
-	nc  net.Conn // raw, or the TLS connection over it
-	raw net.Conn
-	tls *tls.Conn
-
-	// Owned by whoever runs a turn.
-	m   Machine
-	out []byte
-
-	mu       sync.Mutex
-	idle     sync.Cond // signalled when no turn is under way
-	running  bool
-	gone     bool
-	posts    []func(now time.Time, out []byte) []byte
-	pending  []byte // to be sent
-	spare    []byte // the buffer that was sent last
-	flushing bool
-	ended    bool      // the machine is done: nothing more will be pending
-	deadline time.Time // as set on nc
-	failure  error     // of the first write that failed
-}
-
-func (c *conn) run(ticket Ticket) {
-	if err := c.shakeHands(); err != nil {
-		ticket.Failed(err)
-		_ = c.nc.Close()
-		return
-	}
-	c.mu.Lock()
-	c.running = true
-	c.mu.Unlock()
-	c.m = ticket.Open(c, time.Now())
-	c.finishTurn()
-	err := c.read()
-	c.end(err)
-}
-
-func (c *conn) shakeHands() error {
-	if c.tls == nil {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), c.p.cfg.HandshakeTimeout)
-	defer cancel()
-	return c.tls.HandshakeContext(ctx)
-}
-
-// read feeds the machine until it is done, or the transport fails.
-func (c *conn) read() error {
-	buf := make([]byte, readBytes)
-	for {
-		n, err := c.nc.Read(buf)
-		c.beginTurn()
-		now := time.Now()
-		if n > 0 {
-			c.out = c.m.Feed(buf[:n], now, c.out)
-		} else if errors.Is(err, os.ErrDeadlineExceeded) {
-			c.out = c.m.Expire(now, c.out)
-		}
-		c.finishTurn()
-		if err := c.flush(); err != nil {
-			return err
-		}
-		c.mu.Lock()
-		done := c.ended
-		c.mu.Unlock()
-		if done {
-			return nil
-		}
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
-			return err
-		}
-	}
-}
-
-// beginTurn waits until no turn is under way and begins one.
-func (c *conn) beginTurn() {
-	c.mu.Lock()
-	for c.running {
-		c.idle.Wait()
-	}
-	c.running = true
-	c.mu.Unlock()
-}
-
-// finishTurn runs what was posted during the turn and ends it. The machine is
-// never called under the lock: it may post to other connections.
-func (c *conn) finishTurn() {
-	for {
-		done, deadline := c.m.Done(), c.m.Deadline()
-		c.mu.Lock()
-		if len(c.out) > c.p.cfg.OutboundBytes-len(c.pending) && len(c.pending) > 0 && !c.ended {
-			c.pending = c.pending[:0]
-			c.mu.Unlock()
-			c.out = c.m.Overflow(time.Now(), c.out[:0])
-			continue
-		}
-		c.takeOutput()
-		c.ended = c.ended || done
-		if len(c.posts) == 0 {
-			c.setDeadline(deadline)
-			c.running = false
-			c.idle.Broadcast()
-			c.mu.Unlock()
-			return
-		}
-		posts := c.posts
-		c.posts = nil
-		c.mu.Unlock()
-		for _, fn := range posts {
-			c.out = fn(time.Now(), c.out)
-		}
-	}
-}
-
-// takeOutput queues what the turn appended.
-func (c *conn) takeOutput() {
-	switch {
-	case len(c.out) == 0:
-	case len(c.pending) == 0:
-		c.pending, c.out = c.out, c.spare[:0]
-		c.spare = nil
-	default:
-		c.pending = append(c.pending, c.out...)
-		c.out = c.out[:0]
-	}
-}
-
-// setDeadline has the reader wake up in time: for the machine's deadline or,
-// once it is done, at once.
-func (c *conn) setDeadline(at time.Time) {
-	if c.ended {
-		at = time.Unix(1, 0)
-	}
-	if !at.Equal(c.deadline) {
-		c.deadline = at
-		_ = c.nc.SetReadDeadline(at) // fails only on a closed socket, whose reader knows
-	}
-}
-
-// Post implements Link.
-func (c *conn) Post(fn func(now time.Time, out []byte) []byte) bool {
-	c.mu.Lock()
-	if c.gone || c.ended {
-		c.mu.Unlock()
-		return false
-	}
-	c.posts = append(c.posts, fn)
-	if c.running {
-		c.mu.Unlock()
-		return true
-	}
-	c.running = true
-	c.mu.Unlock()
-	c.finishTurn()
-
-	c.mu.Lock()
-	needs := len(c.pending) > 0 && !c.flushing
-	c.mu.Unlock()
-	if needs {
-		go func() { _ = c.flush() }() // the reader finds out; it ends with the write
-	}
-	return true
-}
-
-// flush sends what is pending, after whoever sends already, and returns the
-// first error of any write. The reader's waiting here is what holds up a peer
-// that sends but does not read.
-func (c *conn) flush() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for c.flushing {
-		c.idle.Wait()
-	}
-	c.flushing = true
-	for len(c.pending) > 0 && c.failure == nil {
-		b := c.pending
-		c.pending = c.spare[:0]
-		c.spare = nil
-		c.mu.Unlock()
-		_ = c.nc.SetWriteDeadline(time.Now().Add(c.p.cfg.WriteTimeout)) // the write tells
-		_, err := c.nc.Write(b)
-		c.mu.Lock()
-		if c.failure = err; err != nil {
-			_ = c.raw.Close() // wakes the reader
-		}
-		if cap(b) <= keepBytes {
-			c.spare = b[:0]
-		}
-	}
-	c.flushing = false
-	c.idle.Broadcast()
-	return c.failure
-}
-
-// end says goodbye to the peer and to the machine.
-func (c *conn) end(err error) {
-	c.mu.Lock()
-	for c.running || c.flushing {
-		c.idle.Wait()
-	}
-	c.gone = true
-	if c.failure != nil {
-		err = c.failure
-	}
-	posts := c.posts
-	c.posts = nil
-	c.mu.Unlock()
-	for _, fn := range posts { // what was posted runs, though nobody reads it
-		c.out = fn(time.Now(), c.out)
-	}
-	if err == nil {
-		c.linger()
-	}
-	_ = c.nc.Close()
-	c.m.Gone(err, time.Now())
-}
-
-// lingerBytes is what a peer may still send while we wait for its end.
-const lingerBytes = 64 << 10
-
-// linger ends our side and reads the peer's to its end, bounded: a socket
-// closed over unread bytes resets, and the peer may lose what we sent last.
-func (c *conn) linger() {
-	if c.tls != nil {
-		_ = c.tls.CloseWrite() // the TCP FIN below ends it all the same
-	}
-	tc, ok := c.raw.(*net.TCPConn)
-	if !ok || tc.CloseWrite() != nil || tc.SetReadDeadline(time.Now().Add(c.p.cfg.LingerTimeout)) != nil {
-		return
-	}
-	_, _ = io.CopyN(io.Discard, tc, lingerBytes) // whatever ends it, ends it
+	return nil
 }
 
 // reset closes a connection so that the peer gets a RST and nothing lingers.
@@ -383,6 +156,5 @@ func addrPort(a net.Addr) netip.AddrPort {
 		ap := t.AddrPort()
 		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 	}
-	ap, _ := netip.ParseAddrPort(a.String())
-	return ap
+	return netip.AddrPort{} // not an address that limits could count by
 }

@@ -6,73 +6,111 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
 )
 
-var errLeft = errors.New("said goodbye")
+const (
+	// helloTimeout is how long a stream waits for the authority's hello.
+	helloTimeout = 10 * time.Second
+	// minSilence is the least that an authority may take to answer a heartbeat
+	// before its stream is given up.
+	minSilence = 5 * time.Second
+	// maxEnforced is how many counts one acknowledgement holds.
+	maxEnforced = 1000
+)
+
+var (
+	errLeft   = errors.New("said goodbye")
+	errEnded  = errors.New("authority ended the stream")
+	errSilent = errors.New("authority is silent")
+)
 
 // attachment is one Attach stream.
 type attachment struct {
 	*Client
-	stream pb.NodeService_AttachClient
-	sendMu sync.Mutex // a stream takes one sender at a time
+	stream  pb.NodeService_AttachClient
+	sendMu  sync.Mutex  // a stream takes one sender at a time
+	leaving atomic.Bool // the goodbye is being sent
 
-	head Revision // that welcome named: caught up once it is applied
-	// Heartbeats whose answers are awaited: sequence modulo their number.
-	mu   sync.Mutex
-	next uint64
-	sent [64]struct {
+	// Owned by whoever receives.
+	head     Revision // that welcome named: caught up once it is applied
+	received Revision // of the newest entry
+	waiting  []answer // whose head is not applied yet, oldest first
+
+	mu    sync.Mutex
+	heard time.Duration // when the last answer came
+	next  uint64        // sequence of the last heartbeat
+	sent  [maxAnswers]struct {
 		sequence uint64
 		at       time.Duration
-	}
-	// The newest answer whose head is not applied yet.
-	waiting     bool
-	waitingFrom time.Duration
-	waitingHead Revision
+	} // heartbeats whose answers are awaited: sequence modulo their number
+}
+
+// maxAnswers is how many heartbeats may be without an answer, or their answers
+// ahead of what is applied; of more, the older are forgotten.
+const maxAnswers = 64
+
+// answer is one to a heartbeat.
+type answer struct {
+	from time.Duration // when the heartbeat was sent
+	head Revision      // what must be applied for the answer to count
 }
 
 // attach registers this instance and follows the log until the stream ends.
 func (c *Client) attach(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	c.lease.behind()
 	stream, err := c.api.Attach(ctx)
 	if err != nil {
 		return err
 	}
 	a := &attachment{Client: c, stream: stream}
-	welcome, err := a.greet()
+	interval, silence, err := a.greet(ctx, cancel)
 	if err != nil {
 		return err
 	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer cancel()
-	wg.Go(func() { a.beat(ctx, welcome.GetHeartbeatInterval().AsDuration()) })
+	defer cancel(nil)
+	wg.Go(func() { a.beat(ctx, interval) })
+	wg.Go(func() { a.guard(ctx, cancel, silence) })
 	for {
 		msg, err := stream.Recv()
-		if err != nil {
-			select {
-			case <-c.goodbye:
-				if errors.Is(err, io.EOF) {
-					close(c.left)
-					return errLeft
-				}
-			default:
-			}
-			return err
+		if errors.Is(err, io.EOF) && a.leaving.Load() {
+			close(c.left)
+			return errLeft
 		}
-		if err := a.take(msg); err != nil {
+		if err != nil {
+			return causeOf(ctx, err)
+		}
+		if err := a.take(msg); err != nil && !errors.Is(err, io.EOF) { // which is of Send: Recv tells why
 			return err
 		}
 	}
 }
 
-// greet exchanges hellos and puts the welcome into force.
-func (a *attachment) greet() (*pb.AttachWelcome, error) {
+// causeOf is why a stream under ctx ended with err.
+func causeOf(ctx context.Context, err error) error {
+	switch {
+	case context.Cause(ctx) != nil:
+		return context.Cause(ctx)
+	case errors.Is(err, io.EOF):
+		return errEnded
+	}
+	return err
+}
+
+// greet exchanges hellos and puts the welcome into force. It returns how often
+// to send heartbeats, and how long the authority may leave them unanswered.
+func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (interval, silence time.Duration, err error) {
+	defer time.AfterFunc(helloTimeout, func() { cut(errSilent) }).Stop()
 	applied := a.recent.appliedRevision()
 	hello := &pb.AttachHello{Hello: &pb.Hello{Version: pb.Version}, InstanceId: a.instance[:]}
 	if applied.Epoch != 0 {
@@ -81,39 +119,56 @@ func (a *attachment) greet() (*pb.AttachWelcome, error) {
 	for i := range a.dead {
 		hello.DeadInstanceIds = append(hello.DeadInstanceIds, a.dead[i][:])
 	}
-	if err := a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Hello{Hello: hello}}); err != nil {
-		return nil, err
-	}
+	sendErr := a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Hello{Hello: hello}})
 	msg, err := a.stream.Recv()
-	if err != nil {
-		return nil, err
+	if err != nil { // the cause of sendErr too
+		return 0, 0, causeOf(ctx, err)
 	}
 	w := msg.GetWelcome()
-	if w == nil {
-		return nil, errors.New("authority's first message is not its welcome")
-	}
-	if err := pb.CheckVersion(w.GetHello().GetVersion()); err != nil {
-		return nil, err
-	}
-	if i := w.GetHeartbeatInterval().AsDuration(); i <= 0 || i > time.Hour {
-		return nil, fmt.Errorf("authority asks for heartbeats every %v", i)
+	if err := errors.Join(sendErr, checkWelcome(w, applied)); err != nil {
+		return 0, 0, err
 	}
 	if err := a.setKeys(w.GetEdgeKeys()); err != nil {
-		return nil, err
+		return 0, 0, err
 	}
-	a.setClock(w.GetTime().AsTime())
+	a.setClock(w.GetTime())
 	a.lease.set(w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration())
-	a.head = revisionFrom(w.GetHead())
+	a.head, a.received, a.heard = revisionFrom(w.GetHead()), applied, a.clock()
 	if w.GetSnapshot() {
 		if applied.Epoch != 0 {
 			a.log.Warn("authority has another history: sessions of the old one end", "epoch", a.head.Epoch)
 			a.enforcer.Fence()
 		}
-		a.recent.reset(a.head.Epoch)
+		a.recent.reset(a.head)
+		a.received = Revision{Epoch: a.head.Epoch}
 	}
 	a.log.Info("attached to the authority", "address", a.cfg.Address, "version", w.GetHello().GetVersion(), "head", a.head.Sequence, "snapshot", w.GetSnapshot())
 	a.settle()
-	return w, nil
+	return w.GetHeartbeatInterval().AsDuration(), max(2*w.GetAdmissionFence().AsDuration(), minSilence), nil
+}
+
+// checkWelcome tells what of a welcome can't be followed.
+func checkWelcome(w *pb.AttachWelcome, applied Revision) error {
+	if w == nil {
+		return errors.New("authority's first message is not its welcome")
+	}
+	if err := pb.CheckVersion(w.GetHello().GetVersion()); err != nil {
+		return err
+	}
+	interval, admission, session := w.GetHeartbeatInterval().AsDuration(), w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration()
+	switch {
+	case interval <= 0 || interval > time.Hour:
+		return fmt.Errorf("authority asks for heartbeats every %v", interval)
+	case admission <= 0 || session < 0 || session > 0 && session < admission:
+		return fmt.Errorf("authority sets an admission fence of %v and a session fence of %v", admission, session)
+	case w.GetTime() == nil:
+		return errors.New("authority does not tell the time")
+	case w.GetHead().GetEpoch() == 0:
+		return errors.New("authority does not name its history")
+	case !w.GetSnapshot() && w.GetHead().GetEpoch() != applied.Epoch:
+		return errors.New("authority goes on with a history that the node does not have")
+	}
+	return nil
 }
 
 // take puts one message into force.
@@ -122,8 +177,7 @@ func (a *attachment) take(msg *pb.AttachResponse) error {
 	case *pb.AttachResponse_Entries:
 		return a.enforce(m.Entries)
 	case *pb.AttachResponse_Heartbeat:
-		a.answered(m.Heartbeat)
-		return nil
+		return a.answered(m.Heartbeat)
 	case *pb.AttachResponse_EdgeKeys:
 		return a.setKeys(m.EdgeKeys)
 	}
@@ -132,53 +186,80 @@ func (a *attachment) take(msg *pb.AttachResponse) error {
 
 // enforce applies entries and acknowledges them.
 func (a *attachment) enforce(in *pb.Entries) error {
-	entries := make([]Entry, 0, len(in.GetEntries())+len(in.GetLocks()))
+	locks, entries, err := a.read(in)
+	if err != nil {
+		return err
+	}
+	a.enforcer.Enforce(locks)
+	a.recent.add(entries)
+	counts := a.enforcer.Enforce(entries)
+	a.recent.through(revisionFrom(in.GetThrough()))
+	a.settle()
+
+	var enforced []*pb.Enforced
+	for i, n := range counts {
+		if n.Closed == 0 {
+			continue
+		}
+		at := entries[i].Revision
+		if len(enforced) == maxEnforced {
+			if err := a.acknowledge(Revision{at.Epoch, at.Sequence - 1}, enforced); err != nil {
+				return err
+			}
+			enforced = nil
+		}
+		enforced = append(enforced, &pb.Enforced{Sequence: at.Sequence, Closed: uint32(n.Closed), Lingering: uint32(n.Lingering)})
+	}
+	return a.acknowledge(a.recent.appliedRevision(), enforced)
+}
+
+// read checks what the authority sent: it is of the history that was welcomed,
+// and entries rise. Locks, which begin a snapshot, come in no order.
+func (a *attachment) read(in *pb.Entries) (locks, entries []Entry, err error) {
+	through := revisionFrom(in.GetThrough())
+	if through.Epoch != a.head.Epoch {
+		return nil, nil, fmt.Errorf("authority sent entries of the history %d after it named %d", through.Epoch, a.head.Epoch)
+	}
 	for _, l := range in.GetLocks() {
 		e := Entry{Revision: revisionFrom(l.GetRevision()), Lock: true}
 		if err := e.setLockSelector(l.GetSelector()); err != nil {
-			return fmt.Errorf("lock %s: %w", l.GetLockId(), err)
+			return nil, nil, fmt.Errorf("lock %q: %w", l.GetLockId(), err)
 		}
-		entries = append(entries, e)
+		if e.Revision.Epoch != through.Epoch {
+			return nil, nil, fmt.Errorf("lock %q: %w", l.GetLockId(), errMalformedEntry)
+		}
+		locks = append(locks, e)
 	}
 	for _, x := range in.GetEntries() {
 		e, err := entryFrom(x)
 		if err != nil {
-			return err
+			return nil, nil, err
 		}
+		if e.Revision.Epoch != through.Epoch || !e.Revision.After(a.received) || e.Revision.After(through) {
+			return nil, nil, fmt.Errorf("entry %d: %w: it comes after %d, with all through %d", e.Revision.Sequence, errMalformedEntry, a.received.Sequence, through.Sequence)
+		}
+		a.received = e.Revision
 		entries = append(entries, e)
 	}
-	a.recent.add(entries)
-	counts := a.enforcer.Enforce(entries)
-	through := revisionFrom(in.GetThrough())
-	a.recent.through(through)
-
-	ack := &pb.Acknowledgement{Through: a.recent.appliedRevision().wire()}
-	for i, n := range counts {
-		if n.Closed > 0 {
-			ack.Enforced = append(ack.Enforced, &pb.Enforced{
-				Sequence: entries[i].Revision.Sequence, Closed: uint32(n.Closed), Lingering: uint32(n.Lingering),
-			})
-		}
-	}
-	if err := a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Acknowledgement{Acknowledgement: ack}}); err != nil {
-		return err
-	}
-	a.settle()
-	return nil
+	return locks, entries, nil
 }
 
-// settle extends the lease by an answer that waited for its head, and lets
-// admissions begin once what welcome promised is applied.
+func (a *attachment) acknowledge(through Revision, enforced []*pb.Enforced) error {
+	return a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Acknowledgement{Acknowledgement: &pb.Acknowledgement{
+		Through: through.wire(), Enforced: enforced,
+	}}})
+}
+
+// settle extends the lease by the answers whose head is applied now, and lets
+// admissions begin once what welcome promised is.
 func (a *attachment) settle() {
 	applied := a.recent.appliedRevision()
 	if !a.head.After(applied) {
 		a.lease.caught()
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.waiting && !a.waitingHead.After(applied) {
-		a.waiting = false
-		a.lease.extend(a.waitingFrom)
+	for len(a.waiting) > 0 && !a.waiting[0].head.After(applied) {
+		a.lease.extend(a.waiting[0].from)
+		a.waiting = a.waiting[1:]
 	}
 }
 
@@ -189,8 +270,8 @@ func (a *attachment) beat(ctx context.Context, interval time.Duration) {
 	for {
 		a.mu.Lock()
 		a.next++
-		slot := &a.sent[a.next%uint64(len(a.sent))]
-		slot.sequence, slot.at = a.next, boottime() // before it is sent: the lease must not be longer
+		slot := &a.sent[a.next%maxAnswers]
+		slot.sequence, slot.at = a.next, a.clock() // before it is sent: the lease must not be longer
 		seq := a.next
 		a.mu.Unlock()
 		err := a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Heartbeat{Heartbeat: &pb.Heartbeat{
@@ -204,25 +285,57 @@ func (a *attachment) beat(ctx context.Context, interval time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-a.goodbye:
+			a.leaving.Store(true)
 			_ = a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Goodbye{Goodbye: &pb.Goodbye{}}}) // Recv tells
 			return
 		}
 	}
 }
 
+// guard cuts the stream off when heartbeats have no answer for so long that the
+// lease is over anyway: a new stream may find an authority that answers.
+func (a *attachment) guard(ctx context.Context, cut context.CancelCauseFunc, silence time.Duration) {
+	tick := time.NewTicker(silence / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		a.mu.Lock()
+		heard := a.heard
+		a.mu.Unlock()
+		if a.clock()-heard >= silence {
+			cut(errSilent)
+			return
+		}
+	}
+}
+
 // answered extends the lease, at once or when the answer's head is applied.
-func (a *attachment) answered(h *pb.HeartbeatAnswer) {
+func (a *attachment) answered(h *pb.HeartbeatAnswer) error {
+	head := revisionFrom(h.GetHead())
+	if head.Epoch != a.head.Epoch {
+		return fmt.Errorf("authority answered with the history %d after it named %d", head.Epoch, a.head.Epoch)
+	}
 	a.mu.Lock()
-	slot := a.sent[h.GetSequence()%uint64(len(a.sent))]
+	slot := a.sent[h.GetSequence()%maxAnswers]
 	known := slot.sequence == h.GetSequence() && slot.sequence != 0
 	if known {
-		a.waiting, a.waitingFrom, a.waitingHead = true, slot.at, revisionFrom(h.GetHead())
+		a.heard = a.clock()
 	}
 	a.mu.Unlock()
-	if known {
-		a.setClock(h.GetTime().AsTime())
-		a.settle()
+	if !known {
+		return nil
 	}
+	if len(a.waiting) == maxAnswers {
+		a.waiting = a.waiting[1:]
+	}
+	a.waiting = append(a.waiting, answer{slot.at, head})
+	a.setClock(h.GetTime())
+	a.settle()
+	return nil
 }
 
 func (a *attachment) send(m *pb.AttachRequest) error {
@@ -231,7 +344,11 @@ func (a *attachment) send(m *pb.AttachRequest) error {
 	return a.stream.Send(m)
 }
 
-func (a *attachment) setClock(authority time.Time) { a.offset.Store(int64(time.Until(authority))) }
+func (a *attachment) setClock(authority *timestamppb.Timestamp) {
+	if authority != nil {
+		a.offset.Store(int64(time.Until(authority.AsTime())))
+	}
+}
 
 func (a *attachment) setKeys(in *pb.EdgeKeys) error {
 	keys := make([]token.EdgeKey, 0, len(in.GetKeys()))
@@ -243,37 +360,4 @@ func (a *attachment) setKeys(in *pb.EdgeKeys) error {
 	}
 	a.ring.Store(token.NewRing(keys))
 	return nil
-}
-
-// Goodbye ends the registration, once the node has no sockets and admits none,
-// and returns when the authority has taken it, or when ctx ends.
-func (c *Client) Goodbye(ctx context.Context) error {
-	if err := c.ends.flushed(ctx); err != nil {
-		return fmt.Errorf("report ended sessions: %w", err)
-	}
-	c.bye.Do(func() { close(c.goodbye) })
-	select {
-	case <-c.left:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// watch ends what has waited too long.
-func (c *Client) watch(ctx context.Context) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		c.queue.expire(boottime())
-		if c.lease.overdue() {
-			c.log.Error("session fence: the authority was silent for too long, all sockets are closed")
-			c.enforcer.Fence()
-		}
-	}
 }

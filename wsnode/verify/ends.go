@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -35,10 +37,7 @@ func (c *Client) Ended(session [16]byte, reason pb.Reason, at time.Time) {
 		e.waiting = e.waiting[1:]
 	}
 	e.waiting = append(e.waiting, &pb.SessionEnd{SessionId: session[:], Reason: reason, EndedAt: timestamppb.New(at)})
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	signal(e.wake)
 }
 
 func (e *ends) take() []*pb.SessionEnd {
@@ -60,10 +59,7 @@ func (e *ends) back(batch []*pb.SessionEnd) {
 	defer e.mu.Unlock()
 	e.waiting = append(batch, e.waiting...)
 	e.busy = false
-	select {
-	case e.wake <- struct{}{}:
-	default:
-	}
+	signal(e.wake)
 }
 
 // flushed waits until nothing waits to be reported.
@@ -85,6 +81,9 @@ func (e *ends) flushed(ctx context.Context) error {
 
 // report sends what has ended until a call fails.
 func (c *Client) report(ctx context.Context) error {
+	if err := c.lease.waitAttached(ctx); err != nil {
+		return err
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -95,6 +94,11 @@ func (c *Client) report(ctx context.Context) error {
 			call, cancel := context.WithTimeout(ctx, c.cfg.RedeemTimeout)
 			_, err := c.api.ReportSessions(call, &pb.ReportSessionsRequest{InstanceId: c.instance[:], Ended: batch})
 			cancel()
+			if status.Code(err) == codes.InvalidArgument {
+				// It would be refused each time, and nothing after it be heard of.
+				c.log.Error("authority does not take a report: these sessions end there by their time", "sessions", len(batch), "error", err)
+				continue
+			}
 			if err != nil {
 				c.ends.back(batch)
 				return err

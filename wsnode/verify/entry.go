@@ -76,9 +76,10 @@ func (e *Entry) selects(who *Identity) bool {
 }
 
 // Narrow is what a one-user entry selects, so that whoever indexes sessions
-// need not look at all of them. Exactly one of the results is set, or wide.
+// need not look at all of them. One of the results is set, or wide; none for an
+// entry that ends nothing.
 func (e *Entry) Narrow() (session [16]byte, id token.ID, subject string, wide bool) {
-	wide = e.session == [16]byte{} && e.token.IsZero() && e.subject == ""
+	wide = e.subject == "" && e.tenant != "" || e.prefix.IsValid() || e.issuer != ""
 	return e.session, e.token, e.subject, wide
 }
 
@@ -94,7 +95,7 @@ func entryFrom(in *pb.Entry) (Entry, error) {
 		e.Lock = true
 		err = e.setLockSelector(ev.Locked.GetSelector())
 	case *pb.Entry_Unlocked:
-	default: // an event of a newer version: not understood is not enforced
+	default: // of a newer version, as a selector may be
 		err = errMalformedEntry
 	}
 	if err != nil {
@@ -103,48 +104,67 @@ func entryFrom(in *pb.Entry) (Entry, error) {
 	return e, nil
 }
 
-func (e *Entry) setSelector(s *pb.Selector) error {
+func (e *Entry) setSelector(s *pb.Selector) (err error) {
 	switch by := s.GetBy().(type) {
 	case *pb.Selector_TokenId:
-		var err error
 		e.token, err = token.ParseID(by.TokenId)
-		return err
 	case *pb.Selector_SessionId:
-		n, err := hex.Decode(e.session[:], []byte(by.SessionId[:min(len(by.SessionId), 32)]))
-		if err != nil || n != 16 || len(by.SessionId) != 32 {
-			return errMalformedEntry
+		var id []byte
+		if id, err = hex.DecodeString(by.SessionId); err == nil && len(id) == len(e.session) {
+			e.session = [16]byte(id)
 		}
 	case *pb.Selector_Subject:
-		e.tenant, e.subject = by.Subject.GetTenant(), by.Subject.GetSubject()
+		e.setSubject(by.Subject)
 	case *pb.Selector_Tenant:
 		e.tenant = by.Tenant
 	case *pb.Selector_IpPrefix:
-		return e.setPrefix(by.IpPrefix)
+		err = e.setPrefix(by.IpPrefix)
 	case *pb.Selector_Issuer:
 		e.issuer = by.Issuer
-	default:
-		return errMalformedEntry
 	}
-	return nil
+	return e.checkSelector(err)
 }
 
-func (e *Entry) setLockSelector(s *pb.LockSelector) error {
+func (e *Entry) setLockSelector(s *pb.LockSelector) (err error) {
 	switch by := s.GetBy().(type) {
 	case *pb.LockSelector_Subject:
-		e.tenant, e.subject = by.Subject.GetTenant(), by.Subject.GetSubject()
+		e.setSubject(by.Subject)
 	case *pb.LockSelector_Tenant:
 		e.tenant = by.Tenant
 	case *pb.LockSelector_IpPrefix:
-		return e.setPrefix(by.IpPrefix)
+		err = e.setPrefix(by.IpPrefix)
 	case *pb.LockSelector_Issuer:
 		e.issuer = by.Issuer
-	default:
-		return errMalformedEntry
 	}
+	return e.checkSelector(err)
+}
+
+// setSubject leaves a subject without name unset: by its tenant alone it would
+// hit everyone there.
+func (e *Entry) setSubject(s *pb.Subject) {
+	if s.GetSubject() != "" {
+		e.tenant, e.subject = s.GetTenant(), s.GetSubject()
+	}
+}
+
+// setPrefix writes an IPv4 prefix as IPv4, as addresses of sessions are.
+func (e *Entry) setPrefix(text string) error {
+	p, err := netip.ParsePrefix(text)
+	if err != nil {
+		return err
+	}
+	if p.Addr().Is4In6() && p.Bits() >= 96 {
+		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
+	}
+	e.prefix = p
 	return nil
 }
 
-func (e *Entry) setPrefix(text string) (err error) {
-	e.prefix, err = netip.ParsePrefix(text)
-	return err
+// checkSelector refuses a selector that was not understood: what is not
+// understood is not enforced, and must not be acknowledged.
+func (e *Entry) checkSelector(err error) error {
+	if err != nil || e.session == [16]byte{} && e.token.IsZero() && e.subject == "" && e.tenant == "" && !e.prefix.IsValid() && e.issuer == "" {
+		return errMalformedEntry
+	}
+	return nil
 }

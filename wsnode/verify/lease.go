@@ -3,7 +3,9 @@ package verify
 import (
 	"context"
 	"errors"
+	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -14,28 +16,57 @@ var ErrFenced = errors.New("no lease from the authority")
 // lease is how long the node may go on without a word from its authority. It
 // is counted from when the heartbeat that was answered was sent, so that
 // however long the answer took, the authority knew of nothing newer by then.
+// Instants are of clock.
 type lease struct {
+	clock func() time.Duration
+
 	mu        sync.Mutex
 	admission time.Duration // fence length
 	session   time.Duration // fence length; 0 is none
 	caughtUp  bool          // what welcome promised is applied
 	held      bool          // an answer was ever taken
-	from      time.Duration // boottime at which the answered heartbeat was sent
+	from      time.Duration // when the answered heartbeat was sent
 	fenced    bool          // sessions were ended since
 	attached  chan struct{} // closed once the instance was ever registered
+
+	// For lapsed, which takes no lock.
+	end    atomic.Int64 // when live sessions must end; never where that is without end
+	looked atomic.Int64 // when overdue compared end with the clock, in Unix nanoseconds
 }
 
-func (l *lease) init() { l.attached = make(chan struct{}) }
+const never = math.MaxInt64
+
+func (l *lease) init(clock func() time.Duration) {
+	l.clock, l.attached = clock, make(chan struct{})
+	l.end.Store(never)
+}
 
 // set takes the lengths that the authority dictates.
 func (l *lease) set(admission, session time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.admission, l.session = admission, session
+	l.setEnd()
+	if !l.registered() {
+		close(l.attached)
+	}
+}
+
+func (l *lease) setEnd() {
+	if !l.held || l.session == 0 {
+		l.end.Store(never)
+		return
+	}
+	l.end.Store(int64(l.from + l.session))
+}
+
+// registered reports whether the instance ever was.
+func (l *lease) registered() bool {
 	select {
 	case <-l.attached:
+		return true
 	default:
-		close(l.attached)
+		return false
 	}
 }
 
@@ -70,27 +101,43 @@ func (l *lease) extend(from time.Duration) {
 	defer l.mu.Unlock()
 	if !l.held || from > l.from {
 		l.held, l.from, l.fenced = true, from, false
+		l.setEnd()
 	}
 }
 
 func (l *lease) ready() error {
-	now := boottime()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.held || !l.caughtUp || now-l.from >= l.admission {
+	if !l.held || !l.caughtUp || l.clock()-l.from >= l.admission {
 		return ErrFenced
 	}
 	return nil
 }
 
-// overdue reports, once each time, that live sessions must end.
-func (l *lease) overdue() bool {
-	now := boottime()
+// overdue reports, once each time, that live sessions must end. now is the
+// wall clock's.
+func (l *lease) overdue(now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.held || l.fenced || l.session == 0 || now-l.from < l.session {
+	l.looked.Store(now.UnixNano())
+	if l.fenced || int64(l.clock()) < l.end.Load() {
 		return false
 	}
 	l.fenced = true
 	return true
+}
+
+// freshLook is how long lapsed trusts a look of overdue.
+const freshLook = 200 * time.Millisecond
+
+// lapsed reports whether live sessions must have ended by now, the wall clock's
+// time. A process that was paused finds out before anything else does: the wall
+// clock has then moved on since overdue looked. While it has not, what lapsed
+// costs is no system call.
+func (l *lease) lapsed(now time.Time) bool {
+	since := time.Duration(now.UnixNano() - l.looked.Load())
+	if 0 <= since && since < freshLook {
+		return false
+	}
+	return int64(l.clock()) >= l.end.Load()
 }

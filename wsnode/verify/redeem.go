@@ -3,10 +3,7 @@ package verify
 import (
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net/netip"
-	"slices"
 	"sync"
 	"time"
 
@@ -15,201 +12,195 @@ import (
 )
 
 const (
-	maxBatch = 256 // items in one request
-	window   = 4   // requests under way at once
+	// window is how many requests may be under way at once.
+	window = 4
+	// maxAsks is how often a grant that turned out too old is asked for.
+	maxAsks = 3
 )
 
-// queue is the attempts that wait to be sent, oldest first, bounded.
-type queue struct {
-	mu      sync.Mutex
-	waiting []*Attempt
-	sent    int           // taken and not answered; they count for the bound
-	max     int           //
-	stopped bool          // guarded by mu
-	wake    chan struct{} // of one: there is something to take
-}
-
-func (q *queue) init(limit int) { q.max, q.wake = limit, make(chan struct{}, 1) }
+// errStalled says that requests were left without an answer for so long that
+// nobody waits for one.
+var errStalled = errors.New("authority does not answer what it is asked")
 
 // Redeem asks the authority for a session. Done is called with its answer, or
 // with a refusal when there is none in time.
+//
+// An Attempt whose grant's Standing is Unknown may be given to Redeem again,
+// instead of being told to Ended: it is asked again, with the same session id
+// and within the same time, a few times at most.
 func (c *Client) Redeem(a *Attempt) {
-	a.deadline = boottime() + c.cfg.RedeemTimeout
-	if err := c.lease.ready(); err != nil {
-		a.Done(Outcome{Reason: pb.Reason_REASON_FENCED, RetryAfter: retryAfter})
+	if a.asks == 0 {
+		a.deadline = c.clock() + c.cfg.RedeemTimeout
+	}
+	a.asks++
+	if a.asks > maxAsks || c.lease.ready() != nil {
+		c.refuse(a, pb.Reason_REASON_FENCED)
 		return
 	}
 	if reason := c.queue.put(a); reason != 0 {
-		a.Done(Outcome{Reason: reason, RetryAfter: retryAfter})
+		c.refuse(a, reason)
 	}
 }
 
-func (q *queue) put(a *Attempt) pb.Reason {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.stopped {
-		return pb.Reason_REASON_STOPPING
+// refuse finishes an attempt to which no answer will come. If the authority was
+// asked, it may have granted a session that nobody will use.
+func (c *Client) refuse(a *Attempt, reason pb.Reason) {
+	if a.asked > 0 {
+		c.Ended(a.Session, reason, time.Now())
 	}
-	if len(q.waiting)+q.sent >= q.max {
-		return pb.Reason_REASON_OVERLOADED
-	}
-	q.waiting = append(q.waiting, a)
-	q.signal()
-	return 0
+	a.Done(Outcome{Reason: reason, RetryAfter: retryAfter})
 }
 
-func (q *queue) signal() {
-	select {
-	case q.wake <- struct{}{}:
-	default:
-	}
-}
-
-// take removes up to maxBatch attempts. What waits while a request is under
-// way rides in the next one: there is no timer.
-func (q *queue) take() []*Attempt {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	n := min(len(q.waiting), maxBatch)
-	batch := slices.Clone(q.waiting[:n])
-	q.waiting = slices.Delete(q.waiting, 0, n)
-	q.sent += n
-	return batch
-}
-
-// answered takes attempts out of the count.
-func (q *queue) answered(n int) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.sent -= n
-}
-
-// back puts attempts that got no answer at the front: asking again is safe.
-func (q *queue) back(batch []*Attempt) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	q.sent -= len(batch)
-	q.waiting = slices.Insert(q.waiting, 0, batch...)
-	if len(batch) > 0 {
-		q.signal()
-	}
-}
-
-// expire refuses what has waited past its deadline.
-func (q *queue) expire(now time.Duration) {
-	q.mu.Lock()
-	var late []*Attempt
-	q.waiting = slices.DeleteFunc(q.waiting, func(a *Attempt) bool {
-		if now < a.deadline {
-			return false
+// answer finishes an attempt with what the authority said. Where there may be
+// a session that nobody will use, that is ended.
+func (c *Client) answer(a *Attempt, r *pb.RedeemResult) {
+	granted := r.GetGrant() != nil || a.asked > 1 // now, or in an answer that was lost or too old
+	if a.refused {
+		if granted {
+			c.Ended(a.Session, pb.Reason_REASON_AUTHORITY_UNAVAILABLE, time.Now())
 		}
-		late = append(late, a)
-		return true
-	})
-	q.mu.Unlock()
-	for _, a := range late {
+		return
+	}
+	o := outcomeOf(a, r)
+	if o.Grant == nil && granted {
+		c.Ended(a.Session, o.Reason, time.Now())
+	}
+	a.Done(o)
+}
+
+// expire refuses what has waited too long, sent or not.
+func (c *Client) expire() {
+	waited, flying := c.queue.expire(c.clock())
+	for _, a := range waited {
+		c.refuse(a, pb.Reason_REASON_AUTHORITY_UNAVAILABLE)
+	}
+	for _, a := range flying { // whether there is a session to end is not known yet
 		a.Done(Outcome{Reason: pb.Reason_REASON_AUTHORITY_UNAVAILABLE, RetryAfter: retryAfter})
 	}
 }
 
-// fail answers all that wait and all that come.
-func (q *queue) fail(o Outcome) {
-	q.mu.Lock()
-	q.stopped = true
-	waiting := q.waiting
-	q.waiting = nil
-	q.mu.Unlock()
-	for _, a := range waiting {
-		a.Done(o)
+// stop refuses all that waits and all that comes.
+func (c *Client) stop() {
+	for _, a := range c.queue.stop() {
+		c.refuse(a, pb.Reason_REASON_STOPPING)
 	}
 }
 
-// redeem keeps one Redeem stream busy until it ends. Attempts without an
-// answer go back to the queue.
+// ground ends what was under way on a stream that is gone.
+func (c *Client) ground() {
+	over := c.queue.ground()
+	for _, a := range over {
+		if a.refused {
+			c.Ended(a.Session, pb.Reason_REASON_AUTHORITY_UNAVAILABLE, time.Now())
+		} else {
+			c.refuse(a, pb.Reason_REASON_STOPPING)
+		}
+	}
+	c.queue.finish(len(over))
+}
+
+// redeem keeps one Redeem stream busy until it ends.
 func (c *Client) redeem(ctx context.Context) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	if err := c.lease.waitAttached(ctx); err != nil {
 		return err
 	}
-	stream, err := c.openRedeem(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, err := c.openRedeem(ctx, cancel)
 	if err != nil {
 		return err
 	}
-	under := make(chan []*Attempt, window) // requests under way, oldest first
+	room := make(chan struct{}, window) // a place for each request under way
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer close(under)
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-c.queue.wake:
-			}
-			for batch := c.queue.take(); len(batch) > 0; batch = c.queue.take() {
-				select {
-				case under <- batch:
-				case <-ctx.Done():
-					c.queue.back(batch)
-					return
-				}
-				if err := stream.Send(requestOf(batch)); err != nil {
-					cancel(err)
-					return
-				}
-			}
-		}
-	})
-	err = c.answers(ctx, stream, under)
+	wg.Go(func() { c.ask(ctx, stream, room) })
+	wg.Go(func() { c.guard(ctx, cancel) })
+	err = c.answers(ctx, stream, room)
 	cancel(err)
 	wg.Wait()
-	for batch := range under {
-		c.queue.back(batch)
-	}
+	c.ground()
 	return err
 }
 
-func (c *Client) openRedeem(ctx context.Context) (pb.NodeService_RedeemClient, error) {
+// openRedeem begins a stream. While the authority does not answer its hello
+// nothing is taken from the queue, whose own deadlines rule.
+func (c *Client) openRedeem(ctx context.Context, cut context.CancelCauseFunc) (pb.NodeService_RedeemClient, error) {
+	defer time.AfterFunc(helloTimeout, func() { cut(errSilent) }).Stop()
 	stream, err := c.api.Redeem(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if err := stream.Send(&pb.RedeemRequest{Hello: &pb.RedeemHello{
+	sendErr := stream.Send(&pb.RedeemRequest{Hello: &pb.RedeemHello{
 		Hello: &pb.Hello{Version: pb.Version}, InstanceId: c.instance[:],
-	}}); err != nil {
-		_, err = stream.Recv() // the cause
-		return nil, err
+	}})
+	resp, err := stream.Recv()
+	if err != nil { // the cause of sendErr too
+		return nil, causeOf(ctx, err)
 	}
-	if _, err := stream.Recv(); err != nil {
-		return nil, err
+	if sendErr != nil {
+		return nil, sendErr
 	}
-	return stream, nil
+	return stream, pb.CheckVersion(resp.GetHello().GetVersion())
+}
+
+// ask sends what waits until the stream ends. Of its errors answers hears too.
+func (c *Client) ask(ctx context.Context, stream pb.NodeService_RedeemClient, room chan struct{}) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.queue.wake:
+		}
+		select {
+		case <-ctx.Done():
+			signal(c.queue.wake) // for the next stream
+			return
+		case room <- struct{}{}:
+		}
+		batch := c.queue.take(c.clock())
+		if batch == nil {
+			<-room
+			continue
+		}
+		if stream.Send(requestOf(batch)) != nil {
+			return
+		}
+	}
+}
+
+// guard cuts the stream off when a request has no answer after so long that
+// all its attempts have expired, and late answers had their time too.
+func (c *Client) guard(ctx context.Context, cut context.CancelCauseFunc) {
+	tick := time.NewTicker(c.cfg.RedeemTimeout / 4)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if c.queue.stalled(c.clock() - 2*c.cfg.RedeemTimeout) {
+			cut(errStalled)
+			return
+		}
+	}
 }
 
 // answers takes responses, each of which answers the oldest request under way.
-func (c *Client) answers(ctx context.Context, stream pb.NodeService_RedeemClient, under <-chan []*Attempt) error {
+func (c *Client) answers(ctx context.Context, stream pb.NodeService_RedeemClient, room <-chan struct{}) error {
 	for {
 		resp, err := stream.Recv()
 		if err != nil {
-			if errors.Is(err, io.EOF) {
-				err = errors.New("authority ended the stream")
-			}
+			return causeOf(ctx, err)
+		}
+		batch, err := c.queue.land(len(resp.GetResults()))
+		if err != nil {
 			return err
 		}
-		var batch []*Attempt
-		select {
-		case batch = <-under:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-		if len(resp.GetResults()) != len(batch) {
-			c.queue.back(batch)
-			return fmt.Errorf("authority answered %d items with %d results", len(batch), len(resp.GetResults()))
-		}
-		c.queue.answered(len(batch))
+		<-room
 		for i, r := range resp.GetResults() {
-			batch[i].Done(outcomeOf(batch[i], r))
+			c.answer(batch[i], r)
 		}
+		c.queue.finish(len(batch))
 	}
 }
 
@@ -226,18 +217,17 @@ func requestOf(batch []*Attempt) *pb.RedeemRequest {
 
 func outcomeOf(a *Attempt, r *pb.RedeemResult) Outcome {
 	g := r.GetGrant()
-	if g == nil {
-		reason := r.GetRefusal().GetReason()
-		if reason == 0 { // neither: fail closed
-			reason = pb.Reason_REASON_INTERNAL
-		}
-		return Outcome{Reason: reason, RetryAfter: r.GetRefusal().GetRetryAfter().AsDuration()}
+	switch {
+	case g == nil && r.GetRefusal().GetReason() != 0:
+		return Outcome{Reason: r.GetRefusal().GetReason(), RetryAfter: r.GetRefusal().GetRetryAfter().AsDuration()}
+	case g.GetSubject() == "", g.GetTenant() == "", g.GetIssuer() == "", g.GetIssuedRevision() == nil, g.GetAsOf() == nil, g.GetSessionExpiresAt() == nil:
+		return Outcome{Reason: pb.Reason_REASON_INTERNAL} // neither, or a session that no revocation could find
 	}
-	ip, _ := netip.AddrFromSlice(g.GetClientIp())
+	ip, _ := netip.AddrFromSlice(g.GetClientIp()) // a token without address has none
 	return Outcome{Grant: &Grant{
 		Identity: Identity{
 			Session: a.Session, Token: token.ID(a.Token), Tenant: g.GetTenant(), Subject: g.GetSubject(), Issuer: g.GetIssuer(),
-			TokenIP: ip, ClientIP: a.ClientIP, Issued: revisionFrom(g.GetIssuedRevision()),
+			TokenIP: ip.Unmap(), ClientIP: a.ClientIP, Issued: revisionFrom(g.GetIssuedRevision()),
 		},
 		Scopes: g.GetScopes(), Attributes: g.GetAttributes(),
 		Limits:    Limits{MessageBytes: g.GetLimits().GetMessageBytes(), MessagesPerSecond: g.GetLimits().GetMessagesPerSecond()},

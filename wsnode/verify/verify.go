@@ -10,6 +10,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -76,14 +77,20 @@ type Attempt struct {
 	Digest    token.Digest
 	Session   [16]byte
 	ClientIP  netip.Addr
-	UserAgent []byte // kept until Done
-	Origin    []byte // kept until Done
+	UserAgent []byte // not to be changed any more
+	Origin    []byte // not to be changed any more
 	Audience  string
-	// Done is called once, from another goroutine or from Redeem itself, and must
-	// not block.
+	// Done is called once for each Redeem, from another goroutine or from Redeem
+	// itself, and must not block. With a Grant there is a session, which must
+	// either live or be told to Ended; without one the Client has seen to that.
 	Done func(Outcome)
 
-	deadline time.Duration // of boottime
+	asks     int           // calls of Redeem
+	deadline time.Duration // of the client's clock
+
+	// Guarded by the queue, or owned by whoever took the attempt out of it.
+	asked   int  // requests that it was in
+	refused bool // Done was called though its answer may come yet
 }
 
 // Outcome is the authority's answer, or why there is none.
@@ -113,8 +120,10 @@ type Standing uint8
 const (
 	// Holds says that no entry above the grant's AsOf ends it.
 	Holds Standing = iota
-	// Ended says that one does.
-	Ended
+	// Revoked says that a revocation does.
+	Revoked
+	// Locked says that a lock does.
+	Locked
 	// Unknown says that entries above AsOf are no longer kept: redeem again.
 	Unknown
 )
@@ -127,8 +136,9 @@ type Client struct {
 	dead     [][16]byte
 	enforcer Enforcer
 	log      *slog.Logger
-	conn     *grpc.ClientConn
+	clock    func() time.Duration
 	api      pb.NodeServiceClient
+	conn     io.Closer // nil where api is not ours to close
 
 	ring   atomic.Pointer[token.Ring]
 	offset atomic.Int64 // authority's clock minus ours, in nanoseconds
@@ -145,20 +155,7 @@ type Client struct {
 // New makes a client of the authority at cfg.Address, spoken to with
 // tlsConfig. dead are earlier instances that are known to have ended.
 func New(cfg Config, tlsConfig *tls.Config, dead [][16]byte, enforcer Enforcer, log *slog.Logger) (*Client, error) {
-	c := &Client{
-		cfg: cfg, dead: dead, enforcer: enforcer, log: log,
-		goodbye: make(chan struct{}), left: make(chan struct{}),
-	}
-	if _, err := rand.Read(c.instance[:]); err != nil {
-		return nil, fmt.Errorf("draw instance id: %w", err)
-	}
-	c.ring.Store(token.NewRing(nil))
-	c.lease.init()
-	c.recent.init()
-	c.queue.init(cfg.MaxPending)
-	c.ends.init()
-	var err error
-	c.conn, err = grpc.NewClient(cfg.Address,
+	conn, err := grpc.NewClient(cfg.Address,
 		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 3 * time.Second},
@@ -169,15 +166,38 @@ func New(cfg Config, tlsConfig *tls.Config, dead [][16]byte, enforcer Enforcer, 
 	if err != nil {
 		return nil, fmt.Errorf("authority %s: %w", cfg.Address, err)
 	}
-	c.api = pb.NewNodeServiceClient(c.conn)
+	c, err := Over(pb.NewNodeServiceClient(conn), boottime, cfg, dead, enforcer, log)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	c.conn = conn
+	return c, nil
+}
+
+// Over is New for an authority that is reached otherwise, and for another clock
+// to count leases by: of an instant that does not matter, and one that never
+// stands still.
+func Over(api pb.NodeServiceClient, clock func() time.Duration, cfg Config, dead [][16]byte, enforcer Enforcer, log *slog.Logger) (*Client, error) {
+	c := &Client{
+		cfg: cfg, dead: dead, enforcer: enforcer, log: log, clock: clock, api: api,
+		goodbye: make(chan struct{}), left: make(chan struct{}),
+	}
+	if _, err := rand.Read(c.instance[:]); err != nil {
+		return nil, fmt.Errorf("draw instance id: %w", err)
+	}
+	c.ring.Store(token.NewRing(nil))
+	c.lease.init(clock)
+	c.recent.init()
+	c.queue.init(cfg.MaxPending)
+	c.ends.init()
 	return c, nil
 }
 
 // Instance is the id that this process registers under.
 func (c *Client) Instance() [16]byte { return c.instance }
 
-// Run keeps the streams to the authority until ctx ends, then fails what still
-// waits.
+// Run keeps the streams to the authority until ctx ends, then refuses what
+// still waits and closes the client.
 func (c *Client) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { c.again(ctx, "attach", c.attach) })
@@ -185,8 +205,16 @@ func (c *Client) Run(ctx context.Context) {
 	wg.Go(func() { c.again(ctx, "report", c.report) })
 	wg.Go(func() { c.watch(ctx) })
 	wg.Wait()
-	c.queue.fail(Outcome{Reason: pb.Reason_REASON_STOPPING, RetryAfter: retryAfter})
-	_ = c.conn.Close() // its errors are those of the streams
+	c.Close()
+}
+
+// Close refuses what waits and gives the client's connection back. Run does it
+// too; a client that never runs needs it.
+func (c *Client) Close() {
+	c.stop()
+	if c.conn != nil {
+		_ = c.conn.Close() // its errors are those of the streams
+	}
 }
 
 // again runs one stream after another.
@@ -211,12 +239,61 @@ func (c *Client) again(ctx context.Context, what string, stream func(context.Con
 	}
 }
 
+// watch ends what has waited too long.
+func (c *Client) watch(ctx context.Context) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		c.expire()
+		if c.lease.overdue(time.Now()) {
+			c.log.Error("session fence: the authority was silent for too long, all sockets are closed")
+			c.enforcer.Fence()
+		}
+	}
+}
+
+// Goodbye ends the registration, once the node has no sockets and admits none.
+// It waits for the answers that are under way, so that no session is left
+// behind, and returns when the authority has taken its leave, or when ctx ends.
+func (c *Client) Goodbye(ctx context.Context) error {
+	c.stop()
+	if !c.lease.registered() {
+		return nil
+	}
+	for !c.queue.idle() {
+		select {
+		case <-c.queue.finished:
+		case <-ctx.Done():
+			return fmt.Errorf("wait for answers under way: %w", ctx.Err())
+		}
+	}
+	if err := c.ends.flushed(ctx); err != nil {
+		return fmt.Errorf("report ended sessions: %w", err)
+	}
+	c.bye.Do(func() { close(c.goodbye) })
+	select {
+	case <-c.left:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // retryAfter is when a client may try again after a refusal that the
 // authority's absence caused.
 const retryAfter = 2 * time.Second
 
 // Ready is nil if handshakes may be admitted, or says why not.
 func (c *Client) Ready() error { return c.lease.ready() }
+
+// Lapsed reports whether live sessions must have ended by now: Fence was
+// called, or is about to be. It is cheap enough to be asked in every turn.
+func (c *Client) Lapsed(now time.Time) bool { return c.lease.lapsed(now) }
 
 // Ring is the edge keys known now.
 func (c *Client) Ring() *token.Ring { return c.ring.Load() }

@@ -1,0 +1,117 @@
+package wsnode
+
+import (
+	"crypto/rand"
+	"errors"
+	"net/netip"
+	"time"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
+	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
+	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
+)
+
+// maxRejecting is how many sockets above a limit are given an answer at once;
+// more are reset.
+const maxRejecting = 256
+
+// opener is the node as its driver sees it.
+type opener struct{ n *Node }
+
+// Accepted implements netloop.Opener. A full node refuses before TLS: there is
+// nothing to answer with but a costly handshake.
+func (o opener) Accepted(from netip.AddrPort, overTLS bool, now time.Time) (netloop.Ticket, bool) {
+	n, addr := o.n, from.Addr()
+	d := n.addresses.Accept(addr, now)
+	n.countDry(d)
+	if d.Allow {
+		return &ticket{n: n, addr: addr}, true
+	}
+	n.metrics.dropped[d.Rule].Inc()
+	reason, full := limitReason(d.Rule)
+	if d.Action == limit.Drop || full && overTLS || !n.mayReject() {
+		n.log.Debug("connection reset", "reason", reason.Label(), "client_ip", addr.String())
+		return nil, false
+	}
+	return &ticket{n: n, addr: addr, reason: reason, retry: d.RetryAfter}, true
+}
+
+// mayReject counts one more socket that is to be told why it is not let in.
+func (n *Node) mayReject() bool {
+	if n.rejecting.Add(1) > maxRejecting {
+		n.rejecting.Add(-1)
+		return false
+	}
+	return true
+}
+
+// limitReason is the reason of a limit's refusal, and whether the node as a
+// whole is full.
+func limitReason(r limit.Rule) (reason pb.Reason, full bool) {
+	switch r {
+	case limit.UnauthenticatedPerAddress:
+		return pb.Reason_REASON_ADDRESS_UNAUTHENTICATED_LIMIT, false
+	case limit.AuthenticatedPerAddress:
+		return pb.Reason_REASON_ADDRESS_LIMIT, false
+	case limit.NewPerAddress:
+		return pb.Reason_REASON_ADDRESS_RATE, false
+	}
+	return pb.Reason_REASON_CAPACITY, true
+}
+
+// ticket is a connection that was let in and has no machine yet. With a reason
+// it was let in only to be told so, and no limit counts it.
+type ticket struct {
+	n      *Node
+	addr   netip.Addr
+	reason pb.Reason
+	retry  time.Duration
+}
+
+// Open implements netloop.Ticket.
+func (t *ticket) Open(link netloop.Link, now time.Time) netloop.Machine {
+	p := &peer{
+		n: t.n, link: link, addr: t.addr, began: now, now: now, heard: now,
+		counted: t.reason == 0, early: t.reason, retry: t.retry,
+	}
+	_, _ = rand.Read(p.id[:]) // it never fails
+	p.conn.Reset(&t.n.limits, now)
+	return p
+}
+
+// Failed implements netloop.Ticket.
+func (t *ticket) Failed(err error) {
+	if !errors.Is(err, netloop.ErrStopped) {
+		t.n.log.Debug("TLS handshake failed", "reason", pb.Reason_REASON_TLS_FAILED.Label(), "client_ip", t.addr.String(), "error", err)
+		t.n.metrics.tlsFailed.Inc()
+	}
+	t.n.gone(t.addr, t.reason == 0, false)
+}
+
+// gone takes a socket out of the counts.
+func (n *Node) gone(addr netip.Addr, counted, admitted bool) {
+	if counted {
+		n.addresses.Gone(addr, admitted)
+	} else {
+		n.rejecting.Add(-1)
+	}
+}
+
+// giveBack ends a session whose socket was gone before it was told.
+func (n *Node) giveBack(o verify.Outcome, id [16]byte, now time.Time) {
+	if o.Grant != nil {
+		n.verify.Ended(id, pb.Reason_REASON_CONNECTION_LOST, now)
+	}
+}
+
+func (n *Node) countDry(d limit.Decision) {
+	if d.Dry == 0 {
+		return
+	}
+	for rule := range n.metrics.dropped {
+		if d.Dry.Has(rule) {
+			n.metrics.dry.WithLabelValues(rule.String()).Inc()
+		}
+	}
+}

@@ -1,0 +1,65 @@
+package wsnode
+
+import (
+	"time"
+
+	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
+)
+
+// enforceTimeout bounds how long an acknowledgement waits for close frames to
+// be queued; what is later lingers. The sessions are dead before.
+const enforceTimeout = time.Second
+
+// enforcer is the node as verify sees it.
+type enforcer struct{ n *Node }
+
+// Sessions implements verify.Enforcer.
+func (e enforcer) Sessions() int { return e.n.Sessions() }
+
+// Enforce implements verify.Enforcer.
+func (e enforcer) Enforce(entries []verify.Entry) []verify.Count {
+	counts := make([]verify.Count, len(entries))
+	type hit struct {
+		s  *session
+		of *verify.Count
+	}
+	var hits []hit
+	for i := range entries {
+		cause := errRevoked
+		if entries[i].Lock {
+			cause = errLocked
+		}
+		for _, s := range e.n.sessions.hit(&entries[i]) {
+			if s.end(cause) { // else an entry before hit it, or it was ending
+				hits = append(hits, hit{s, &counts[i]})
+			}
+		}
+	}
+	if len(hits) == 0 {
+		return counts
+	}
+	queued := make(chan *verify.Count, len(hits))
+	for _, h := range hits {
+		h.of.Closed++
+		h.of.Lingering++
+		h.s.hangUp(func() { queued <- h.of })
+	}
+	timeout := time.NewTimer(enforceTimeout)
+	defer timeout.Stop()
+	for range hits {
+		select {
+		case of := <-queued:
+			of.Lingering--
+		case <-timeout.C:
+			return counts
+		}
+	}
+	return counts
+}
+
+// Fence implements verify.Enforcer.
+func (e enforcer) Fence() {
+	for _, s := range e.n.sessions.all() {
+		s.kill(errFence)
+	}
+}

@@ -1,0 +1,58 @@
+package netloop
+
+import (
+	"io"
+	"testing"
+)
+
+// A message in, an answer out: the driver allocates nothing for it.
+func TestTurnAllocs(t *testing.T) {
+	s := overTCP(t, testConfig)
+	s.next()
+	c := s.dial()
+	wire, buf := make([]byte, 128), make([]byte, 128)
+	if got := testing.AllocsPerRun(2000, func() {
+		if _, err := c.Write(wire); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, buf); err != nil {
+			t.Fatal(err)
+		}
+	}); got != 0 {
+		t.Errorf("%v allocations per message, want 0", got)
+	}
+}
+
+func BenchmarkTurn(b *testing.B) {
+	for name, over := range map[string]func(testing.TB, Config) *served{"tcp": overTCP, "tls": overTLS} {
+		b.Run(name, func(b *testing.B) {
+			s := over(b, testConfig)
+			s.next()
+			c := s.dial()
+			wire, buf := make([]byte, 128), make([]byte, 128)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := c.Write(wire); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.ReadFull(c, buf); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkPost is what a push to another connection costs before it is written.
+func BenchmarkPost(b *testing.B) {
+	s := overTCP(b, testConfig)
+	m := s.next()
+	exchange(b, s.dial(), "-")
+	ran := make(chan struct{})
+	fn := func(out []byte) []byte { ran <- struct{}{}; return out }
+	b.ReportAllocs()
+	for b.Loop() {
+		m.post(fn)
+		<-ran
+	}
+}

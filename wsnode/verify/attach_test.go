@@ -1,0 +1,251 @@
+package verify
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
+)
+
+// Entries are enforced in order and acknowledged, each with what it closed.
+func TestEnforceAndAcknowledge(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.at(time.Second)
+		l.s.mu.Lock()
+		for _, subject := range []string{"a", "b", "b", "c"} {
+			l.s.live = append(l.s.live, &Identity{Tenant: "acme", Subject: subject, Issued: Revision{1, 0}})
+		}
+		l.s.mu.Unlock()
+		l.a.Revoke(wstest.BySubject("acme", "b"))
+		l.a.Revoke(wstest.BySubject("acme", "nobody"))
+		l.a.Lock(lockSubject("acme", "a"))
+		synctest.Wait()
+		closed := map[uint64]uint32{}
+		var through Revision
+		for _, a := range l.a.Seen().Acknowledgements {
+			if at := revisionFrom(a.GetThrough()); at.After(through) {
+				through = at
+			}
+			for _, e := range a.GetEnforced() {
+				closed[e.GetSequence()] += e.GetClosed()
+				if e.GetSequence() > through.Sequence {
+					t.Errorf("entry %d is counted before it is acknowledged", e.GetSequence())
+				}
+			}
+		}
+		if through != (Revision{1, 3}) || fmt.Sprint(closed) != "map[1:2 3:1]" {
+			t.Errorf("acknowledged through %v with %v, want 3 with map[1:2 3:1]", through, closed)
+		}
+		l.at(3 * time.Second)
+		beats := l.a.Seen().Heartbeats
+		if last := beats[len(beats)-1]; revisionFrom(last.GetApplied()) != through {
+			t.Errorf("heartbeat %v, want applied 3", last)
+		}
+	})
+}
+
+// An acknowledgement holds a bounded number of counts; many are told in several,
+// each of which covers its own.
+func TestManyCounts(t *testing.T) {
+	inLab(t, func(l *lab) { l.a.Hold(wstest.Entries, true) }, func(l *lab) {
+		const n = 2*maxEnforced + 5
+		for i := range n {
+			l.a.Revoke(wstest.BySubject("acme", fmt.Sprint(i)))
+		}
+		l.s.mu.Lock()
+		for i := range n {
+			l.s.live = append(l.s.live, &Identity{Tenant: "acme", Subject: fmt.Sprint(i), Issued: Revision{1, 0}})
+		}
+		l.s.mu.Unlock()
+		l.a.Hold(wstest.Entries, false)
+		l.at(time.Second)
+		closed, through := 0, uint64(0)
+		for _, a := range l.a.Seen().Acknowledgements {
+			if len(a.GetEnforced()) > maxEnforced {
+				t.Errorf("%d counts in one acknowledgement", len(a.GetEnforced()))
+			}
+			for _, e := range a.GetEnforced() {
+				if e.GetSequence() > a.GetThrough().GetSequence() {
+					t.Fatalf("entry %d is counted in an acknowledgement through %d", e.GetSequence(), a.GetThrough().GetSequence())
+				}
+				closed++
+			}
+			through = a.GetThrough().GetSequence()
+		}
+		if closed != n || through != n {
+			t.Errorf("%d counts through %d, want %d", closed, through, n)
+		}
+	})
+}
+
+// What is enforced is acknowledged after it, not before.
+func TestAcknowledgesWhatIsEnforced(t *testing.T) {
+	inLab(t, func(l *lab) {
+		l.s.enforce = func() {
+			if n := len(l.a.Seen().Acknowledgements); n > 1 { // of the empty snapshot
+				l.t.Error("acknowledged before it was enforced")
+			}
+			if l.recent.appliedRevision().Sequence != 0 {
+				l.t.Error("applied before it was enforced")
+			}
+			if l.Standing(grantAt(Revision{1, 0}, "a")) != Revoked {
+				l.t.Error("a grant in flight passes while an entry is being enforced")
+			}
+		}
+	}, func(l *lab) {
+		l.at(time.Second)
+		l.a.Revoke(wstest.BySubject("acme", "a"))
+		l.at(2 * time.Second)
+		if n := len(l.a.Seen().Acknowledgements); n != 2 {
+			t.Errorf("%d acknowledgements, want 2", n)
+		}
+	})
+}
+
+func TestWelcomes(t *testing.T) {
+	good := func() *pb.AttachWelcome {
+		return &pb.AttachWelcome{
+			Hello: &pb.Hello{Version: pb.Version}, Head: &pb.Revision{Epoch: 1, Sequence: 5}, Snapshot: true, Time: timestamppb.Now(),
+			HeartbeatInterval: durationpb.New(time.Second), AdmissionFence: durationpb.New(10 * time.Second), SessionFence: durationpb.New(time.Hour),
+		}
+	}
+	for _, c := range []struct {
+		rule string
+		edit func(w *pb.AttachWelcome)
+		want string // in the error; empty for none
+	}{
+		{"a first attach", func(*pb.AttachWelcome) {}, ""},
+		{"no session fence", func(w *pb.AttachWelcome) { w.SessionFence = nil }, ""},
+		{"no hello", func(w *pb.AttachWelcome) { w.Hello = nil }, "MAJOR.MINOR.PATCH"},
+		{"another major version", func(w *pb.AttachWelcome) { w.Hello.Version = "99.0.0" }, "does not work"},
+		{"no heartbeats", func(w *pb.AttachWelcome) { w.HeartbeatInterval = nil }, "heartbeats every 0s"},
+		{"heartbeats too rare", func(w *pb.AttachWelcome) { w.HeartbeatInterval = durationpb.New(2 * time.Hour) }, "heartbeats every 2h"},
+		{"no admission fence", func(w *pb.AttachWelcome) { w.AdmissionFence = nil }, "admission fence of 0s"},
+		{"a session fence within the admission fence", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(time.Second) }, "session fence of 1s"},
+		{"a session fence in the past", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(-time.Second) }, "session fence of -1s"},
+		{"no time", func(w *pb.AttachWelcome) { w.Time = nil }, "time"},
+		{"no head", func(w *pb.AttachWelcome) { w.Head = nil }, "history"},
+		{"a history that the node does not have goes on", func(w *pb.AttachWelcome) { w.Snapshot = false }, "history"},
+	} {
+		w := good()
+		c.edit(w)
+		err := checkWelcome(w, Revision{})
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.rule, err, c.want)
+		}
+	}
+	if checkWelcome(nil, Revision{}) == nil {
+		t.Error("something else than a welcome is one")
+	}
+	w := good()
+	w.Snapshot = false
+	if err := checkWelcome(w, Revision{1, 3}); err != nil {
+		t.Errorf("the node's own history goes on: %v", err)
+	}
+}
+
+// What an authority must not send ends the stream; the node attaches anew.
+func TestMessagesThatEndTheStream(t *testing.T) {
+	entries := func(through *pb.Revision, sequences ...uint64) *pb.AttachResponse {
+		m := &pb.Entries{Through: through}
+		for _, s := range sequences {
+			e := revoked(wstest.BySubject("acme", "a"))
+			e.Revision.Sequence = s
+			m.Entries = append(m.Entries, e)
+		}
+		return &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: m}}
+	}
+	lock := func(l *pb.LockEntry) *pb.AttachResponse {
+		return &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: &pb.Entries{Through: &pb.Revision{Epoch: 1}, Locks: []*pb.LockEntry{l}}}}
+	}
+	at := func(sequence uint64) *pb.Revision { return &pb.Revision{Epoch: 1, Sequence: sequence} }
+	foreign := entries(at(1), 1)
+	foreign.GetEntries().Entries[0].Revision.Epoch = 2
+	for _, c := range []struct {
+		rule string
+		m    *pb.AttachResponse
+		ends bool
+	}{
+		{"entries in order", entries(at(2), 1, 2), false},
+		{"entries with gaps, as of a log that was cut", entries(at(9), 3, 7), false},
+		{"no entries", entries(at(0)), false},
+		{"nothing", &pb.AttachResponse{}, true},
+		{"a second welcome", &pb.AttachResponse{Message: &pb.AttachResponse_Welcome{Welcome: &pb.AttachWelcome{}}}, true},
+		{"entries that fall", entries(at(2), 2, 1), true},
+		{"an entry twice", entries(at(2), 1, 1), true},
+		{"an entry above through", entries(at(1), 1, 2), true},
+		{"entries without through", entries(nil, 1), true},
+		{"entries through another history", entries(&pb.Revision{Epoch: 2, Sequence: 1}, 1), true},
+		{"an entry of another history", foreign, true},
+		{"an entry that says nothing", &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: &pb.Entries{Through: at(1), Entries: []*pb.Entry{{Revision: at(1)}}}}}, true},
+		{"a lock", lock(&pb.LockEntry{LockId: "x", Revision: at(77), Selector: lockSubject("acme", "a")}), false},
+		{"a lock of nothing", lock(&pb.LockEntry{LockId: "x", Revision: at(77)}), true},
+		{"a lock of another history", lock(&pb.LockEntry{LockId: "x", Revision: &pb.Revision{Epoch: 2}, Selector: lockSubject("acme", "a")}), true},
+		{"an answer of another history", &pb.AttachResponse{Message: &pb.AttachResponse_Heartbeat{Heartbeat: &pb.HeartbeatAnswer{Sequence: 1, Head: &pb.Revision{Epoch: 2}}}}, true},
+		{"an answer to no heartbeat", &pb.AttachResponse{Message: &pb.AttachResponse_Heartbeat{Heartbeat: &pb.HeartbeatAnswer{Sequence: 1 << 40, Head: at(0)}}}, false},
+		{"an answer to heartbeat 0, which there is not", &pb.AttachResponse{Message: &pb.AttachResponse_Heartbeat{Heartbeat: &pb.HeartbeatAnswer{Head: at(0)}}}, false},
+		{"a key too short", &pb.AttachResponse{Message: &pb.AttachResponse_EdgeKeys{EdgeKeys: &pb.EdgeKeys{Keys: []*pb.EdgeKey{{KeyId: 1, Key: make([]byte, 31)}}}}}, true},
+		{"a key id too large", &pb.AttachResponse{Message: &pb.AttachResponse_EdgeKeys{EdgeKeys: &pb.EdgeKeys{Keys: []*pb.EdgeKey{{KeyId: 1 << 16, Key: make([]byte, 32)}}}}}, true},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			inLab(t, nil, func(l *lab) {
+				l.a.Push(c.m)
+				l.at(900 * time.Millisecond)
+				hellos := 1
+				if c.ends {
+					hellos = 2
+				}
+				if n := len(l.a.Seen().Hellos); n != hellos {
+					t.Errorf("%d hellos, want %d", n, hellos)
+				}
+			})
+		})
+	}
+}
+
+// New edge keys replace the old ones at once.
+func TestEdgeKeys(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		tok := l.try(l.a.Issue(wstest.Token{}))
+		known := l.Ring()
+		l.a.Push(&pb.AttachResponse{Message: &pb.AttachResponse_EdgeKeys{EdgeKeys: &pb.EdgeKeys{}}})
+		synctest.Wait()
+		if l.Ring() == known {
+			t.Error("the old keys are still known")
+		}
+		l.Redeem(tok.Attempt) // the tag is the node's to check, not this package's
+		synctest.Wait()
+		l.want(tok, 0)
+	})
+}
+
+func TestConfig(t *testing.T) {
+	for _, c := range []struct {
+		edit func(*Config)
+		want string
+	}{
+		{func(*Config) {}, ""},
+		{func(c *Config) { c.Address = "" }, "authority.address: required"},
+		{func(c *Config) { c.RedeemTimeout = 0 }, "authority.redeem_timeout: 0s is outside"},
+		{func(c *Config) { c.RedeemTimeout = time.Hour }, "authority.redeem_timeout: 1h0m0s is outside"},
+		{func(c *Config) { c.MaxPending = 0 }, "authority.max_pending: 0 is outside"},
+		{func(c *Config) { *c = Config{} }, "authority.address"},
+	} {
+		cfg := DefaultConfig()
+		cfg.Address = "localhost:1"
+		c.edit(&cfg)
+		if err := cfg.Validate(); (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: %v, want %q", cfg, err, c.want)
+		}
+	}
+	if err := (&Config{}).Validate(); len(err.(interface{ Unwrap() []error }).Unwrap()) != 3 {
+		t.Errorf("%v: want every problem", err)
+	}
+}

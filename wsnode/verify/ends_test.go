@@ -1,0 +1,212 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
+)
+
+func sessionNumber(i int) [16]byte { return [16]byte{1, byte(i >> 16), byte(i >> 8), byte(i)} }
+
+// Reports outlive an authority that is away: each end is told once, in its
+// order.
+func TestEndsSurviveTheAuthority(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.at(time.Second)
+		l.a.Down(errBroken)
+		const n = 3 * maxReport
+		for i := range n {
+			l.Ended(sessionNumber(i), pb.Reason_REASON_PEER_CLOSED, time.Now())
+		}
+		l.at(30 * time.Second)
+		if got := len(l.a.Seen().Ended); got != 0 {
+			t.Fatalf("%d reports reached an authority that is away", got)
+		}
+		l.a.Down(nil)
+		l.at(40 * time.Second)
+		ended := l.a.Seen().Ended
+		if len(ended) != n {
+			t.Fatalf("%d ends were reported, want %d", len(ended), n)
+		}
+		for i, e := range ended {
+			if [16]byte(e.GetSessionId()) != sessionNumber(i) || e.GetReason() != pb.Reason_REASON_PEER_CLOSED || !e.GetEndedAt().AsTime().Equal(l.begin.Add(time.Second)) {
+				t.Fatalf("report %d is %v", i, e)
+			}
+		}
+	})
+}
+
+func TestEndsAreBounded(t *testing.T) {
+	c := &Client{}
+	c.ends.init()
+	for i := range maxEnds + 10 {
+		c.Ended(sessionNumber(i), pb.Reason_REASON_PEER_CLOSED, time.Unix(0, 0))
+	}
+	if n := len(c.ends.waiting); n != maxEnds {
+		t.Errorf("%d ends wait, want %d", n, maxEnds)
+	}
+	if first := c.ends.waiting[0]; [16]byte(first.GetSessionId()) != sessionNumber(10) {
+		t.Errorf("the oldest that waits is %x, want the tenth", first.GetSessionId())
+	}
+}
+
+// picky refuses reports of one session.
+type picky struct {
+	pb.NodeServiceClient
+	mu    sync.Mutex
+	calls int
+}
+
+func (p *picky) ReportSessions(ctx context.Context, in *pb.ReportSessionsRequest, opts ...grpc.CallOption) (*pb.ReportSessionsResponse, error) {
+	p.mu.Lock()
+	p.calls++
+	p.mu.Unlock()
+	for _, e := range in.GetEnded() {
+		if [16]byte(e.GetSessionId()) == sessionNumber(1) {
+			return nil, status.Error(codes.InvalidArgument, "what is this")
+		}
+	}
+	return p.NodeServiceClient.ReportSessions(ctx, in, opts...)
+}
+
+// A report that the authority will never take does not keep others from it.
+func TestUnwantedReport(t *testing.T) {
+	api := &picky{}
+	inLab(t, func(l *lab) { api.NodeServiceClient = l.a.Client(); l.api = api }, func(l *lab) {
+		l.Ended(sessionNumber(1), pb.Reason_REASON_PEER_CLOSED, time.Now())
+		l.at(time.Second)
+		l.Ended(sessionNumber(2), pb.Reason_REASON_PEER_CLOSED, time.Now())
+		l.at(2 * time.Second)
+		if ended := l.a.Seen().Ended; len(ended) != 1 || [16]byte(ended[0].GetSessionId()) != sessionNumber(2) {
+			t.Errorf("reported %v, want the second alone", ended)
+		}
+		if api.calls != 2 {
+			t.Errorf("%d calls, want 2", api.calls)
+		}
+	})
+}
+
+func (l *lab) goodbye(within time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), within)
+	defer cancel()
+	return l.Goodbye(ctx)
+}
+
+func TestGoodbye(t *testing.T) {
+	t.Run("comes after every end was reported", func(t *testing.T) {
+		inLab(t, func(l *lab) { l.a.Hold(wstest.Reports, true) }, func(l *lab) {
+			l.Ended(sessionNumber(1), pb.Reason_REASON_DRAINING, time.Now())
+			time.AfterFunc(time.Second, func() {
+				if n := l.a.Seen().Goodbyes; n != 0 {
+					t.Error("goodbye before the report")
+				}
+				l.a.Hold(wstest.Reports, false)
+			})
+			if err := l.goodbye(2 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			if seen := l.a.Seen(); len(seen.Ended) != 1 || seen.Goodbyes != 1 {
+				t.Errorf("%d ends, %d goodbyes, want one each", len(seen.Ended), seen.Goodbyes)
+			}
+			l.at(20 * time.Second)
+			if n := len(l.a.Seen().Hellos); n != 1 {
+				t.Errorf("%d hellos: the node has come back", n)
+			}
+		})
+	})
+	t.Run("waits for answers under way and gives back what they grant", func(t *testing.T) {
+		inLab(t, func(l *lab) { l.a.Hold(wstest.Redemptions, true) }, func(l *lab) {
+			a := l.try(l.a.Issue(wstest.Token{}))
+			done := a.Done
+			a.Done = func(o Outcome) { // as a node does whose socket is gone
+				if o.Grant != nil {
+					l.Ended(a.Session, pb.Reason_REASON_CONNECTION_LOST, time.Now())
+				}
+				done(o)
+			}
+			l.Redeem(a.Attempt)
+			l.at(0)
+			time.AfterFunc(time.Second, func() { l.a.Hold(wstest.Redemptions, false) })
+			if err := l.goodbye(2 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			l.want(a, 0)
+			l.wantEnds(1, a)
+		})
+	})
+	t.Run("refuses what waits, and what is under way if the stream breaks", func(t *testing.T) {
+		inLab(t, func(l *lab) { l.a.Hold(wstest.Redemptions, true) }, func(l *lab) {
+			var tries []*try
+			for range window + 1 {
+				tries = append(tries, l.grantNow())
+			}
+			time.AfterFunc(time.Second, func() {
+				l.want(tries[window], pb.Reason_REASON_STOPPING)
+				l.a.Break(errBroken)
+			})
+			if err := l.goodbye(3 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range tries {
+				l.want(a, pb.Reason_REASON_STOPPING)
+			}
+			l.wantEnds(1, tries[:window]...)
+			l.wantEnds(0, tries[window])
+		})
+	})
+	t.Run("is said when the authority is back", func(t *testing.T) {
+		inLab(t, nil, func(l *lab) {
+			l.a.Down(errBroken)
+			time.AfterFunc(2*time.Second, func() { l.a.Down(nil) })
+			if err := l.goodbye(10 * time.Second); err != nil {
+				t.Fatal(err)
+			}
+		})
+	})
+	t.Run("gives up in time", func(t *testing.T) {
+		inLab(t, nil, func(l *lab) {
+			l.a.Down(errBroken)
+			if err := l.goodbye(2 * time.Second); !errors.Is(err, context.DeadlineExceeded) {
+				t.Errorf("%v, want its deadline", err)
+			}
+		})
+	})
+	t.Run("a stream that the authority ends is no goodbye", func(t *testing.T) {
+		inLab(t, nil, func(l *lab) {
+			l.a.Break(nil) // EOF
+			l.at(2 * time.Second)
+			if n := len(l.a.Seen().Hellos); n != 2 {
+				t.Errorf("%d hellos, want the node to come back", n)
+			}
+		})
+	})
+	t.Run("is none for who never attached", func(t *testing.T) {
+		inLab(t, func(l *lab) { l.a.Hold(wstest.Welcomes, true) }, func(l *lab) {
+			begin := time.Now()
+			if err := l.goodbye(2 * time.Second); err != nil || time.Since(begin) != 0 {
+				t.Errorf("%v after %v", err, time.Since(begin))
+			}
+		})
+	})
+}
+
+// A client that never ran leaves nothing behind.
+func TestCloseWithoutRun(t *testing.T) {
+	_, clientTLS := wstest.TLS(t)
+	cfg := DefaultConfig()
+	cfg.Address = "127.0.0.1:1"
+	c, err := New(cfg, clientTLS, nil, &sockets{}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
