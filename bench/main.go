@@ -1,0 +1,164 @@
+// Command bench measures Gatehouse beside bare peers of the same run, and says
+// how it compares. README.md tells what each number means.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	if len(os.Args) == 3 && os.Args[1] == serveCommand {
+		os.Exit(serve(os.Args[2], os.Stdin, os.Stdout, os.Stderr))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// benchmark is one table of the report.
+type benchmark struct {
+	name  string
+	about string
+	run   func(ctx context.Context, l *lab) error
+}
+
+var benchmarks = []benchmark{
+	{"token", "parse and tag a token, mint one", benchToken},
+	{"issue", "IssueToken, durable and audited, beside a bare unary call", benchIssue},
+	{"issue-batch", "IssueTokens of 64 beside a bare unary call of the same bytes", benchIssueBatch},
+	{"redeem", "the Redeem stream beside a bare stream of the same bytes", benchRedeem},
+	{"group", "how many calls one commit takes on one processor", benchGroup},
+	{"revoke", "Revoke until the receipt is complete, with 1, 10 and 100 nodes", benchRevoke},
+	{"ws", "echo and opening handshake beside other WebSocket servers", benchWS},
+}
+
+// lab is one run: how it measures and what it found.
+type lab struct {
+	rounds   int
+	interval time.Duration // of one measurement
+	warmup   time.Duration
+	settle   time.Duration // after the load, so that what it left to do is counted
+	dir      string        // folder for state
+	profile  string        // folder for CPU profiles, or empty
+	profiled int           // profiles written
+	current  string        // names the measurement under way
+	cores    cores
+	patience int // tries at a round beyond the first, while others disturb it
+	keysMade bool
+	children []*child
+	progress io.Writer
+	report   *Report
+}
+
+func (l *lab) say(format string, args ...any) {
+	fmt.Fprintf(l.progress, "bench: "+format+"\n", args...)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	f.SetOutput(stderr)
+	var (
+		only     = f.String("run", "", "comma separated names of the benchmarks to run; all where empty")
+		list     = f.Bool("list", false, "list the benchmarks")
+		rounds   = f.Int("rounds", 5, "measurements of each case, taken in turns; their median counts")
+		interval = f.Duration("time", 2*time.Second, "length of one measurement")
+		patience = f.Int("patience", 3, "how often to repeat a round that other programs disturb (Linux, pinned)")
+		dir      = f.String("dir", os.TempDir(), "where to put the store and the audit trail; choose a real disk")
+		profile  = f.String("profile", "", "folder for CPU profiles of the servers; their figures are then not for quoting")
+		pin      = f.Bool("pin", true, "pin servers to one core and the load to another (Linux)")
+		asJSON   = f.Bool("json", false, "print JSON")
+		markdown = f.Bool("markdown", false, "print Markdown, as README.md holds it")
+	)
+	if err := f.Parse(args); err != nil {
+		return 2
+	}
+	if *list {
+		for _, b := range benchmarks {
+			fmt.Fprintf(stdout, "%-12s %s\n", b.name, b.about)
+		}
+		return 0
+	}
+	chosen, err := choose(*only)
+	if err == nil && (*rounds < 1 || *interval < time.Millisecond) {
+		err = errors.New("-rounds must be at least 1 and -time at least 1ms")
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "bench: error:", err)
+		return 2
+	}
+	l := &lab{
+		rounds: *rounds, patience: *patience, interval: *interval, warmup: *interval / 4, settle: min(200*time.Millisecond, *interval),
+		profile: *profile, progress: stderr,
+	}
+	if err := l.measureAll(ctx, *dir, *pin, chosen); err != nil {
+		fmt.Fprintln(stderr, "bench: error:", err)
+		return 1
+	}
+	switch {
+	case *asJSON:
+		out := json.NewEncoder(stdout)
+		out.SetIndent("", "  ")
+		err = out.Encode(l.report)
+	case *markdown:
+		err = l.report.writeMarkdown(stdout)
+	default:
+		err = l.report.writeText(stdout)
+	}
+	if err != nil {
+		fmt.Fprintln(stderr, "bench: error:", err)
+		return 1
+	}
+	return 0
+}
+
+func choose(names string) ([]benchmark, error) {
+	if names == "" {
+		return benchmarks, nil
+	}
+	var out []benchmark
+	for name := range strings.SplitSeq(names, ",") {
+		i := slices.IndexFunc(benchmarks, func(b benchmark) bool { return b.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("no benchmark is called %q; -list names them", name)
+		}
+		out = append(out, benchmarks[i])
+	}
+	return out, nil
+}
+
+func (l *lab) measureAll(ctx context.Context, dir string, pin bool, chosen []benchmark) (err error) {
+	if l.dir, err = os.MkdirTemp(dir, "gatehouse-bench-"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(l.dir)) }()
+	if l.profile != "" {
+		if err := os.MkdirAll(l.profile, 0o755); err != nil {
+			return err
+		}
+	}
+	if pin {
+		if l.cores, err = pinLoad(); err != nil {
+			return err
+		}
+	}
+	l.report = &Report{Machine: describeMachine(l.dir, l.cores)}
+	l.report.Rounds, l.report.Interval = l.rounds, l.interval.String()
+	for _, b := range chosen {
+		l.say("%s: %s", b.name, b.about)
+		if err := b.run(ctx, l); err != nil {
+			return fmt.Errorf("%s: %w", b.name, err)
+		}
+	}
+	l.report.disturbance()
+	return nil
+}

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/gatehouse-ws/gatehouse/wsnode"
+	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
+	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
+)
+
+// serveNode is a node as gatehouse-node runs it, on plain ws: its limits are
+// all on but set so high that a load from one address passes them.
+func serveNode(sp spec) (*server, error) {
+	config := wsnode.DefaultConfig()
+	config.Authority.Address = sp.Authority
+	route := wsnode.Route{Path: wsPath, Audience: audience, Unchecked: true}
+	route.SetDefaults()
+	route.Origins = []string{origin}
+	config.Routes = []wsnode.Route{route}
+	const many = 1_000_000
+	config.Limits.Unauthenticated.Max, config.Limits.UnauthenticatedPerAddress.Max = many, many
+	config.Limits.AuthenticatedPerAddress.Max, config.Limits.Sockets.Max = many, many
+	config.Limits.NewPerAddress = limit.Window{Max: many, Length: time.Second, Action: limit.Reject}
+	config.Limits.Messages = limit.Messages{PerSecond: many, Burst: many}
+
+	logTo, err := os.Create(filepath.Join(sp.Dir, "log.jsonl"))
+	if err != nil {
+		return nil, err
+	}
+	config.Log, config.Metrics = slog.New(slog.NewJSONHandler(logTo, nil)), prometheus.NewRegistry()
+	if config.TLS, err = clientTLS(sp.Keys, "node"); err != nil {
+		return nil, err
+	}
+	n, err := wsnode.New(config, deliver.Echo{})
+	if err != nil {
+		return nil, err
+	}
+	n.Start()
+	for began := time.Now(); n.Ready() != nil; time.Sleep(time.Millisecond) {
+		if time.Since(began) > 10*time.Second {
+			return nil, fmt.Errorf("node does not become ready: %w", n.Ready())
+		}
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- n.Serve(l, nil) }() // ends by Shutdown
+	return &server{addr: l.Addr().String(), close: func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		return errors.Join(n.Shutdown(ctx), <-ended, logTo.Close())
+	}}, nil
+}

@@ -1,0 +1,149 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"runtime/metrics"
+	"runtime/pprof"
+	"syscall"
+	"time"
+)
+
+// serveCommand is the argument that makes this program a server: it runs again
+// as each server to be measured, so that their CPU time is never mixed with the
+// load's.
+const serveCommand = "serve"
+
+// spec says which server to be. It is the argument after serveCommand.
+type spec struct {
+	Kind      string
+	Dir       string // the server's own folder
+	Keys      string // the folder of the run's certificates
+	Procs     int    // GOMAXPROCS; 0 leaves it
+	Reply     int    // bare: bytes of an answer
+	Authority string // node: its authority's address
+}
+
+// server is a started server of any kind.
+type server struct {
+	addr  string
+	stats func() (groups, grouped uint64) // nil where there are no commits
+	close func() error
+}
+
+// servers start the servers, by spec.Kind.
+var servers = map[string]func(spec) (*server, error){
+	"authority": serveAuthority,
+	"bare":      serveBare,
+	"node":      serveNode,
+	"gobwas":    serveGobwas,
+	"gws":       serveGws,
+	"gorilla":   serveGorilla,
+	"floor":     serveFloor,
+}
+
+// order is what the load's process asks of a server's, a JSON line on stdin.
+type order struct {
+	Do   string // "usage", "profile", "unprofile"
+	File string // where profiles go, without its ending
+}
+
+// answer is a JSON line on stdout; the first comes unasked, once it serves.
+type answer struct {
+	Error           string
+	Addr            string
+	User, System    time.Duration // CPU time since the start
+	Allocs          uint64        // objects allocated since the start
+	Groups, Grouped uint64        // of the store: commits, and calls in them
+}
+
+// serve is a server's process: it ends when stdin does.
+func serve(arg string, in io.Reader, out, stderr io.Writer) int {
+	if err := serveOrders(arg, json.NewDecoder(in), json.NewEncoder(out)); err != nil {
+		fmt.Fprintln(stderr, "bench server: error:", err)
+		return 1
+	}
+	return 0
+}
+
+func serveOrders(arg string, in *json.Decoder, out *json.Encoder) (err error) {
+	s, err := startServer(arg)
+	if err != nil {
+		return out.Encode(answer{Error: err.Error()}) // for the load to tell
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if err := out.Encode(answer{Addr: s.addr}); err != nil {
+		return err
+	}
+	var profile *os.File
+	for {
+		var o order
+		if err := in.Decode(&o); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		var a answer
+		switch o.Do {
+		case "usage":
+			a = usageNow()
+			if s.stats != nil {
+				a.Groups, a.Grouped = s.stats()
+			}
+		case "profile":
+			if profile, err = os.Create(o.File + ".cpu.pprof"); err == nil {
+				err = pprof.StartCPUProfile(profile)
+			}
+		case "unprofile":
+			pprof.StopCPUProfile()
+			err = errors.Join(profile.Close(), writeAllocs(o.File+".allocs.pprof"))
+		default:
+			err = fmt.Errorf("unknown order %q", o.Do)
+		}
+		if err != nil {
+			a.Error = err.Error()
+		}
+		if err := out.Encode(a); err != nil {
+			return err
+		}
+	}
+}
+
+// writeAllocs writes what was allocated where, since the start.
+func writeAllocs(file string) error {
+	f, err := os.Create(file)
+	if err != nil {
+		return err
+	}
+	return errors.Join(pprof.Lookup("allocs").WriteTo(f, 0), f.Close())
+}
+
+func startServer(arg string) (*server, error) {
+	var sp spec
+	if err := json.Unmarshal([]byte(arg), &sp); err != nil {
+		return nil, err
+	}
+	start := servers[sp.Kind]
+	if start == nil {
+		return nil, fmt.Errorf("no server is called %q", sp.Kind)
+	}
+	if sp.Procs > 0 {
+		runtime.GOMAXPROCS(sp.Procs)
+	}
+	return start(sp)
+}
+
+// usageNow reads what this process has used.
+func usageNow() answer {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return answer{Error: err.Error()}
+	}
+	allocs := []metrics.Sample{{Name: "/gc/heap/allocs:objects"}}
+	metrics.Read(allocs)
+	return answer{User: time.Duration(u.Utime.Nano()), System: time.Duration(u.Stime.Nano()), Allocs: allocs[0].Value.Uint64()}
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/grpc"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+)
+
+// wsServers are measured in turns; the first is the measure of the others.
+var wsServers = []struct{ kind, name string }{
+	{"floor", "raw epoll, nothing but the echo"},
+	{"node", "Gatehouse node, portable driver"},
+	{"gobwas", "gobwas/ws, goroutine per connection"},
+	{"gws", "lxzan/gws"},
+	{"gorilla", "gorilla/websocket"},
+}
+
+// wsLab is an authority and every server of wsServers.
+type wsLab struct {
+	authority *child
+	login     *grpc.ClientConn
+	servers   []*child
+}
+
+func (l *lab) startWS() (_ *wsLab, err error) {
+	keys, err := l.keys()
+	if err != nil {
+		return nil, err
+	}
+	w := &wsLab{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	if w.authority, err = l.serverOn(l.cores.load, spec{Kind: "authority", Keys: keys}); err != nil {
+		return nil, err
+	}
+	if w.login, err = l.dial(w.authority.addr, "login"); err != nil {
+		return nil, err
+	}
+	for _, s := range wsServers {
+		c, err := l.server(spec{Kind: s.kind, Keys: keys, Authority: w.authority.addr})
+		if err != nil {
+			return nil, err
+		}
+		w.servers = append(w.servers, c)
+	}
+	return w, nil
+}
+
+func (w *wsLab) close() error {
+	var errs []error
+	for _, c := range w.servers {
+		errs = append(errs, c.stop())
+	}
+	if w.login != nil {
+		errs = append(errs, w.login.Close())
+	}
+	if w.authority != nil {
+		errs = append(errs, w.authority.stop())
+	}
+	return errors.Join(errs...)
+}
+
+// tokens are n texts, real ones, for any server.
+func (w *wsLab) tokens(ctx context.Context, n int) ([]string, error) {
+	tickets, err := issueTickets(ctx, w.login, n, func(user int) *pb.IssueTokenRequest {
+		req := issueRequest(user)
+		req.ClientIp, req.UserAgent = "127.0.0.1", []byte(userAgents[0]) // as wsRequest comes
+		return req
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]string, n)
+	for i, t := range tickets {
+		out[i] = t.text
+	}
+	return out, nil
+}
+
+func benchWS(ctx context.Context, l *lab) (err error) {
+	w, err := l.startWS()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, w.close()) }()
+	t := l.report.table("ws echo", fmt.Sprintf("a masked text of %d bytes on plain ws, one under way on each connection", wsPayload),
+		"connections", "messages/s", "CPU-µs/message", "of the floor's CPU", "user µs", "allocs", "p50 ms", "p99 ms", "core busy %")
+	for _, n := range []int{100, 1000} {
+		if err := l.echoCase(ctx, w, n, t); err != nil {
+			return err
+		}
+	}
+	return l.handshakeCase(ctx, w)
+}
+
+func (l *lab) echoCase(ctx context.Context, w *wsLab, n int, t *Table) (err error) {
+	var contenders []contender
+	for i, s := range wsServers {
+		tokens, err := w.tokens(ctx, n)
+		if err != nil {
+			return err
+		}
+		conns, err := openWS(w.servers[i].addr, tokens)
+		if err != nil {
+			return fmt.Errorf("%s: %w", s.kind, err)
+		}
+		defer func() { err = errors.Join(err, conns.close()) }()
+		contenders = append(contenders, contender{fmt.Sprintf("%s, %d connections", s.kind, n), func() (sample, error) {
+			return l.measure(w.servers[i], conns.echo)
+		}})
+	}
+	samples, err := l.inTurns(contenders...)
+	if err != nil {
+		return err
+	}
+	for i, s := range wsServers {
+		m := samples[i]
+		t.row(s.name, float64(n), median(m, sample.rate), median(m, sample.cpuMicros), medianRatio(m, samples[0], sample.cpuMicros),
+			median(m, sample.userMicros), median(m, sample.allocations), median(m, sample.p50), median(m, sample.p99), median(m, sample.busy))
+	}
+	return nil
+}
+
+// handshakeCase opens and closes connections. What the authority does for the
+// node's is on the load's core, and told apart.
+func (l *lab) handshakeCase(ctx context.Context, w *wsLab) error {
+	const workers, perSecond = 16, 5000
+	n := max(int(l.interval.Seconds()*perSecond), 2*workers)
+	authority := make([][]float64, len(wsServers))
+	var contenders []contender
+	for i, s := range wsServers {
+		contenders = append(contenders, contender{s.kind + " handshake", func() (sample, error) {
+			tokens, err := w.tokens(ctx, n)
+			if err != nil {
+				return sample{}, err
+			}
+			time.Sleep(l.settle)
+			before, err := w.authority.usage()
+			if err != nil {
+				return sample{}, err
+			}
+			m, err := l.measureWarm(w.servers[i], func() (tally, error) {
+				return drive(workers, forCount(n), numbered(func(j int) error { return wsOpenClose(w.servers[i].addr, tokens[j]) }))
+			})
+			if err != nil {
+				return sample{}, fmt.Errorf("%s: %w", s.kind, err)
+			}
+			after, err := w.authority.usage()
+			used := after.User + after.System - before.User - before.System
+			authority[i] = append(authority[i], micros(used)/float64(n))
+			return m, err
+		}})
+	}
+	samples, err := l.inTurns(contenders...)
+	if err != nil {
+		return err
+	}
+	t := l.report.table("ws handshake", fmt.Sprintf("connect, opening handshake, closing handshake; %d at once", workers),
+		"handshakes/s", "CPU-µs each", "of the floor's CPU", "user µs", "allocs", "authority's CPU-µs", "p50 ms", "p99 ms")
+	for i, s := range wsServers {
+		m, behind := samples[i], none
+		if s.kind == "node" {
+			behind = middle(authority[i])
+		}
+		t.row(s.name, median(m, sample.rate), median(m, sample.cpuMicros), medianRatio(m, samples[0], sample.cpuMicros),
+			median(m, sample.userMicros), median(m, sample.allocations), behind, median(m, sample.p50), median(m, sample.p99))
+	}
+	return nil
+}

@@ -1,0 +1,16 @@
+//go:build !linux
+
+package main
+
+import (
+	"context"
+	"errors"
+)
+
+const wsPath = "/ws"
+
+var errNeedsLinux = errors.New("needs Linux: the load and the floor are epoll loops")
+
+func benchWS(context.Context, *lab) error { return errNeedsLinux }
+
+func serveFloor(spec) (*server, error) { return nil, errNeedsLinux }
