@@ -307,6 +307,8 @@ func (s *Service) judge(a *attempt, c *caller, now time.Time) pb.Reason {
 		return pb.Reason_REASON_TOKEN_EXPIRED
 	case now.Before(t.NotBefore):
 		return pb.Reason_REASON_TOKEN_NOT_YET_ACTIVE
+	case a.item.GetSingleUseOnly() && t.MaxUses > 1:
+		return pb.Reason_REASON_TOKEN_CARRIER
 	case t.Audience != a.item.GetAudience() || !c.mayAudience(t.Audience):
 		return pb.Reason_REASON_AUDIENCE_MISMATCH
 	case t.Origin != "" && t.Origin != string(a.origin):

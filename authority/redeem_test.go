@@ -64,6 +64,7 @@ func TestRedeemRefuses(t *testing.T) {
 		{"expired", plain, func(f *fixture, _ *node, _ *pb.IssueTokenResponse) { f.clock.advance(time.Minute) }, same, pb.Reason_REASON_TOKEN_EXPIRED, ""},
 		{"a millisecond before it begins", func(r *pb.IssueTokenRequest) { r.NotBefore = timestamppb.New(start.Add(time.Millisecond)) }, nil, same, pb.Reason_REASON_TOKEN_NOT_YET_ACTIVE, ""},
 		{"for another audience", func(r *pb.IssueTokenRequest) { r.Audience = "feed" }, nil, same, pb.Reason_REASON_AUDIENCE_MISMATCH, ""},
+		{"in a URL though it may open more sockets", func(r *pb.IssueTokenRequest) { r.MaxUses = 2 }, nil, func(it *pb.RedeemItem) { it.SingleUseOnly = true }, pb.Reason_REASON_TOKEN_CARRIER, ""},
 		{"used", plain, func(f *fixture, n *node, i *pb.IssueTokenResponse) { n.grant(n.item(i.GetToken())) }, same, pb.Reason_REASON_TOKEN_USED, ""},
 		{"used as often as allowed", func(r *pb.IssueTokenRequest) { r.MaxUses = 2 }, func(f *fixture, n *node, i *pb.IssueTokenResponse) {
 			n.grant(n.item(i.GetToken()))

@@ -54,14 +54,16 @@ func (p *peer) Opening(r *wsconn.Request) {
 		return
 	}
 	var text []byte
-	if text, p.reason = p.route.carriers(r, p.subprotocol); p.reason != 0 {
+	var inURL bool
+	if text, inURL, p.reason = p.route.carriers(r, p.subprotocol); p.reason != 0 {
 		return
 	}
 	if p.reason = p.checkToken(text); p.reason != 0 {
 		return
 	}
 	p.attempt = &verify.Attempt{
-		Token: p.token.ID, Digest: p.token.Secret.Digest(), Session: p.id, Audience: p.route.Audience, ClientIP: p.addr,
+		Token: p.token.ID, Digest: p.token.Secret.Digest(), Session: p.id, Audience: p.route.Audience, SingleUseOnly: inURL,
+		ClientIP:  p.addr,
 		UserAgent: bytes.Clone(r.UserAgent[:min(len(r.UserAgent), maxObserved)]),
 		Origin:    bytes.Clone(r.Origin[:min(len(r.Origin), maxObserved)]),
 		Done:      p.redeemed,

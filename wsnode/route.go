@@ -30,7 +30,7 @@ type Route struct {
 	Origins       []string      `yaml:"origins" help:"the Origins that browsers may come from, as scheme://host[:port]; none refuses all browsers"`
 	MissingOrigin MissingOrigin `yaml:"missing_origin" help:"what becomes of a handshake without Origin, which browsers never send: refuse or allow"`
 	Subprotocols  []string      `yaml:"subprotocols" help:"the application's own subprotocols, best first; gatehouse.v1 is always understood"`
-	QueryToken    bool          `yaml:"query_token" help:"take a token from ?token= too; it may end up in other people's logs, so use it for single-use tokens only"`
+	QueryToken    bool          `yaml:"query_token" help:"take a token from ?token= too, where it may end up in other people's logs; single-use tokens only"`
 	RefuseByClose bool          `yaml:"refuse_by_close" help:"answer refused handshakes with 101 and a close frame, since browsers hide HTTP refusals from pages"`
 	Messages      schema.Config `yaml:"messages" help:"the types of message, each with its JSON Schema"`
 	Unchecked     bool          `yaml:"unchecked" help:"pass messages on without a schema; then no message types may be given"`
@@ -149,9 +149,9 @@ var (
 )
 
 // carriers finds the one token of a request, in its one carrier: a view into
-// the request. chosen is the subprotocol that will be answered. A reason other
-// than 0 refuses.
-func (r *route) carriers(req *wsconn.Request, chosen string) (text []byte, reason pb.Reason) {
+// the request, and whether that was the URL. chosen is the subprotocol that will
+// be answered. A reason other than 0 refuses.
+func (r *route) carriers(req *wsconn.Request, chosen string) (text []byte, inURL bool, reason pb.Reason) {
 	tokens, offered := 0, false
 	for p := range req.Subprotocols() {
 		if rest, ok := bytes.CutPrefix(p, []byte(tokenPrefix)); ok {
@@ -161,7 +161,7 @@ func (r *route) carriers(req *wsconn.Request, chosen string) (text []byte, reaso
 		}
 		offered = true
 		if schema.TunnelSubprotocol(p) {
-			return nil, pb.Reason_REASON_TUNNEL
+			return nil, false, pb.Reason_REASON_TUNNEL
 		}
 	}
 	inSubprotocol := tokens > 0
@@ -178,18 +178,18 @@ func (r *route) carriers(req *wsconn.Request, chosen string) (text []byte, reaso
 	}
 	switch {
 	case tokens+inQuery > 1:
-		return nil, pb.Reason_REASON_TOKEN_REPEATED
+		return nil, false, pb.Reason_REASON_TOKEN_REPEATED
 	case inQuery > 0 && !r.QueryToken:
-		return nil, pb.Reason_REASON_TOKEN_CARRIER
+		return nil, false, pb.Reason_REASON_TOKEN_CARRIER
 	case tokens+inQuery == 0 && req.HasCookie && len(req.Authorization) == 0:
-		return nil, pb.Reason_REASON_COOKIE_ONLY
+		return nil, false, pb.Reason_REASON_COOKIE_ONLY
 	case tokens+inQuery == 0:
-		return nil, pb.Reason_REASON_TOKEN_MISSING
+		return nil, false, pb.Reason_REASON_TOKEN_MISSING
 	}
 	if chosen == "" && (inSubprotocol || offered) {
-		return nil, pb.Reason_REASON_SUBPROTOCOL // a browser would fail the connection
+		return nil, false, pb.Reason_REASON_SUBPROTOCOL // a browser would fail the connection
 	}
-	return text, 0
+	return text, inQuery > 0, 0
 }
 
 // choose is the best subprotocol that was offered.

@@ -152,9 +152,12 @@ func TestCarriers(t *testing.T) {
 	} {
 		r := &route{Route: Route{QueryToken: c.query, Subprotocols: []string{"app.v1"}}}
 		wireRequest(c.o.Bytes()).must(t, func(req *wsconn.Request) {
-			text, reason := r.carriers(req, r.choose(req))
+			text, inURL, reason := r.carriers(req, r.choose(req))
 			if string(text) != c.text || reason != c.reason {
 				t.Errorf("%s: %q, %v, want %q, %v", c.rule, text, reason, c.text, c.reason)
+			}
+			if want := strings.Contains(c.o.Target, "?") && reason == 0; inURL != want {
+				t.Errorf("%s: in the URL: %t, want %t", c.rule, inURL, want)
 			}
 		})
 	}
@@ -316,7 +319,7 @@ func FuzzCarriers(f *testing.F) {
 		r := &route{Route: Route{QueryToken: takesQuery, Subprotocols: []string{"app.v1"}}}
 		wireRequest(head + "\r\n").parsed(func(req *wsconn.Request) {
 			chosen := r.choose(req)
-			text, reason := r.carriers(req, chosen)
+			text, _, reason := r.carriers(req, chosen)
 			var tokens []string
 			for _, p := range strings.Split(subprotocols, ",") {
 				if p = strings.Trim(p, " \t"); strings.HasPrefix(p, tokenPrefix) {

@@ -208,7 +208,7 @@ func requestOf(batch []*Attempt) *pb.RedeemRequest {
 	req := &pb.RedeemRequest{Items: make([]*pb.RedeemItem, len(batch))}
 	for i, a := range batch {
 		req.Items[i] = &pb.RedeemItem{
-			TokenId: a.Token[:], Digest: a.Digest[:], SessionId: a.Session[:], Audience: a.Audience,
+			TokenId: a.Token[:], Digest: a.Digest[:], SessionId: a.Session[:], Audience: a.Audience, SingleUseOnly: a.SingleUseOnly,
 			Observed: &pb.Observation{Ip: a.ClientIP.AsSlice(), UserAgent: a.UserAgent, Origin: a.Origin},
 		}
 	}

@@ -80,6 +80,8 @@ type Attempt struct {
 	UserAgent []byte // not to be changed any more
 	Origin    []byte // not to be changed any more
 	Audience  string
+	// SingleUseOnly has a token refused that may open more than one session.
+	SingleUseOnly bool
 	// Done is called once for each Redeem, from another goroutine or from Redeem
 	// itself, and must not block. With a Grant there is a session, which must
 	// either live or be told to Ended; without one the Client has seen to that.

@@ -322,6 +322,8 @@ func (a *Authority) redeem(item *pb.RedeemItem) *pb.RedeemResult {
 		return RefusalOf(pb.Reason_REASON_TOKEN_UNKNOWN)
 	case token.Digest(item.GetDigest()) != t.digest:
 		return RefusalOf(pb.Reason_REASON_TOKEN_SECRET_WRONG)
+	case item.GetSingleUseOnly() && t.Uses > 1:
+		return RefusalOf(pb.Reason_REASON_TOKEN_CARRIER)
 	case t.Audience != "" && t.Audience != item.GetAudience():
 		return RefusalOf(pb.Reason_REASON_AUDIENCE_MISMATCH)
 	case a.revoked(item, t):

@@ -1255,7 +1255,10 @@ type RedeemItem struct {
 	// Required. What the node saw of the client.
 	Observed *Observation `protobuf:"bytes,4,opt,name=observed,proto3" json:"observed,omitempty"`
 	// Required. The route's audience.
-	Audience      string `protobuf:"bytes,5,opt,name=audience,proto3" json:"audience,omitempty"`
+	Audience string `protobuf:"bytes,5,opt,name=audience,proto3" json:"audience,omitempty"`
+	// Optional. The token came in the URL, which others may log: refuse one that
+	// may open more than one session.
+	SingleUseOnly bool `protobuf:"varint,6,opt,name=single_use_only,json=singleUseOnly,proto3" json:"single_use_only,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1323,6 +1326,13 @@ func (x *RedeemItem) GetAudience() string {
 		return x.Audience
 	}
 	return ""
+}
+
+func (x *RedeemItem) GetSingleUseOnly() bool {
+	if x != nil {
+		return x.SingleUseOnly
+	}
+	return false
 }
 
 // RedeemResponse answers one RedeemRequest.
@@ -1882,7 +1892,7 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\vRedeemHello\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1d.gatehouse.authority.v1.HelloR\x05hello\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\fR\n" +
-	"instanceId\"\xbb\x01\n" +
+	"instanceId\"\xe3\x01\n" +
 	"\n" +
 	"RedeemItem\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x16\n" +
@@ -1890,7 +1900,8 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\n" +
 	"session_id\x18\x03 \x01(\fR\tsessionId\x12?\n" +
 	"\bobserved\x18\x04 \x01(\v2#.gatehouse.authority.v1.ObservationR\bobserved\x12\x1a\n" +
-	"\baudience\x18\x05 \x01(\tR\baudience\"\x85\x01\n" +
+	"\baudience\x18\x05 \x01(\tR\baudience\x12&\n" +
+	"\x0fsingle_use_only\x18\x06 \x01(\bR\rsingleUseOnly\"\x85\x01\n" +
 	"\x0eRedeemResponse\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1d.gatehouse.authority.v1.HelloR\x05hello\x12>\n" +
 	"\aresults\x18\x02 \x03(\v2$.gatehouse.authority.v1.RedeemResultR\aresults\"\x8d\x01\n" +

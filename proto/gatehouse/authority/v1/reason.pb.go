@@ -57,7 +57,8 @@ const (
 	Reason_REASON_TOKEN_MISSING Reason = 20
 	// The handshake carried more than one token.
 	Reason_REASON_TOKEN_REPEATED Reason = 21
-	// The handshake carried a token where its route takes none.
+	// The handshake carried a token where its route takes none, or in the URL one
+	// that may open more than one socket.
 	Reason_REASON_TOKEN_CARRIER Reason = 22
 	// The handshake carried nothing but a cookie.
 	Reason_REASON_COOKIE_ONLY Reason = 23
