@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -63,6 +64,26 @@ var statusTable = []struct {
 	{storage.ErrClosed, codes.Unavailable, pb.Reason_REASON_STOPPING, errStopping.Error(), time.Second},
 	{context.Canceled, codes.Canceled, pb.Reason_REASON_UNSPECIFIED, "canceled", 0},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, pb.Reason_REASON_UNSPECIFIED, "deadline exceeded", 0},
+}
+
+// Failure is how a call fails for a reason.
+type Failure struct {
+	Reason pb.Reason
+	Code   codes.Code
+	// Again says that the same call may succeed later; its RetryInfo says when.
+	Again bool
+}
+
+// Failures lists how calls fail, in the order of statusTable.
+func Failures() []Failure {
+	var out []Failure
+	for _, row := range statusTable {
+		f := Failure{row.reason, row.code, row.retry > 0}
+		if row.reason != pb.Reason_REASON_UNSPECIFIED && !slices.Contains(out, f) {
+			out = append(out, f)
+		}
+	}
+	return append(out, Failure{pb.Reason_REASON_INTERNAL, codes.Internal, false})
 }
 
 // verdict is what a caller learns of an error.

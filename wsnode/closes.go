@@ -2,6 +2,7 @@ package wsnode
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/gobwas/ws"
 
@@ -49,6 +50,8 @@ type closeRule struct {
 	code   ws.StatusCode
 	reason pb.Reason
 	text   string
+	// again says that a client may come back, with a new token.
+	again bool
 }
 
 const (
@@ -59,36 +62,36 @@ const (
 // closeTable is the only place that turns a cause into a close code. The first
 // match wins; the last row is the default.
 var closeTable = []closeRule{
-	{errRevoked, codeTokenRevoked, pb.Reason_REASON_TOKEN_REVOKED, "token revoked"},
-	{errLocked, codeLocked, pb.Reason_REASON_LOCKED, "locked"},
-	{errSessionExpired, codeSessionExpired, pb.Reason_REASON_SESSION_EXPIRED, "session expired"},
-	{errDraining, codeServiceRestart, pb.Reason_REASON_DRAINING, "node restarts"},
-	{errFence, codeTryAgainLater, pb.Reason_REASON_FENCED, "node has lost its authority"},
-	{wsconn.ErrPeerClosed, 0, pb.Reason_REASON_PEER_CLOSED, ""},
-	{wsconn.ErrCloseTimeout, 0, pb.Reason_REASON_CONNECTION_LOST, ""},
-	{errConnectionLost, 0, pb.Reason_REASON_CONNECTION_LOST, ""},
-	{wsconn.ErrInvalidUTF8, ws.StatusInvalidFramePayloadData, pb.Reason_REASON_INVALID_UTF8, "text is not UTF-8"},
-	{wsconn.ErrMessageTooBig, ws.StatusMessageTooBig, pb.Reason_REASON_MESSAGE_TOO_BIG, "message too big"},
-	{wsconn.ErrMessageTimeout, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_TIMEOUT, "message not finished in time"},
-	{wsconn.ErrProtocol, ws.StatusProtocolError, pb.Reason_REASON_PROTOCOL_ERROR, "protocol error"},
-	{schema.ErrNotJSON, ws.StatusInvalidFramePayloadData, pb.Reason_REASON_INVALID_JSON, notJSON},
-	{schema.ErrLoneSurrogate, ws.StatusInvalidFramePayloadData, pb.Reason_REASON_INVALID_JSON, notJSON},
-	{schema.ErrDuplicateName, ws.StatusInvalidFramePayloadData, pb.Reason_REASON_INVALID_JSON, notJSON},
-	{schema.ErrHazardousName, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed},
-	{schema.ErrNumberRange, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed},
-	{schema.ErrTooDeep, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed},
-	{schema.ErrTooManyNames, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed},
-	{schema.ErrTooManyTokens, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed},
-	{schema.ErrTypeMissing, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed},
-	{schema.ErrTypeUnknown, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed},
-	{schema.ErrNotAllowed, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed},
-	{errScope, ws.StatusPolicyViolation, pb.Reason_REASON_SCOPE, notAllowed},
-	{errBinary, ws.StatusPolicyViolation, pb.Reason_REASON_BINARY_REFUSED, "binary messages not allowed"},
-	{errRate, codeLimit, pb.Reason_REASON_MESSAGE_RATE, "too many messages"},
-	{errSlowReader, codeTryAgainLater, pb.Reason_REASON_SLOW_READER, "reading too slowly"},
-	{errIdle, ws.StatusGoingAway, pb.Reason_REASON_IDLE, "no sign of life"},
-	{errApplication, ws.StatusNormalClosure, pb.Reason_REASON_APPLICATION_CLOSED, ""},
-	{nil, ws.StatusInternalServerError, pb.Reason_REASON_INTERNAL, "internal error"},
+	{errRevoked, codeTokenRevoked, pb.Reason_REASON_TOKEN_REVOKED, "token revoked", false},
+	{errLocked, codeLocked, pb.Reason_REASON_LOCKED, "locked", false},
+	{errSessionExpired, codeSessionExpired, pb.Reason_REASON_SESSION_EXPIRED, "session expired", true},
+	{errDraining, codeServiceRestart, pb.Reason_REASON_DRAINING, "node restarts", true},
+	{errFence, codeTryAgainLater, pb.Reason_REASON_FENCED, "node has lost its authority", true},
+	{wsconn.ErrPeerClosed, 0, pb.Reason_REASON_PEER_CLOSED, "", true},
+	{wsconn.ErrCloseTimeout, 0, pb.Reason_REASON_CONNECTION_LOST, "", true},
+	{errConnectionLost, 0, pb.Reason_REASON_CONNECTION_LOST, "", true},
+	{wsconn.ErrInvalidUTF8, ws.StatusInvalidFramePayloadData, pb.Reason_REASON_INVALID_UTF8, "text is not UTF-8", false},
+	{wsconn.ErrMessageTooBig, ws.StatusMessageTooBig, pb.Reason_REASON_MESSAGE_TOO_BIG, "message too big", true},
+	{wsconn.ErrMessageTimeout, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_TIMEOUT, "message not finished in time", false},
+	{wsconn.ErrProtocol, ws.StatusProtocolError, pb.Reason_REASON_PROTOCOL_ERROR, "protocol error", false},
+	{schema.ErrNotJSON, ws.StatusInvalidFramePayloadData, pb.Reason_REASON_INVALID_JSON, notJSON, false},
+	{schema.ErrLoneSurrogate, ws.StatusInvalidFramePayloadData, pb.Reason_REASON_INVALID_JSON, notJSON, false},
+	{schema.ErrDuplicateName, ws.StatusInvalidFramePayloadData, pb.Reason_REASON_INVALID_JSON, notJSON, false},
+	{schema.ErrHazardousName, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{schema.ErrNumberRange, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{schema.ErrTooDeep, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{schema.ErrTooManyNames, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{schema.ErrTooManyTokens, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{schema.ErrTypeMissing, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{schema.ErrTypeUnknown, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{schema.ErrNotAllowed, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{errScope, ws.StatusPolicyViolation, pb.Reason_REASON_SCOPE, notAllowed, false},
+	{errBinary, ws.StatusPolicyViolation, pb.Reason_REASON_BINARY_REFUSED, "binary messages not allowed", false},
+	{errRate, codeLimit, pb.Reason_REASON_MESSAGE_RATE, "too many messages", true},
+	{errSlowReader, codeTryAgainLater, pb.Reason_REASON_SLOW_READER, "reading too slowly", true},
+	{errIdle, ws.StatusGoingAway, pb.Reason_REASON_IDLE, "no sign of life", true},
+	{errApplication, ws.StatusNormalClosure, pb.Reason_REASON_APPLICATION_CLOSED, "", true},
+	{nil, ws.StatusInternalServerError, pb.Reason_REASON_INTERNAL, "internal error", true},
 }
 
 // closeFor finds the row of err.
@@ -99,4 +102,36 @@ func closeFor(err error) *closeRule {
 		}
 	}
 	return &closeTable[len(closeTable)-1]
+}
+
+// Told is what a peer is told for a reason.
+type Told struct {
+	Reason pb.Reason
+	// Status of the answer to a refused handshake; 0 where an open socket closes.
+	Status int
+	// Code of the close frame: of the socket, or on routes with refuse_by_close
+	// that after the 101. 0 where there is none, or the peer or the application
+	// chooses it.
+	Code int
+	// Text is the close frame's reason, or the first words of the answer.
+	Text string
+	// Again says that coming back may help: after a refusal with the same token,
+	// after a close with a new one.
+	Again bool
+}
+
+// Closes lists why the node closes sockets, each cause that peers can tell from
+// others once.
+func Closes() []Told {
+	var out []Told
+	for _, r := range closeTable {
+		t := Told{Reason: r.reason, Code: int(r.code), Text: r.text, Again: r.again}
+		if r.reason == pb.Reason_REASON_APPLICATION_CLOSED {
+			t.Code = 0
+		}
+		if !slices.Contains(out, t) {
+			out = append(out, t)
+		}
+	}
+	return out
 }

@@ -2,7 +2,9 @@ package wsnode
 
 import (
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -89,6 +91,17 @@ var refusals = map[pb.Reason]refusal{
 	pb.Reason_REASON_OVERLOADED:            unavailable,
 	pb.Reason_REASON_STOPPING:              unavailable,
 	pb.Reason_REASON_INTERNAL:              unavailable,
+}
+
+// Refusals lists why the node refuses opening handshakes, in the order of the
+// reasons' numbers.
+func Refusals() []Told {
+	var out []Told
+	for _, reason := range slices.Sorted(maps.Keys(refusals)) {
+		r := refusals[reason]
+		out = append(out, Told{Reason: reason, Status: r.status, Code: int(r.code), Text: r.public, Again: r.retry})
+	}
+	return out
 }
 
 // refusalOf finds the row of a reason.
