@@ -39,11 +39,20 @@ func (c *LogConfig) Validate() error {
 
 // Logger writes to w as the configuration says.
 func (c *LogConfig) Logger(w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.Level}
+	opts := &slog.HandlerOptions{Level: c.Level, ReplaceAttr: durationText}
 	if c.Format == "text" {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}
 	return slog.New(slog.NewJSONHandler(w, opts))
+}
+
+// durationText writes durations with their unit: JSON lines would have bare
+// nanoseconds.
+func durationText(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().String())
+	}
+	return a
 }
 
 // UntilSignal is a context that the first SIGINT or SIGTERM ends, so that the
