@@ -1,4 +1,4 @@
-// Package docs has no code: its test keeps reasons.md true.
+// Package docs has no code: its tests keep the pages true.
 package docs
 
 import (
@@ -83,7 +83,7 @@ The peer is answered with an HTTP status and the words of the third column or, o
 	line(`
 ## Failed calls
 
-The reason is that of the ` + "`google.rpc.ErrorInfo`" + `, with the domain ` + "`%s`" + `. "Again" says that the same call may succeed later; its ` + "`google.rpc.RetryInfo`" + ` says when. Calls that their caller gave up end with ` + "`Canceled` or `DeadlineExceeded`" + ` and no reason.
+The reason is that of the `+"`google.rpc.ErrorInfo`"+`, with the domain `+"`%s`"+`. "Again" says that the same call may succeed later; its `+"`google.rpc.RetryInfo`"+` says when. Calls that their caller gave up end with `+"`Canceled` or `DeadlineExceeded`"+` and no reason.
 
 | reason | meaning | status code | again |
 | --- | --- | --- | --- |`, pb.Domain)

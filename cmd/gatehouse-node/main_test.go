@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-var update = flag.Bool("update", false, "write docs/node.md anew")
+var update = flag.Bool("update", false, "write docs/node.md and testdata/deps.txt anew")
 
 // docs/node.md is what the program itself says of its settings.
 func TestReferencePage(t *testing.T) {
