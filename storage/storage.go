@@ -5,6 +5,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -130,9 +131,11 @@ type Store interface {
 	// Sweep forgets tokens, with their redemptions, that expired before now less
 	// keep; live sessions that ended before now; and entries of the log from its
 	// beginning up to the first that must be kept at now. What is swept stays so,
-	// whatever a later call gives for now: no id that expired before it can be
-	// stored or redeemed again. It works in steps that each hold writers up
-	// shortly; after an error, Swept counts what was done.
+	// whatever a later call gives for now: no id that expires in or before the
+	// minute of a swept token, and before now less keep, can be stored or redeemed
+	// again. Ids beyond that can: a clock that was wrong once does no lasting harm.
+	// It works in steps that each hold writers up shortly, and writes nothing where
+	// there is nothing to forget; after an error, Swept counts what was done.
 	Sweep(ctx context.Context, now time.Time, keep time.Duration) (Swept, error)
 
 	// Stats tells the sizes of things, for metrics.
@@ -462,7 +465,8 @@ type Credential struct {
 	APIKeyHash      []byte // SHA-256 of the API key, or nil
 }
 
-// EdgeKey makes and checks the tags of tokens.
+// EdgeKey makes and checks the tags of tokens. It shows its id alone when it is
+// printed or logged.
 type EdgeKey struct {
 	ID         uint16
 	Key        [32]byte
@@ -470,6 +474,24 @@ type EdgeKey struct {
 	ActiveFrom time.Time // tokens are made with it from then on
 	RetiredAt  time.Time // nodes may forget it from then on; zero while it is the newest
 }
+
+// CompareEdgeKeys orders keys as they were made. That only the newest is not
+// retired counts before the clock, which may have stepped back.
+func CompareEdgeKeys(a, b EdgeKey) int {
+	if a.RetiredAt.IsZero() != b.RetiredAt.IsZero() {
+		if a.RetiredAt.IsZero() {
+			return 1
+		}
+		return -1
+	}
+	return a.CreatedAt.Compare(b.CreatedAt)
+}
+
+func (k EdgeKey) String() string   { return fmt.Sprintf("edge key %d", k.ID) }
+func (k EdgeKey) GoString() string { return k.String() }
+
+// MarshalText keeps the key out of JSON.
+func (k EdgeKey) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
 // Swept counts what Sweep forgot.
 type Swept struct {

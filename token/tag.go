@@ -40,6 +40,9 @@ func (EdgeKey) GoString() string { return "[edge key]" }
 // LogValue hides the key from slog.
 func (EdgeKey) LogValue() slog.Value { return slog.StringValue("[edge key]") }
 
+// MarshalText hides the key from encoders.
+func (EdgeKey) MarshalText() ([]byte, error) { return []byte("[edge key]"), nil }
+
 // Ring is a fixed set of edge keys, safe for concurrent use. Build a new one
 // when keys change.
 type Ring struct {

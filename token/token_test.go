@@ -181,7 +181,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
 		fmt.Fprintf(&out, verb+verb+verb+verb+"\n", tok, tok.Secret, d, testKey)
 	}
-	if err := json.NewEncoder(&out).Encode(map[string]any{"secret": tok.Secret, "digest": d}); err != nil {
+	if err := json.NewEncoder(&out).Encode(map[string]any{"secret": tok.Secret, "digest": d, "key": testKey}); err != nil {
 		t.Fatal(err)
 	}
 	for name, b := range map[string][]byte{"secret": tok.Secret[:], "digest": d[:], "key": testKey.Key[:]} {

@@ -212,6 +212,6 @@ func (s *Store) EdgeKeys(ctx context.Context) (out []storage.EdgeKey, err error)
 			return err
 		})
 	})
-	slices.SortStableFunc(out, func(a, b storage.EdgeKey) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	slices.SortStableFunc(out, storage.CompareEdgeKeys)
 	return out, err
 }

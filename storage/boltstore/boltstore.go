@@ -41,7 +41,7 @@ type Options struct {
 
 	// For tests.
 	slotTokens int                         // 0 is 25,000
-	freshSize  int                         // 0 is 16,384
+	freshBytes int                         // 0 is 64 MiB
 	purgeMin   int                         // 0 is 50,000
 	commit     func(tx *bbolt.Tx) error    // in place of tx.Commit
 	grow       func(*os.File, int64) error // in place of room.writeZeros
@@ -54,7 +54,7 @@ const (
 	defaultGroupItems = 4096
 	defaultSlotTokens = 25_000
 	defaultPurgeMin   = 50_000
-	defaultFreshSize  = 1_000_000 // of about 400 bytes each
+	defaultFreshBytes = 64 << 20 // about 150,000 usual records
 
 	// queueCalls bounds the calls that wait for the committer. More block.
 	queueCalls = 1024
@@ -75,8 +75,8 @@ func (o Options) withDefaults() Options {
 	if o.slotTokens == 0 {
 		o.slotTokens = defaultSlotTokens
 	}
-	if o.freshSize == 0 {
-		o.freshSize = defaultFreshSize
+	if o.freshBytes == 0 {
+		o.freshBytes = defaultFreshBytes
 	}
 	if o.purgeMin == 0 {
 		o.purgeMin = defaultPurgeMin
@@ -134,7 +134,7 @@ func Open(path string, opts Options) (*Store, error) {
 		done:   make(chan struct{}),
 		failed: make(chan struct{}),
 	}
-	s.fresh = newFresh(s.opts.freshSize)
+	s.fresh = newFresh(s.opts.freshBytes)
 	if err := s.open(); err != nil {
 		return nil, err
 	}

@@ -12,7 +12,7 @@ import (
 )
 
 // small makes stores of few tokens behave as large ones do, and costs little.
-var small = Options{MapBytes: 1 << 20, AheadBytes: 1, slotTokens: 50, purgeMin: 10, freshSize: 8, GroupItems: 64}
+var small = Options{MapBytes: 1 << 20, AheadBytes: 1, slotTokens: 50, purgeMin: 10, freshBytes: 2_000, GroupItems: 64}
 
 func open(t testing.TB, path string, opts Options) *Store {
 	t.Helper()
@@ -79,7 +79,7 @@ func long() bool { return os.Getenv("GATEHOUSE_LONG") != "" }
 
 func TestModel(t *testing.T) {
 	opts := small
-	opts.slotTokens, opts.purgeMin, opts.freshSize = 3, 2, 2
+	opts.slotTokens, opts.purgeMin, opts.freshBytes = 3, 2, 500
 	opts.noSync = true // other tests look after that
 	storagetest.Model(t, opener(opts), reopener(opts))
 }

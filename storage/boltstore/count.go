@@ -13,6 +13,13 @@ import (
 
 // Count counts what an entry would hit; see storage.Store.
 func (s *Store) Count(ctx context.Context, sel storage.Selector, now time.Time) (tokens, sessions int, err error) {
+	switch {
+	case sel.Token != storage.TokenID{}:
+		return s.countToken(ctx, sel.Token, now)
+	case sel.Session != storage.SessionID{}:
+		found, err := s.Sessions(ctx, []storage.SessionID{sel.Session})
+		return 0, countFound(found), err
+	}
 	if tokens, err = s.countTokens(ctx, sel, now); err != nil {
 		return 0, 0, err
 	}
@@ -20,6 +27,31 @@ func (s *Store) Count(ctx context.Context, sel storage.Selector, now time.Time) 
 		return 0, 0, err
 	}
 	return tokens, sessions, nil
+}
+
+// countToken counts one token and its sessions, which the ledger knows.
+func (s *Store) countToken(ctx context.Context, id storage.TokenID, now time.Time) (tokens, sessions int, err error) {
+	if err := s.ready(ctx); err != nil {
+		return 0, 0, err
+	}
+	if id.Expiry().After(now) {
+		found, err := s.Lookup(ctx, []storage.TokenID{id})
+		if err != nil {
+			return 0, 0, err
+		}
+		tokens = countFound(found)
+	}
+	live, err := s.Sessions(ctx, s.ledger.SessionsOf(id))
+	return tokens, countFound(live), err
+}
+
+func countFound[T any](found []*T) (n int) {
+	for _, x := range found {
+		if x != nil {
+			n++
+		}
+	}
+	return n
 }
 
 func (s *Store) countTokens(ctx context.Context, sel storage.Selector, now time.Time) (hits int, err error) {

@@ -171,7 +171,7 @@ func (c *crashes) redeemAgain(s *Store, x *storage.Token, session string) {
 	}
 }
 
-var crashOptions = Options{MapBytes: 16 << 20, AheadBytes: 1, slotTokens: 100, purgeMin: 20, freshSize: 64}
+var crashOptions = Options{MapBytes: 16 << 20, AheadBytes: 1, slotTokens: 100, purgeMin: 20, freshBytes: 20_000}
 
 // childCrash works until it is killed. It says what it was answered, and before
 // it redeems a token or ends a session that it is about to.

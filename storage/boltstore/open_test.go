@@ -321,7 +321,7 @@ func TestEpochStays(t *testing.T) {
 func TestSlotsAreFoundAgain(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "gatehouse.db")
 	opts := small
-	opts.slotTokens, opts.freshSize = 7, 1
+	opts.slotTokens, opts.freshBytes = 7, 1
 	s := open(t, path, opts)
 	var ids []storage.TokenID
 	for round := range 5 {

@@ -46,11 +46,12 @@ func (s *Store) purgeEnded(ctx context.Context) error {
 // endedSessions finds the sessions to purge, in the order of their keys, and
 // the keys under which they were noted; none as long as they are few.
 func (s *Store) endedSessions(ctx context.Context) (ended []record.Ended, keys [][]byte, err error) {
+	live := s.ledger.Stats().Sessions
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		b := tx.Bucket(endedBucket)
 		first, _ := b.Cursor().First()
 		from, ok := numberOf(first)
-		if !ok || int(b.Sequence()-from) < max(s.opts.purgeMin, s.ledger.Stats().Sessions) {
+		if !ok || int(b.Sequence()-from) < max(s.opts.purgeMin, live) {
 			return nil
 		}
 		return b.ForEach(func(k, v []byte) error {

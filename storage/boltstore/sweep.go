@@ -10,12 +10,13 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/ledger"
 	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
 )
 
 // Sweep forgets what is over; see storage.Store.
 //
-// It first commits up to when tokens are swept: from then on nothing below can
+// It first commits up to when tokens are swept, unless that is nothing new: from then on nothing below can
 // be stored, found or redeemed, whatever is still in the file. Then it drops
 // whole slots of minutes that are over, some at a time, in as many transactions
 // as it takes. What a crash leaves behind the next Sweep drops.
@@ -23,7 +24,10 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, keep time.Duration) (s
 	s.sweeping.Lock()
 	defer s.sweeping.Unlock()
 	var done storage.Swept
-	var err error
+	err := s.Err()
+	if err != nil {
+		return done, err
+	}
 	if done.Tokens, err = s.sweepTokens(ctx, now.Add(-keep).UnixMilli()-1); err != nil {
 		return done, err
 	}
@@ -39,7 +43,12 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, keep time.Duration) (s
 
 func (s *Store) sweepTokens(ctx context.Context, upTo int64) (int, error) {
 	n := 0
-	if prior := s.ledger.Swept(); upTo > prior {
+	prior := s.ledger.Swept()
+	latest, err := s.latestToken(ctx, prior, upTo)
+	if err != nil {
+		return 0, err
+	}
+	if upTo = ledger.SweepTo(prior, upTo, latest); upTo > prior {
 		err := s.do(ctx, &call{items: 1, sweep: true, decide: func(g *group) error {
 			s.ledger.Sweep(upTo)
 			return g.bucket(metaBucket, func(b *bbolt.Bucket) error { return b.Put(sweptKey, number(uint64(upTo))) })
@@ -53,6 +62,7 @@ func (s *Store) sweepTokens(ctx context.Context, upTo int64) (int, error) {
 		s.ledger.Gone(n)
 	}
 	swept := s.ledger.Swept()
+	s.fresh.sweep(swept)
 	for {
 		more, err := s.dropTokens(ctx, swept)
 		if err != nil {
@@ -68,6 +78,52 @@ func (s *Store) sweepTokens(ctx context.Context, upTo int64) (int, error) {
 			return n, err
 		}
 	}
+}
+
+// latestToken is the latest expiry of a token above prior and up to upTo, or
+// prior.
+func (s *Store) latestToken(ctx context.Context, prior, upTo int64) (latest int64, err error) {
+	latest = prior
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		all := tx.Bucket(tokensBucket)
+		slots := all.Cursor()
+		last := firstID(upTo + 1)
+		k, _ := slots.Seek(slotOf(minuteOf(last)+1, 0).key())
+		if k == nil {
+			k, _ = slots.Last()
+		} else {
+			k, _ = slots.Prev()
+		}
+		for found := uint64(0); k != nil; k, _ = slots.Prev() {
+			n, ok := numberOf(k)
+			b := all.Bucket(k)
+			if !ok || b == nil {
+				return fmt.Errorf("%w: slot %x", storage.ErrCorrupt, k)
+			}
+			if at := slot(n); at.ended() <= prior || latest > prior && at.minute() != found {
+				return nil
+			} else if id := lastBefore(b, last); id != nil {
+				found, latest = at.minute(), max(latest, storage.TokenID(id).Expiry().UnixMilli())
+			}
+		}
+		return nil
+	})
+	return latest, err
+}
+
+// lastBefore is the last key of a slot below an id, or nil.
+func lastBefore(b *bbolt.Bucket, id storage.TokenID) []byte {
+	c := b.Cursor()
+	k, _ := c.Seek(id[:])
+	if k == nil {
+		k, _ = c.Last()
+	} else {
+		k, _ = c.Prev()
+	}
+	if len(k) != len(id) {
+		return nil
+	}
+	return k
 }
 
 // countSwept counts the tokens that expire after one Unix millisecond and not

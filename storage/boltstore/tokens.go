@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -39,26 +40,36 @@ func (s *Store) Insert(ctx context.Context, tokens []*storage.Token) ([]storage.
 }
 
 // encodeTokens encodes in the caller's goroutine what does not depend on the
-// commit, with room behind each record for what does.
+// commit, with room behind each record for what does. The records of one call
+// share one block of just their size: fresh keeps them together.
 func encodeTokens(tokens []*storage.Token) [][]byte {
-	const typical = 320
-	buf := make([]byte, 0, len(tokens)*(typical+record.TokenTail))
-	values := make([][]byte, len(tokens))
+	scratch := scratches.Get().(*[]byte)
+	all, ends := (*scratch)[:0], make([]int, len(tokens))
 	for i, t := range tokens {
-		if cap(buf)-len(buf) < typical+record.TokenTail {
-			buf = make([]byte, 0, max(typical+record.TokenTail, (len(tokens)-i)*(typical+record.TokenTail)))
-		}
-		from := len(buf)
-		buf = record.AppendToken(buf, t)
-		values[i] = buf[from:len(buf):len(buf)]
-		if cap(buf)-len(buf) >= record.TokenTail {
-			to := len(buf) + record.TokenTail
-			values[i] = buf[from:len(buf):to]
-			buf = buf[:to]
-		}
+		all = record.AppendToken(all, t)
+		ends[i] = len(all)
+	}
+	block := make([]byte, 0, len(all)+len(tokens)*record.TokenTail)
+	values := make([][]byte, len(tokens))
+	from := 0
+	for i, end := range ends {
+		at := len(block)
+		block = append(block, all[from:end]...)
+		block = block[:len(block)+record.TokenTail]
+		values[i] = block[at : at+end-from : len(block)]
+		from = end
+	}
+	if cap(all) <= keepScratch {
+		*scratch = all
+		scratches.Put(scratch)
 	}
 	return values
 }
+
+// keepScratch is how large a scratch buffer may be to be kept.
+const keepScratch = 256 << 10
+
+var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 // Lookup finds tokens; see storage.Store.
 func (s *Store) Lookup(ctx context.Context, ids []storage.TokenID) ([]*storage.Token, error) {

@@ -204,7 +204,7 @@ func (s *Store) PutEdgeKeys(ctx context.Context, keys []storage.EdgeKey) error {
 			}
 		}
 		slices.SortStableFunc(kept, func(a, b storage.EdgeKey) int { return cmp.Compare(a.ID, b.ID) })
-		slices.SortStableFunc(kept, func(a, b storage.EdgeKey) int { return a.CreatedAt.Compare(b.CreatedAt) })
+		slices.SortStableFunc(kept, storage.CompareEdgeKeys)
 		s.edgeKeys = kept
 		return nil
 	})

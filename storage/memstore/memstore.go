@@ -299,7 +299,13 @@ func (s *Store) Count(ctx context.Context, sel storage.Selector, now time.Time) 
 // Sweep forgets what is over; see storage.Store.
 func (s *Store) Sweep(ctx context.Context, now time.Time, keep time.Duration) (done storage.Swept, err error) {
 	err = s.write(ctx, func() error {
-		s.ledger.Sweep(now.Add(-keep).UnixMilli() - 1)
+		upTo, latest := now.Add(-keep).UnixMilli()-1, s.ledger.Swept()
+		for id := range s.tokens {
+			if at := id.Expiry().UnixMilli(); at <= upTo {
+				latest = max(latest, at)
+			}
+		}
+		s.ledger.Sweep(ledger.SweepTo(s.ledger.Swept(), upTo, latest))
 		var over []storage.SessionID
 		for id := range s.sessions {
 			over = append(over, id)

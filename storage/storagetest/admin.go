@@ -126,6 +126,15 @@ var adminCases = []testCase{
 		if !reflect.DeepEqual(got, want) {
 			f.Fatalf("got\n%+v, want\n%+v", got, want)
 		}
+		// The newest is the one that is not retired, whatever the clock said.
+		want[1].CreatedAt = f.now.Add(-time.Hour)
+		f.ok(f.PutEdgeKeys(f.ctx, want))
+		f.pause()
+		got, err = f.EdgeKeys(f.ctx)
+		f.ok(err)
+		if !reflect.DeepEqual(got, want) {
+			f.Fatalf("after the clock stepped back: got\n%+v, want\n%+v", got, want)
+		}
 		f.ok(f.PutEdgeKeys(f.ctx, nil))
 		f.pause()
 		got, err = f.EdgeKeys(f.ctx)

@@ -218,5 +218,13 @@ var logCases = []testCase{
 			f.ok(err)
 			f.equal("count", []int{tokens, sessions}, []int{c.tokens, c.sessions})
 		}
+		// Sessions outlive their tokens, and are counted all the same.
+		f.sweep(f.now.Add(2*time.Hour), 0)
+		f.pause()
+		for _, sel := range []storage.Selector{{Token: odd.ID}, {Session: s.ID}, {Issuer: "batch"}} {
+			tokens, sessions, err := f.Count(f.ctx, sel, f.now)
+			f.ok(err)
+			f.equal("count of what outlived its token", []int{tokens, sessions}, []int{0, 1})
+		}
 	}},
 }

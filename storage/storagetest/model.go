@@ -380,7 +380,16 @@ func (m *model) sweep(t *rapid.T) {
 		t.Fatal(err)
 	}
 	var want storage.Swept
-	if before := m.now.Add(-keep); before.After(m.swept) {
+	before, latest := m.now.Add(-keep), m.swept.Add(-time.Millisecond)
+	for _, t := range m.tokens {
+		if at := t.ID.Expiry(); at.Before(before) && at.After(latest) {
+			latest = at
+		}
+	}
+	if end := latest.Truncate(time.Minute).Add(time.Minute); before.After(end) {
+		before = end
+	}
+	if before.After(m.swept) && latest.UnixMilli() > 0 {
 		m.swept = before
 	}
 	n := len(m.tokens)

@@ -50,6 +50,15 @@ var sweepCases = []testCase{
 			f.is(f.insert(f.token(func(n *storage.Token) { n.ID = t.ID })), storage.ErrExpired)
 		}
 	}},
+	{"a clock that was a year ahead once does no lasting harm", func(f *fixture) {
+		t := f.issue()
+		f.equal("swept", f.sweep(f.now.AddDate(1, 0, 0), time.Minute), storage.Swept{Tokens: 1})
+		f.pause()
+		f.is(f.insert(f.token(func(n *storage.Token) { n.ID = t.ID })), storage.ErrExpired)
+		f.is(f.redeem(t).Err, storage.ErrExpired)
+		later := f.issue(func(n *storage.Token) { n.ID = f.id(t.ID.Expiry().Add(time.Minute)) })
+		f.is(f.redeem(later).Err, nil)
+	}},
 	{"live sessions are forgotten after their end, and not before", func(f *fixture) {
 		until := func(d time.Duration) *storage.Session {
 			t := f.issue(func(t *storage.Token) { t.ID = f.id(f.now.Add(time.Hour)) })

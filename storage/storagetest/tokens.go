@@ -87,6 +87,7 @@ var tokenCases = []testCase{
 		f.equal("tokens", f.Stats().Tokens, 3)
 	}},
 	{"an id that could have been swept is ErrExpired, whatever the clock says later", func(f *fixture) {
+		f.issue(func(t *storage.Token) { t.ID = f.id(f.now.Add(-time.Minute - time.Second)) })
 		f.sweep(f.now, time.Minute)
 		f.sweep(f.now.Add(-time.Hour), time.Minute)
 		f.pause()

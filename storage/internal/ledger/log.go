@@ -203,6 +203,20 @@ func (l *Ledger) RemoveInstance(id storage.InstanceID) (removed bool) {
 	return true
 }
 
+// msPerMinute is what SweepTo rounds to: stores keep the tokens of a minute
+// together.
+const msPerMinute = 60_000
+
+// SweepTo is up to when a sweep that may reach upTo declares tokens gone, where
+// it was prior before and latest is the latest expiry up to upTo of a stored
+// token, or prior: to the end of that minute. All are Unix milliseconds.
+func SweepTo(prior, upTo, latest int64) int64 {
+	if latest <= 0 { // nothing was ever swept
+		return prior
+	}
+	return max(prior, min(upTo, latest/msPerMinute*msPerMinute+msPerMinute-1))
+}
+
 // Sweep declares the tokens gone that expire at or before this Unix
 // millisecond, and returns from when on that was so already.
 func (l *Ledger) Sweep(ms int64) (prior int64) {

@@ -71,6 +71,37 @@ func (l *Ledger) usesOf(id storage.TokenID, st *storage.TokenStatus) {
 	}
 }
 
+// SessionsOf finds the live sessions of a token. Of one that is swept it looks
+// through all sessions, some at a time.
+func (l *Ledger) SessionsOf(id storage.TokenID) (out []storage.SessionID) {
+	if id.Expiry().UnixMilli() > l.Swept() {
+		var st storage.TokenStatus
+		l.mu.RLock()
+		defer l.mu.RUnlock()
+		l.usesOf(id, &st)
+		return st.Sessions
+	}
+	for from, more := uint32(1), true; more; from += chunkSize {
+		out, more = l.liveOf(id, from, out)
+	}
+	return out
+}
+
+// liveOf is SessionsOf among a chunk's worth of uses.
+func (l *Ledger) liveOf(id storage.TokenID, from uint32, out []storage.SessionID) ([]storage.SessionID, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	for i := from; i < from+chunkSize; i++ {
+		if i > l.uses.used {
+			return out, false
+		}
+		if u := l.uses.at(i); u.token == id && l.live(u) {
+			out = append(out, u.session)
+		}
+	}
+	return out, true
+}
+
 // live reports whether a use's session is live, as of the last commit.
 func (l *Ledger) live(u *use) bool {
 	if u.group == l.group {

@@ -1,0 +1,95 @@
+package boltstore
+
+import (
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/token"
+)
+
+// tokenOf makes a token of about so many bytes, the nth that expires at expiry.
+func tokenOf(t *testing.T, n byte, bytes int, expiry time.Time) *storage.Token {
+	id, err := token.NewID(expiry, strings.NewReader(strings.Repeat(string(rune('a'+n%26)), 9)+string(rune(n))))
+	must(t, err)
+	return &storage.Token{ID: storage.TokenID(id), Tenant: "acme", Subject: "ada", MaxUses: 1, UserAgent: make([]byte, bytes)}
+}
+
+// Promise 6: what is kept in memory of fresh tokens is bounded in bytes, counts
+// what it keeps, and goes when they are swept.
+func TestFreshIsBounded(t *testing.T) {
+	const bound = 100_000
+	s := open(t, t.TempDir()+"/gatehouse.db", Options{MapBytes: 64 << 20, AheadBytes: 1, freshBytes: bound})
+	expiry := time.UnixMilli(1_800_000_000_000)
+	for round := range 20 {
+		batch := make([]*storage.Token, 100)
+		for i := range batch {
+			batch[i] = tokenOf(t, byte(i), 10+round*50, expiry.Add(time.Duration(round)*time.Millisecond))
+		}
+		_, err := s.Insert(t.Context(), batch)
+		must(t, err)
+		f := s.fresh
+		kept, capacity := 0, 0
+		for _, r := range f.records {
+			kept += len(r) + freshOverhead
+			capacity += cap(r) + freshOverhead
+		}
+		if kept != f.bytes || kept > bound || len(f.records) != len(f.order)-f.first {
+			t.Fatalf("round %d: %d records of %d bytes, counted %d, in order %d", round, len(f.records), kept, f.bytes, len(f.order)-f.first)
+		}
+		if capacity > kept+len(f.records)*24 {
+			t.Fatalf("round %d: %d bytes hold on to %d", round, kept, capacity)
+		}
+		if len(f.records) == 0 {
+			t.Fatalf("round %d: nothing is kept", round)
+		}
+	}
+	_, err := s.Sweep(t.Context(), expiry.Add(time.Hour), 0)
+	must(t, err)
+	if f := s.fresh; len(f.records) != 0 || f.bytes != 0 || len(f.order) != 0 {
+		t.Errorf("after a sweep of all: %d records, %d bytes", len(f.records), f.bytes)
+	}
+}
+
+// An empty store costs little memory.
+func TestOpenCostsLittle(t *testing.T) {
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	s := open(t, t.TempDir()+"/gatehouse.db", Options{})
+	runtime.GC()
+	runtime.ReadMemStats(&after)
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8<<20 {
+		t.Errorf("opening an empty store takes %d MiB of heap", grown>>20)
+	}
+	runtime.KeepAlive(s)
+}
+
+// Where nothing is over, a sweep writes nothing.
+func TestIdleSweepWritesNothing(t *testing.T) {
+	s := open(t, t.TempDir()+"/gatehouse.db", small)
+	expiry := time.UnixMilli(1_800_000_030_000)
+	before := s.Stats().Groups
+	for n := range time.Duration(100) {
+		_, err := s.Sweep(t.Context(), expiry.Add(n*time.Second), 0)
+		must(t, err)
+	}
+	if n := s.Stats().Groups - before; n != 0 {
+		t.Errorf("%d groups for sweeps of an empty store", n)
+	}
+	_, err := s.Insert(t.Context(), []*storage.Token{tokenOf(t, 1, 10, expiry)})
+	must(t, err)
+	before = s.Stats().Groups
+	for n := range time.Duration(600) {
+		_, err := s.Sweep(t.Context(), expiry.Add(n*time.Second-5*time.Minute), 0)
+		must(t, err)
+	}
+	if n := s.Stats().Groups - before; n < 2 || n > 35 { // second by second to the end of its minute, then its slot
+		t.Errorf("%d groups for the sweep of one token", n)
+	}
+	if n := s.Stats().Tokens; n != 0 {
+		t.Errorf("%d tokens are left", n)
+	}
+}
