@@ -41,13 +41,13 @@ func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
 	if err != nil {
 		return noHello(err)
 	}
-	inst, applied, err := s.register(ctx, first.GetHello(), callerFrom(ctx))
+	inst, a, err := s.register(ctx, first.GetHello(), callerFrom(ctx))
 	if err != nil {
 		return err
 	}
+	applied := revisionFrom(first.GetHello().GetApplied())
 	id := hex.EncodeToString(inst.ID[:])
 	note(ctx, slog.String("instance_id", id))
-	a := s.fleet.attach(inst, s.now())
 	defer s.fleet.detach(inst.ID, a)
 	s.log.Info("node attached", "node", inst.Node, "instance", id, "address", inst.Address, "version", inst.Version)
 
@@ -77,48 +77,68 @@ func noHello(err error) error {
 
 // register parses a hello and puts the instance on disk, before its first
 // admission.
-func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (storage.Instance, storage.Revision, error) {
+func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (storage.Instance, *attachment, error) {
 	var none storage.Instance
-	if h == nil {
-		return none, storage.Revision{}, invalid("hello", "required in the first message")
-	}
-	if err := checkHello(h.GetHello()); err != nil {
-		return none, storage.Revision{}, err
-	}
-	id, err := bytes16("hello.instance_id", h.GetInstanceId())
+	id, dead, err := parseAttachHello(h)
 	if err != nil {
-		return none, storage.Revision{}, err
+		return none, nil, err
 	}
-	if len(h.GetDeadInstanceIds()) > maxDead {
-		return none, storage.Revision{}, invalid("hello.dead_instance_ids", "%d are above %d", len(h.GetDeadInstanceIds()), maxDead)
-	}
-	for i, dead := range h.GetDeadInstanceIds() {
-		d, err := bytes16(fmt.Sprintf("hello.dead_instance_ids[%d]", i), dead)
-		if err != nil {
-			return none, storage.Revision{}, err
-		}
-		if d == id || s.fleet.owner(d) != c.Name { // gone already, or not this node's to declare
+	for _, d := range dead {
+		if d == id {
 			continue
 		}
-		if err := s.removeInstance(ctx, storage.Instance{ID: d, Node: c.Name}, "declared dead by its successor"); err != nil {
-			return none, storage.Revision{}, err
+		owned := func() bool { return s.fleet.owner(d) == c.Name } // else gone already, or not this node's to declare
+		if err := s.removeInstance(ctx, storage.Instance{ID: d, Node: c.Name}, owned, "declared dead by its successor"); err != nil {
+			return none, nil, err
 		}
 	}
+	defer s.fleet.lock(id)()
 	inst := storage.Instance{ID: id, Node: c.Name, RegisteredAt: s.now(), Version: h.GetHello().GetVersion(), Address: c.address}
 	if err := s.fleet.mayRegister(&inst); err != nil {
-		return none, storage.Revision{}, err
+		return none, nil, err
 	}
+	ctx, cancel := s.carriedThrough(ctx)
+	defer cancel()
 	if err := s.store.PutInstance(ctx, inst); err != nil {
-		return none, storage.Revision{}, fmt.Errorf("register instance: %w", err)
+		return none, nil, fmt.Errorf("register instance: %w", err)
 	}
 	s.audit.record(s.now(), "RegisterInstance", "ok", slog.String("node", inst.Node), slog.String("instance_id", hex.EncodeToString(id[:])),
 		slog.String("version", inst.Version), slog.String("peer", inst.Address))
-	return inst, revisionFrom(h.GetApplied()), nil
+	return inst, s.fleet.attach(inst, s.now()), nil
 }
 
-// removeInstance forgets an instance and its sessions; receipts no longer wait
-// for it.
-func (s *Service) removeInstance(ctx context.Context, i storage.Instance, cause string) error {
+func parseAttachHello(h *pb.AttachHello) (id storage.InstanceID, dead []storage.InstanceID, err error) {
+	if h == nil {
+		return id, nil, invalid("hello", "required in the first message")
+	}
+	if err := checkHello(h.GetHello()); err != nil {
+		return id, nil, err
+	}
+	if id, err = bytes16("hello.instance_id", h.GetInstanceId()); err != nil {
+		return id, nil, err
+	}
+	n := len(h.GetDeadInstanceIds())
+	if n > maxDead {
+		return id, nil, invalid("hello.dead_instance_ids", "%d are above %d", n, maxDead)
+	}
+	dead = make([]storage.InstanceID, n)
+	for i, b := range h.GetDeadInstanceIds() {
+		if dead[i], err = bytes16(fmt.Sprintf("hello.dead_instance_ids[%d]", i), b); err != nil {
+			return id, nil, err
+		}
+	}
+	return id, dead, nil
+}
+
+// removeInstance forgets an instance and its sessions, if still says so once no
+// other change of it is under way; receipts no longer wait for it.
+func (s *Service) removeInstance(ctx context.Context, i storage.Instance, still func() bool, cause string) error {
+	defer s.fleet.lock(i.ID)()
+	if !still() {
+		return nil
+	}
+	ctx, cancel := s.carriedThrough(ctx)
+	defer cancel()
 	if err := s.store.RemoveInstance(ctx, i.ID); err != nil {
 		return fmt.Errorf("remove instance: %w", err)
 	}
@@ -156,7 +176,8 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 			if !s.fleet.detach(inst.ID, a) {
 				return errReplaced // what it says no longer goes for the instance
 			}
-			if err := s.removeInstance(ctx, inst, "goodbye"); err != nil {
+			gone := func() bool { return s.fleet.attached(inst.ID) == nil }
+			if err := s.removeInstance(ctx, inst, gone, "goodbye"); err != nil {
 				return err
 			}
 			return io.EOF

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -61,10 +62,28 @@ func (s *Service) ReissueCredential(ctx context.Context, req *pb.ReissueCredenti
 }
 
 // ListCredentials implements CredentialService.
-func (s *Service) ListCredentials(context.Context, *pb.ListCredentialsRequest) (*pb.ListCredentialsResponse, error) {
+func (s *Service) ListCredentials(_ context.Context, req *pb.ListCredentialsRequest) (*pb.ListCredentialsResponse, error) {
+	limit, err := pageSize(req.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	after, err := parseNameToken(req.GetPageToken(), maxName)
+	if err != nil {
+		return nil, err
+	}
 	resp := &pb.ListCredentialsResponse{}
+	bytes := 0
 	for _, c := range s.callers.all() {
-		resp.Credentials = append(resp.Credentials, credentialOf(&c))
+		if c.Name <= after {
+			continue
+		}
+		info := credentialOf(&c)
+		bytes += proto.Size(info)
+		if n := len(resp.Credentials); n == limit || n > 0 && bytes > maxPageBytes {
+			resp.NextPageToken = pageToken([]byte(resp.Credentials[n-1].GetName()))
+			break
+		}
+		resp.Credentials = append(resp.Credentials, info)
 	}
 	return resp, nil
 }

@@ -36,6 +36,4 @@ func RoleName(r storage.Role) string { return roleName(r) }
 const MaxConnections = maxConnections
 
 // Bounded accepts at most n connections at once.
-func Bounded(l net.Listener, n int) net.Listener {
-	return &boundedListener{Listener: l, free: newSlots(n)}
-}
+func Bounded(l net.Listener, n int) net.Listener { return newBounded(l, n) }

@@ -16,6 +16,11 @@ import (
 // fleet knows the registered node instances and what they said last. Safe for
 // concurrent use.
 type fleet struct {
+	// changing are held, by instance, from a change on disk until it counts here,
+	// so that registering and removing one happen one after the other. They are
+	// locked before mu, and before the lock of receipts.
+	changing [64]sync.Mutex
+
 	mu        sync.Mutex // guards what follows
 	instances map[storage.InstanceID]*instance
 	byNode    map[string]int // how many of instances each credential has
@@ -27,7 +32,8 @@ type instance struct {
 	attachment    *attachment // nil while it is not attached
 	applied       storage.Revision
 	sessions      uint32
-	lastHeartbeat time.Time // or, of an instance found at the start, the start
+	lastHeartbeat time.Time // zero until one comes
+	silentSince   time.Time // the last sign of life, or the start
 }
 
 // attachment is a live Attach stream. fleet alone closes its channel and sends
@@ -47,7 +53,7 @@ func loadFleet(ctx context.Context, store storage.Store, now time.Time) (*fleet,
 	}
 	f := &fleet{instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}}
 	for _, i := range stored {
-		f.instances[i.ID] = &instance{Instance: i, lastHeartbeat: now}
+		f.instances[i.ID] = &instance{Instance: i, silentSince: now}
 		f.byNode[i.Node]++
 	}
 	return f, nil
@@ -84,7 +90,7 @@ func (f *fleet) attach(i storage.Instance, now time.Time) *attachment {
 	} else if known.attachment != nil {
 		close(known.attachment.replaced)
 	}
-	known.Instance, known.attachment, known.lastHeartbeat = i, a, now
+	known.Instance, known.attachment, known.silentSince = i, a, now
 	return a
 }
 
@@ -101,7 +107,33 @@ func (f *fleet) detach(id storage.InstanceID, a *attachment) bool {
 	return true
 }
 
-// remove forgets an instance, and ends its stream if it has one.
+// lock holds changes of an instance off until unlock is called.
+func (f *fleet) lock(id storage.InstanceID) (unlock func()) {
+	mu := &f.changing[id[0]%byte(len(f.changing))]
+	mu.Lock()
+	return mu.Unlock
+}
+
+// attached is the stream of an instance, or nil.
+func (f *fleet) attached(id storage.InstanceID) *attachment {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if i := f.instances[id]; i != nil {
+		return i.attachment
+	}
+	return nil
+}
+
+// removeStale forgets an instance that the store does not have, unless it has
+// come back since its stream was a.
+func (f *fleet) removeStale(id storage.InstanceID, a *attachment) {
+	defer f.lock(id)()
+	if f.attached(id) == a {
+		f.remove(id)
+	}
+}
+
+// remove forgets an instance, and ends its stream if it has one. lock is held.
 func (f *fleet) remove(id storage.InstanceID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -135,7 +167,7 @@ func (f *fleet) heard(id storage.InstanceID, sessions uint32, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if i := f.instances[id]; i != nil {
-		i.sessions, i.lastHeartbeat = sessions, now
+		i.sessions, i.lastHeartbeat, i.silentSince = sessions, now, now
 	}
 }
 
@@ -148,7 +180,7 @@ func (f *fleet) enforced(id storage.InstanceID, r storage.Revision) {
 	}
 }
 
-// snapshot copies the instances, ordered by node and registration.
+// snapshot copies the instances, in the order of their cursors.
 func (f *fleet) snapshot() []instance {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -157,7 +189,7 @@ func (f *fleet) snapshot() []instance {
 		out = append(out, *i)
 	}
 	slices.SortFunc(out, func(a, b instance) int {
-		return cmp.Or(cmp.Compare(a.Node, b.Node), a.RegisteredAt.Compare(b.RegisteredAt), bytes.Compare(a.ID[:], b.ID[:]))
+		return cmp.Or(cmp.Compare(a.Node, b.Node), bytes.Compare(a.ID[:], b.ID[:]))
 	})
 	return out
 }
@@ -168,11 +200,19 @@ func (f *fleet) silent(since time.Time) []storage.Instance {
 	defer f.mu.Unlock()
 	var out []storage.Instance
 	for _, i := range f.instances {
-		if i.lastHeartbeat.Before(since) {
+		if i.silentSince.Before(since) {
 			out = append(out, i.Instance)
 		}
 	}
 	return out
+}
+
+// isSilent reports whether an instance has not been heard of since then.
+func (f *fleet) isSilent(id storage.InstanceID, since time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := f.instances[id]
+	return i != nil && i.silentSince.Before(since)
 }
 
 // broadcastKeys hands every attached node the new set of edge keys.
@@ -198,8 +238,10 @@ func (s *Service) releaseDead(ctx context.Context, now time.Time) error {
 	if after == 0 {
 		return nil
 	}
-	for _, i := range s.fleet.silent(now.Add(-after)) {
-		if err := s.removeInstance(ctx, i, "silent beyond the session fence"); err != nil {
+	since := now.Add(-after)
+	for _, i := range s.fleet.silent(since) {
+		still := func() bool { return s.fleet.isSilent(i.ID, since) }
+		if err := s.removeInstance(ctx, i, still, "silent beyond the session fence"); err != nil {
 			return err
 		}
 	}

@@ -201,7 +201,7 @@ func FuzzAttach(f *testing.F) {
 			t.Fatalf("%d instances", n)
 		}
 		for _, i := range z.fleet.snapshot() {
-			if err := z.removeInstance(context.Background(), i.Instance, "test"); err != nil {
+			if err := z.removeInstance(context.Background(), i.Instance, func() bool { return true }, "test"); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -40,14 +40,14 @@ func (s *Service) IntrospectToken(ctx context.Context, req *pb.IntrospectTokenRe
 	case rec == nil:
 		note(ctx, slog.String("state", "unknown"))
 		return inactive, nil
-	case !rec.SecretHash.Matches(&d):
+	case !knowsSecret(rec, &d):
 		note(ctx, slog.String("state", "secret_wrong"))
 		return inactive, nil
 	case !c.mayTenant(rec.Tenant):
 		note(ctx, slog.String("state", "out_of_reach"))
 		return inactive, nil
 	}
-	info, err := s.describe(ctx, []*storage.Token{rec.Token}, s.now())
+	info, err := s.describe(ctx, []*storage.Token{rec}, s.now())
 	if err != nil {
 		return nil, err
 	}
@@ -73,12 +73,15 @@ func (s *Service) GetToken(ctx context.Context, req *pb.GetTokenRequest) (*pb.Ge
 	if rec == nil || !c.mayTenant(rec.Tenant) {
 		return nil, notFound("no token has the id %s, or it expired and was forgotten", token.ID(id))
 	}
-	info, err := s.describe(ctx, []*storage.Token{rec.Token}, s.now())
+	info, err := s.describe(ctx, []*storage.Token{rec}, s.now())
 	if err != nil {
 		return nil, err
 	}
 	return &pb.GetTokenResponse{Token: info[0]}, nil
 }
+
+// describeStep is how many tokens ListTokens describes at once.
+const describeStep = 32
 
 // ListTokens implements TokenService.
 func (s *Service) ListTokens(ctx context.Context, req *pb.ListTokensRequest) (*pb.ListTokensResponse, error) {
@@ -92,21 +95,26 @@ func (s *Service) ListTokens(ctx context.Context, req *pb.ListTokensRequest) (*p
 	if err != nil {
 		return nil, fmt.Errorf("list tokens: %w", err)
 	}
-	info, err := s.describe(ctx, page.Tokens, now)
-	if err != nil {
-		return nil, err
-	}
 	resp := &pb.ListTokensResponse{}
-	bytes := 0
-	for i, t := range info {
-		if req.GetState() != 0 && t.GetState() != req.GetState() || !c.mayTenant(page.Tokens[i].Tenant) {
-			continue
+	bytes, left := 0, page.Tokens
+	for len(left) > 0 { // some at a time: a token may have opened thousands of sessions
+		some := left[:min(describeStep, len(left))]
+		left = left[len(some):]
+		info, err := s.describe(ctx, some, now)
+		if err != nil {
+			return nil, err
 		}
-		if bytes += proto.Size(t); bytes > maxPageBytes && len(resp.Tokens) > 0 {
-			page.More, page.Next = true, page.Tokens[i-1].ID
-			break
+		for i, t := range info {
+			if req.GetState() != 0 && t.GetState() != req.GetState() || !c.mayTenant(some[i].Tenant) {
+				continue
+			}
+			if bytes += proto.Size(t); bytes > maxPageBytes && len(resp.Tokens) > 0 {
+				last, _ := token.ParseID(resp.Tokens[len(resp.Tokens)-1].GetTokenId())
+				page.More, page.Next, left = true, storage.TokenID(last), nil
+				break
+			}
+			resp.Tokens = append(resp.Tokens, t)
 		}
-		resp.Tokens = append(resp.Tokens, t)
 	}
 	if page.More {
 		resp.NextPageToken = pageToken(page.Next[:])
@@ -143,22 +151,20 @@ func parseListTokens(req *pb.ListTokensRequest, c *caller, now time.Time) (q sto
 	return q, nil
 }
 
-// stored is a token's record with its hash in the type that compares.
-type stored struct {
-	*storage.Token
-	SecretHash token.SecretHash
+// knowsSecret reports whether a digest is that of a token's secret, in constant
+// time.
+func knowsSecret(t *storage.Token, d *token.Digest) bool {
+	hash := token.SecretHash(t.SecretHash)
+	return hash.Matches(d)
 }
 
 // lookup finds a record; nil where there is none.
-func (s *Service) lookup(ctx context.Context, id storage.TokenID) (*stored, error) {
+func (s *Service) lookup(ctx context.Context, id storage.TokenID) (*storage.Token, error) {
 	found, err := s.store.Lookup(ctx, []storage.TokenID{id})
 	if err != nil {
 		return nil, fmt.Errorf("look up token %s: %w", token.ID(id), err)
 	}
-	if found[0] == nil {
-		return nil, nil
-	}
-	return &stored{found[0], found[0].SecretHash}, nil
+	return found[0], nil
 }
 
 // describe tells all that is known of tokens.

@@ -21,6 +21,8 @@ func (s *Service) IssueToken(ctx context.Context, req *pb.IssueTokenRequest) (*p
 	i := issuance{req: req}
 	s.prepare(&i, callerFrom(ctx), s.now())
 	if i.err == nil {
+		ctx, cancel := s.carriedThrough(ctx)
+		defer cancel()
 		inserted, err := s.store.Insert(ctx, []*storage.Token{i.rec})
 		if err == nil {
 			i.issued, err = inserted[0].IssuedRevision, inserted[0].Err
@@ -82,6 +84,8 @@ func (s *Service) insert(ctx context.Context, ready []*issuance, recs []*storage
 	if len(ready) == 0 {
 		return nil
 	}
+	ctx, cancel := s.carriedThrough(ctx)
+	defer cancel()
 	inserted, err := s.store.Insert(ctx, recs)
 	if err != nil {
 		err = fmt.Errorf("insert %d tokens: %w", len(recs), err)

@@ -95,7 +95,7 @@ func TestLockRefuses(t *testing.T) {
 		reason   = "InvalidArgument invalid_request: reason: required, 1 to 512 bytes (invalid request)"
 	)
 	outOfReach := func(id string) string {
-		return "NotFound not_found: no lock of a subject within reach stands with the id " + id + " (not found)"
+		return "NotFound not_found: no lock stands with the id " + id + " (not found)"
 	}
 	for _, c := range []struct {
 		rule, caller string

@@ -202,6 +202,15 @@ func parsePageToken(v string, size int) ([]byte, error) {
 	return b, nil
 }
 
+// parseNameToken is parsePageToken for a cursor that is a name.
+func parseNameToken(v string, most int) (string, error) {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(v)
+	if err != nil || len(b) > most || pageToken(b) != v {
+		return "", invalid("page_token", "is not a next_page_token of this method")
+	}
+	return string(b), nil
+}
+
 // why checks a reason that people give.
 func why(v string, required bool) error {
 	low := 0

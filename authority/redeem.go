@@ -32,14 +32,14 @@ func (s *Service) Redeem(stream pb.NodeService_RedeemServer) error {
 	}
 	pending := make(chan chan *pb.RedeemResponse, redeemWindow)
 	read := make(chan error, 1)
-	go func() { // ends when the stream does: Recv fails then
+	s.streams.Go(func() { // ends when the stream does: Recv fails then
 		defer close(pending)
 		err := s.takeBatches(ctx, cancel, stream, instance, pending)
 		read <- err
 		if err != nil {
 			cancel(err)
 		}
-	}()
+	})
 	if err = sendInOrder(ctx, stream, pending); err == nil {
 		err = context.Cause(ctx) // nil too where the node closed its side
 	}
@@ -102,7 +102,7 @@ func (s *Service) takeBatches(ctx context.Context, cancel context.CancelCauseFun
 		case <-ctx.Done():
 			return nil
 		}
-		go func() { // ends when the batch is decided, or ctx ends
+		s.streams.Go(func() { // ends when the batch is decided, whatever ctx does
 			var err error
 			defer func() {
 				if err != nil {
@@ -110,11 +110,13 @@ func (s *Service) takeBatches(ctx context.Context, cancel context.CancelCauseFun
 				}
 			}()
 			defer s.recoverPanic(pb.NodeService_Redeem_FullMethodName, &err)
+			ctx, done := s.carriedThrough(ctx)
+			defer done()
 			var resp *pb.RedeemResponse
 			if resp, err = s.redeemBatch(ctx, c, instance, req.GetItems()); err == nil {
 				answer <- resp
 			}
-		}()
+		})
 	}
 }
 
@@ -236,20 +238,27 @@ func (s *Service) redeemStored(ctx context.Context, attempts []attempt, c *calle
 	if len(batch) == 0 {
 		return nil
 	}
+	attached := s.fleet.attached(instance)
 	head, _ := s.store.Head() // before the decision, which therefore knows all of it
 	redeemed, err := s.store.Redeem(ctx, batch)
 	if err != nil {
 		return fmt.Errorf("redeem %d tokens: %w", len(batch), err)
 	}
+	var ended []storage.SessionID
 	for i, a := range places {
 		r := &redeemed[i]
 		if r.Err != nil {
 			if errors.Is(r.Err, storage.ErrInstanceUnknown) {
-				s.fleet.remove(instance) // released while it came back: let it attach again
+				s.fleet.removeStale(instance, attached) // let it attach again
 			}
 			if a.reason, err = refusalOf(r.Err); err != nil {
 				return err
 			}
+			continue
+		}
+		if s.unwanted.has(reported{instance, r.Session.ID}) {
+			a.reason = pb.Reason_REASON_SESSION_ENDED
+			ended = append(ended, r.Session.ID)
 			continue
 		}
 		a.session = r.Session
@@ -258,6 +267,11 @@ func (s *Service) redeemStored(ctx context.Context, attempts []attempt, c *calle
 		// ask for ever.
 		if a.asOf = r.Session.AsOf; r.Retried && head.After(a.asOf) {
 			a.asOf = head
+		}
+	}
+	if len(ended) > 0 {
+		if _, err := s.store.EndSessions(ctx, ended); err != nil {
+			return fmt.Errorf("end %d sessions that nobody wants: %w", len(ended), err)
 		}
 	}
 	return nil
@@ -299,9 +313,8 @@ func (s *Service) judge(a *attempt, c *caller, now time.Time) pb.Reason {
 	if t == nil {
 		return pb.Reason_REASON_TOKEN_UNKNOWN
 	}
-	hash := token.SecretHash(t.SecretHash)
 	switch {
-	case !hash.Matches(&a.digest):
+	case !knowsSecret(t, &a.digest):
 		return pb.Reason_REASON_TOKEN_SECRET_WRONG
 	case !now.Before(s.expiryOf(t)) && !a.late:
 		return pb.Reason_REASON_TOKEN_EXPIRED

@@ -39,6 +39,9 @@ func (s *Service) Revoke(ctx context.Context, req *pb.RevokeRequest) (*pb.Revoke
 		resp.Tokens, resp.Sessions, err = s.count(ctx, sel)
 		return resp, err
 	}
+	if err := s.room(c, false); err != nil {
+		return nil, err
+	}
 	e, err := s.appendEntry(ctx, storage.Entry{
 		Kind: storage.Revoke, Selector: sel, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId()),
 	})
@@ -100,6 +103,8 @@ func scoped(c *caller, id string) string {
 // appendEntry commits an entry, and opens the receipt of one that ends
 // sessions with a row for every instance registered by then.
 func (s *Service) appendEntry(ctx context.Context, e storage.Entry) (storage.Entry, error) {
+	ctx, cancel := s.carriedThrough(ctx)
+	defer cancel()
 	e.CommittedAt = s.now()
 	e.KeepUntil = e.CommittedAt.Add(s.cfg.keepEntry())
 	e, err := s.store.Append(ctx, e)
@@ -165,6 +170,9 @@ func (s *Service) Lock(ctx context.Context, req *pb.LockRequest) (*pb.LockRespon
 		resp.Tokens, resp.Sessions, err = s.count(ctx, sel)
 		return resp, err
 	}
+	if err := s.room(c, true); err != nil {
+		return nil, err
+	}
 	e := storage.Entry{Kind: storage.SetLock, Selector: sel, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId())}
 	if _, err := io.ReadFull(s.random, e.Lock[:]); err != nil {
 		return nil, fmt.Errorf("draw lock id: %w", err)
@@ -188,13 +196,17 @@ func (s *Service) Unlock(ctx context.Context, req *pb.UnlockRequest) (*pb.Unlock
 	if err := why(req.GetReason(), true); err != nil {
 		return nil, err
 	}
+	if err := requestID(req.GetRequestId()); err != nil {
+		return nil, err
+	}
 	note(ctx, slog.String("reason", req.GetReason()))
+	lift := storage.Entry{Kind: storage.LiftLock, Lock: id, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId())}
 	if c.Role == issuer {
 		if err := s.mayUnlock(ctx, id, c); err != nil {
 			return nil, err
 		}
 	}
-	e, err := s.appendEntry(ctx, storage.Entry{Kind: storage.LiftLock, Lock: id, Reason: req.GetReason(), Actor: c.Name})
+	e, err := s.appendEntry(ctx, lift)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, notFound("no lock stands with the id %s", req.GetLockId())
 	}
@@ -205,18 +217,43 @@ func (s *Service) Unlock(ctx context.Context, req *pb.UnlockRequest) (*pb.Unlock
 	return &pb.UnlockResponse{Revision: revisionOf(e.Revision)}, nil
 }
 
-// mayUnlock keeps an issuer to the locks of its tenants' subjects.
+// mayUnlock keeps an issuer to the locks of its tenants' subjects. Of one that
+// does not stand the log decides: the request may be a retry.
 func (s *Service) mayUnlock(ctx context.Context, id storage.LockID, c *caller) error {
 	locks, err := s.store.Locks(ctx)
 	if err != nil {
 		return fmt.Errorf("read locks: %w", err)
 	}
 	for i := range locks {
-		if locks[i].ID == id && locks[i].Selector.Subject != "" && c.mayTenant(locks[i].Selector.Tenant) {
-			return nil
+		if locks[i].ID != id {
+			continue
 		}
+		if locks[i].Selector.Subject == "" || !c.mayTenant(locks[i].Selector.Tenant) {
+			return notFound("no lock stands with the id %x", id)
+		}
+		break
 	}
-	return notFound("no lock of a subject within reach stands with the id %x", id)
+	return nil
+}
+
+const (
+	// maxLocks bounds the locks that stand: every snapshot for a node has them all.
+	maxLocks = 100_000
+	// maxIssuerEntries is how many entries the log may have for issuers to add
+	// more. Admins always may.
+	maxIssuerEntries = 1_000_000
+)
+
+// room reports whether the log has room for another entry of the caller's.
+func (s *Service) room(c *caller, lock bool) error {
+	st := s.store.Stats()
+	if lock && st.Locks >= maxLocks {
+		return fmt.Errorf("%d locks stand, which is the most: lift some, or lock tenants and prefixes (%w)", st.Locks, errQuota)
+	}
+	if c.Role == issuer && st.Entries >= maxIssuerEntries {
+		return fmt.Errorf("the log has %d entries, too many for issuers to add more: let an admin revoke (%w)", st.Entries, errQuota)
+	}
+	return nil
 }
 
 // ListLocks implements RevocationService.

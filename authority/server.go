@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"fmt"
 	"net"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -23,8 +24,8 @@ import (
 const maxMessage = 4 << 20
 
 const (
-	// maxConnections bounds the connections that are open at once. Who opens one
-	// need not have shown a credential yet.
+	// maxConnections bounds the connections that are open at once, a tenth of it
+	// those from one address. Who opens one need not have shown a credential yet.
 	maxConnections = 10_000
 	// maxIdle ends connections on which nothing was called for so long. Callers
 	// connect again by themselves.
@@ -54,11 +55,7 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
 	)
-	pb.RegisterTokenServiceServer(srv, s)
-	pb.RegisterRevocationServiceServer(srv, s)
-	pb.RegisterNodeServiceServer(srv, s)
-	pb.RegisterSessionServiceServer(srv, s)
-	pb.RegisterCredentialServiceServer(srv, s)
+	s.Register(srv)
 	healthpb.RegisterHealthServer(srv, srv.health)
 	if withReflection {
 		reflection.Register(srv)
@@ -70,6 +67,23 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 		srv.health.SetServingStatus(name, healthpb.HealthCheckResponse_SERVING)
 	}
 	return srv, nil
+}
+
+// Register registers the services, which must be called through the
+// interceptors.
+func (s *Service) Register(r grpc.ServiceRegistrar) {
+	pb.RegisterTokenServiceServer(r, s)
+	pb.RegisterRevocationServiceServer(r, s)
+	pb.RegisterNodeServiceServer(r, s)
+	pb.RegisterSessionServiceServer(r, s)
+	pb.RegisterCredentialServiceServer(r, s)
+}
+
+// Interceptors find out who calls and decide whether that caller may, on every
+// transport. A peer of the call's context with credentials.TLSInfo is the
+// caller.
+func (s *Service) Interceptors() (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
+	return s.interceptUnary, s.interceptStream
 }
 
 // Drain says NOT_SERVING, ends streams, and waits for calls under way until ctx
@@ -85,6 +99,7 @@ func (srv *Server) Drain(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
+		srv.service.cutOff()
 		srv.Stop()
 		<-done
 	}
@@ -93,22 +108,22 @@ func (srv *Server) Drain(ctx context.Context) {
 
 // Serve answers calls on l until Drain, or until l fails.
 func (srv *Server) Serve(l net.Listener) error {
-	return srv.Server.Serve(&boundedListener{Listener: l, free: newSlots(maxConnections)})
+	return srv.Server.Serve(newBounded(l, maxConnections))
 }
 
-// boundedListener accepts no more connections than may be open at once; more
-// are closed as they come.
+// boundedListener accepts no more connections than may be open at once, in all
+// and from one address; more are closed as they come.
 type boundedListener struct {
 	net.Listener
-	free chan struct{} // one for each connection that may still be opened
+	max, maxAddress int
+
+	mu        sync.Mutex // guards what follows
+	open      int
+	byAddress map[netip.Addr]int
 }
 
-func newSlots(n int) chan struct{} {
-	free := make(chan struct{}, n)
-	for range n {
-		free <- struct{}{}
-	}
-	return free
+func newBounded(l net.Listener, most int) *boundedListener {
+	return &boundedListener{Listener: l, max: most, maxAddress: max(most/10, 1), byAddress: map[netip.Addr]int{}}
 }
 
 func (l *boundedListener) Accept() (net.Conn, error) {
@@ -117,23 +132,44 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		select {
-		case <-l.free:
-			return &boundedConn{Conn: c, free: l.free}, nil
-		default:
-			_ = c.Close() // it is not heard of again
+		var addr netip.Addr
+		if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+			addr = tcp.AddrPort().Addr().Unmap()
 		}
+		if l.take(addr) {
+			return &boundedConn{Conn: c, gone: sync.OnceFunc(func() { l.giveBack(addr) })}, nil
+		}
+		_ = c.Close() // it is not heard of again
+	}
+}
+
+func (l *boundedListener) take(addr netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open >= l.max || addr.IsValid() && l.byAddress[addr] >= l.maxAddress {
+		return false
+	}
+	l.open++
+	l.byAddress[addr]++
+	return true
+}
+
+func (l *boundedListener) giveBack(addr netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.open--
+	if l.byAddress[addr]--; l.byAddress[addr] == 0 {
+		delete(l.byAddress, addr)
 	}
 }
 
 // boundedConn gives its place back when it is closed.
 type boundedConn struct {
 	net.Conn
-	free chan<- struct{}
-	once sync.Once
+	gone func()
 }
 
 func (c *boundedConn) Close() error {
-	c.once.Do(func() { c.free <- struct{}{} })
+	c.gone()
 	return c.Conn.Close()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -365,6 +366,54 @@ func TestConnectionsAreBounded(t *testing.T) {
 	close(l.conns)
 	<-accepted
 }
+
+// TestConnectionsOfOneAddressAreBounded proves that one address takes no more
+// than its share of the connections.
+func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
+	l := &countedListener{conns: make(chan net.Conn)}
+	bounded := authority.Bounded(l, 20) // two for an address
+	accepted := make(chan net.Conn, 20)
+	go func() {
+		defer close(accepted)
+		for {
+			c, err := bounded.Accept()
+			if err != nil {
+				return
+			}
+			accepted <- c
+		}
+	}()
+	closed := func(from string) bool {
+		ours, theirs := net.Pipe()
+		l.conns <- &fromConn{theirs, net.TCPAddrFromAddrPort(netip.MustParseAddrPort(from))}
+		_ = ours.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+		_, err := ours.Read(make([]byte, 1))
+		return err == io.EOF
+	}
+	for i, c := range []struct {
+		from string
+		want bool
+	}{
+		{"192.0.2.1:1", false}, {"192.0.2.1:2", false}, {"192.0.2.1:3", true}, {"[::ffff:192.0.2.1]:4", true},
+		{"192.0.2.2:1", false}, {"[2001:db8::1]:1", false},
+	} {
+		if got := closed(c.from); got != c.want {
+			t.Errorf("connection %d, from %s: closed %t", i, c.from, got)
+		}
+	}
+	_ = (<-accepted).Close()
+	if closed("192.0.2.1:5") {
+		t.Error("an end makes no room")
+	}
+	close(l.conns)
+}
+
+type fromConn struct {
+	net.Conn
+	from net.Addr
+}
+
+func (c *fromConn) RemoteAddr() net.Addr { return c.from }
 
 type countedListener struct {
 	net.Listener

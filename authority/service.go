@@ -50,10 +50,14 @@ type Service struct {
 	fleet    *fleet
 	receipts *receipts
 	strikes  *strikes
+	unwanted *unwanted
 	keys     atomic.Pointer[keyring]
 
 	strangers *rate.Limiter // of audit lines about calls without a good credential
 	skipped   atomic.Uint64 // such calls that got no line, since the last that did
+
+	lasting context.Context // ends when even what is carried through must
+	cutOff  context.CancelFunc
 
 	stop     sync.Once
 	stopping chan struct{}  // closed when streams must end
@@ -78,9 +82,11 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	s := &Service{
 		cfg: cfg, store: p.Store, ca: p.CA, audit: p.Audit, log: p.Log, now: p.Now, random: p.Random,
 		strikes:   newStrikes(),
+		unwanted:  newUnwanted(),
 		strangers: rate.NewLimiter(strangerLines, strangerBurst),
 		stopping:  make(chan struct{}),
 	}
+	s.lasting, s.cutOff = context.WithCancel(context.Background())
 	var err error
 	if s.callers, err = loadCallers(ctx, p.Store); err != nil {
 		return nil, err
@@ -126,6 +132,7 @@ func (s *Service) tend(ctx context.Context) error {
 	now := s.now()
 	s.watchAudit()
 	s.strikes.sweep(now)
+	s.unwanted.sweep(now)
 	_, err := s.store.Sweep(ctx, now, sweepKeep)
 	return errors.Join(err, s.rotateKeys(ctx, now), s.releaseDead(ctx, now))
 }
@@ -142,6 +149,18 @@ func (s *Service) watchAudit() {
 			s.log.Info("audit trail can be written again", "lines_lost", lost)
 		}
 	}
+}
+
+// writeTimeout bounds a write that nobody waits for any more.
+const writeTimeout = 30 * time.Second
+
+// carriedThrough is a context for a write whose caller may go away: what becomes
+// of it must be known here, to be counted and audited. A drain that takes too
+// long ends it all the same.
+func (s *Service) carriedThrough(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
+	stop := context.AfterFunc(s.lasting, cancel)
+	return ctx, func() { stop(); cancel() }
 }
 
 // Stop ends the streams of nodes and watchers. Unary calls go on.

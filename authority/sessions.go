@@ -25,13 +25,19 @@ func (s *Service) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequ
 		return nil, err
 	}
 	note(ctx, slog.String("instance_id", hex.EncodeToString(instance[:])))
+	ctx, cancel := s.carriedThrough(ctx)
+	defer cancel()
+	now := s.now()
+	for _, id := range ids { // before the look-up: a redemption may be under way
+		s.unwanted.add(reported{instance, id}, now)
+	}
 	found, err := s.store.Sessions(ctx, ids)
 	if err != nil {
 		return nil, fmt.Errorf("look up %d sessions: %w", len(ids), err)
 	}
 	var live []storage.SessionID
 	for i, x := range found {
-		if x == nil { // reported before, or over by its time
+		if x == nil { // reported before, over by its time, or not committed yet
 			continue
 		}
 		if x.Instance != instance || x.Node != c.Name {
@@ -143,18 +149,45 @@ func parseListSessions(req *pb.ListSessionsRequest) (q storage.SessionQuery, err
 }
 
 // ListNodes implements SessionService.
-func (s *Service) ListNodes(context.Context, *pb.ListNodesRequest) (*pb.ListNodesResponse, error) {
+func (s *Service) ListNodes(_ context.Context, req *pb.ListNodesRequest) (*pb.ListNodesResponse, error) {
+	limit, err := pageSize(req.GetPageSize())
+	if err != nil {
+		return nil, err
+	}
+	after, err := parseNameToken(req.GetPageToken(), maxName+1+len(storage.InstanceID{}))
+	if err != nil {
+		return nil, err
+	}
 	resp := &pb.ListNodesResponse{}
-	for _, i := range s.fleet.snapshot() {
-		n := &pb.Node{
-			Name: i.Node, InstanceId: hex.EncodeToString(i.ID[:]), Attached: i.attachment != nil,
-			RegisteredAt: timestamppb.New(i.RegisteredAt), LastHeartbeatAt: timestamppb.New(i.lastHeartbeat),
-			Sessions: i.sessions, Version: i.Version, Address: hostOf(i.Address),
+	all := s.fleet.snapshot()
+	for n := range all {
+		i := &all[n]
+		if i.cursor() <= after {
+			continue
 		}
-		if i.applied != (storage.Revision{}) {
-			n.Applied = revisionOf(i.applied)
+		if len(resp.Nodes) == limit {
+			resp.NextPageToken = pageToken([]byte(all[n-1].cursor()))
+			break
 		}
-		resp.Nodes = append(resp.Nodes, n)
+		resp.Nodes = append(resp.Nodes, i.describe())
 	}
 	return resp, nil
+}
+
+// cursor orders instances by the names of their nodes, none of which has a zero
+// byte, then by their ids.
+func (i *instance) cursor() string { return i.Node + "\x00" + string(i.ID[:]) }
+
+func (i *instance) describe() *pb.Node {
+	n := &pb.Node{
+		Name: i.Node, InstanceId: hex.EncodeToString(i.ID[:]), Attached: i.attachment != nil,
+		RegisteredAt: timestamppb.New(i.RegisteredAt), Sessions: i.sessions, Version: i.Version, Address: hostOf(i.Address),
+	}
+	if !i.lastHeartbeat.IsZero() {
+		n.LastHeartbeatAt = timestamppb.New(i.lastHeartbeat)
+	}
+	if i.applied != (storage.Revision{}) {
+		n.Applied = revisionOf(i.applied)
+	}
+	return n
 }

@@ -57,6 +57,7 @@ var statusTable = []struct {
 	{errStopping, codes.Unavailable, pb.Reason_REASON_STOPPING, "", time.Second},
 	{storage.ErrNotFound, codes.NotFound, pb.Reason_REASON_NOT_FOUND, "", 0},
 	{storage.ErrExists, codes.AlreadyExists, pb.Reason_REASON_ALREADY_EXISTS, "", 0},
+	{storage.ErrExpired, codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "the token would expire before others that are forgotten already: the authority's clock is behind, or was ahead", 30 * time.Second},
 	{storage.ErrRequestReused, codes.InvalidArgument, pb.Reason_REASON_INVALID_REQUEST, "request_id: it was used for another request; draw a new one", 0},
 	{storage.ErrLocked, codes.FailedPrecondition, pb.Reason_REASON_LOCKED, "a lock denies this subject, tenant, address or issuer", 0},
 	{storage.ErrFull, codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "the store's disk is full; nothing was done", 5 * time.Second},

@@ -25,6 +25,7 @@ type Faulty struct {
 	fail    map[string][]error
 	lose    map[string][]error
 	hold    map[string]chan struct{}
+	waiting map[string]int // calls held
 	stopped error
 	failed  chan struct{}
 }
@@ -66,6 +67,14 @@ func (f *Faulty) Hold(method string) (release func()) {
 		}
 		close(held)
 	})
+}
+
+// Holding reports whether a call of a method waits for its release.
+func (f *Faulty) Holding(method string) bool {
+	known(method)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.waiting[method] > 0
 }
 
 // Stop makes the store one that can write no more, as after a failed sync.
@@ -111,17 +120,24 @@ func next(m map[string][]error, method string) (err error) {
 // before is why a call fails before the store is asked.
 func (f *Faulty) before(ctx context.Context, method string) error {
 	f.mu.Lock()
-	held := f.hold[method]
-	f.mu.Unlock()
-	if held != nil {
+	defer f.mu.Unlock()
+	if held := f.hold[method]; held != nil {
+		if f.waiting == nil {
+			f.waiting = make(map[string]int)
+		}
+		f.waiting[method]++
+		f.mu.Unlock()
+		var err error
 		select {
 		case <-held:
 		case <-ctx.Done():
-			return ctx.Err()
+			err = ctx.Err()
+		}
+		f.mu.Lock()
+		if f.waiting[method]--; err != nil {
+			return err
 		}
 	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	if err := next(f.fail, method); err != nil {
 		return err
 	}

@@ -509,9 +509,13 @@ func (x *ReissueCredentialResponse) GetIssued() *IssuedCredential {
 	return nil
 }
 
-// ListCredentialsRequest is empty.
+// ListCredentialsRequest pages.
 type ListCredentialsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. At most this many credentials, 1 to 1000; 100 by default.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. The next_page_token of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -546,11 +550,28 @@ func (*ListCredentialsRequest) Descriptor() ([]byte, []int) {
 	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{6}
 }
 
-// ListCredentialsResponse lists credentials.
+func (x *ListCredentialsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListCredentialsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListCredentialsResponse is a page of credentials. It may be shorter than asked
+// for, while next_page_token says that there are more.
 type ListCredentialsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Optional. The credentials, by name.
-	Credentials   []*Credential `protobuf:"bytes,1,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	// Optional. The credentials.
+	Credentials []*Credential `protobuf:"bytes,1,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	// Optional. Where the next page begins; empty after the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -590,6 +611,13 @@ func (x *ListCredentialsResponse) GetCredentials() []*Credential {
 		return x.Credentials
 	}
 	return nil
+}
+
+func (x *ListCredentialsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // DisableCredentialRequest names a credential.
@@ -838,10 +866,14 @@ const file_gatehouse_authority_v1_credential_service_proto_rawDesc = "" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\".gatehouse.authority.v1.CredentialR\n" +
 	"credential\x12@\n" +
-	"\x06issued\x18\x02 \x01(\v2(.gatehouse.authority.v1.IssuedCredentialR\x06issued\"\x18\n" +
-	"\x16ListCredentialsRequest\"_\n" +
+	"\x06issued\x18\x02 \x01(\v2(.gatehouse.authority.v1.IssuedCredentialR\x06issued\"T\n" +
+	"\x16ListCredentialsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"\x87\x01\n" +
 	"\x17ListCredentialsResponse\x12D\n" +
-	"\vcredentials\x18\x01 \x03(\v2\".gatehouse.authority.v1.CredentialR\vcredentials\"F\n" +
+	"\vcredentials\x18\x01 \x03(\v2\".gatehouse.authority.v1.CredentialR\vcredentials\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n" +
 	"\x18DisableCredentialRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"_\n" +

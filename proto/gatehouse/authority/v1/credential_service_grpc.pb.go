@@ -42,9 +42,9 @@ type CredentialServiceClient interface {
 	//
 	// Callers: admin. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE.
 	ReissueCredential(ctx context.Context, in *ReissueCredentialRequest, opts ...grpc.CallOption) (*ReissueCredentialResponse, error)
-	// ListCredentials lists all credentials.
+	// ListCredentials pages through the credentials, by name.
 	//
-	// Callers: admin; viewer. Errors: none of its own.
+	// Callers: admin; viewer. Errors: INVALID_ARGUMENT.
 	ListCredentials(ctx context.Context, in *ListCredentialsRequest, opts ...grpc.CallOption) (*ListCredentialsResponse, error)
 	// DisableCredential stops a credential: its calls and streams end.
 	//
@@ -130,9 +130,9 @@ type CredentialServiceServer interface {
 	//
 	// Callers: admin. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE.
 	ReissueCredential(context.Context, *ReissueCredentialRequest) (*ReissueCredentialResponse, error)
-	// ListCredentials lists all credentials.
+	// ListCredentials pages through the credentials, by name.
 	//
-	// Callers: admin; viewer. Errors: none of its own.
+	// Callers: admin; viewer. Errors: INVALID_ARGUMENT.
 	ListCredentials(context.Context, *ListCredentialsRequest) (*ListCredentialsResponse, error)
 	// DisableCredential stops a credential: its calls and streams end.
 	//

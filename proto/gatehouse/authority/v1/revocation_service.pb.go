@@ -702,7 +702,10 @@ type UnlockRequest struct {
 	// Required. The lock's id.
 	LockId string `protobuf:"bytes,1,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
 	// Required. Why it is lifted, 1 to 512 bytes.
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Optional. 16 to 64 characters of the caller's choice that make a retry
+	// return the first entry.
+	RequestId     string `protobuf:"bytes,3,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -747,6 +750,13 @@ func (x *UnlockRequest) GetLockId() string {
 func (x *UnlockRequest) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *UnlockRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -1046,10 +1056,12 @@ const file_gatehouse_authority_v1_revocation_service_proto_rawDesc = "" +
 	"\alock_id\x18\x01 \x01(\tR\x06lockId\x12<\n" +
 	"\brevision\x18\x02 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\x12\x16\n" +
 	"\x06tokens\x18\x03 \x01(\x04R\x06tokens\x12\x1a\n" +
-	"\bsessions\x18\x04 \x01(\x04R\bsessions\"@\n" +
+	"\bsessions\x18\x04 \x01(\x04R\bsessions\"_\n" +
 	"\rUnlockRequest\x12\x17\n" +
 	"\alock_id\x18\x01 \x01(\tR\x06lockId\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"N\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"request_id\x18\x03 \x01(\tR\trequestId\"N\n" +
 	"\x0eUnlockResponse\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\"\x8c\x02\n" +
 	"\x04Lock\x12\x17\n" +

@@ -40,17 +40,17 @@ type RevocationServiceClient interface {
 	// section 2.2); repeating a request id returns the first entry.
 	//
 	// Callers: admin; issuer within its tenants. Errors: INVALID_ARGUMENT,
-	// PERMISSION_DENIED, UNAVAILABLE.
+	// PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE.
 	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
 	// WatchReceipt sends the receipt's rows as they come, and ends when it is
 	// complete.
 	//
-	// Callers: admin; issuer within its tenants. Errors: INVALID_ARGUMENT,
+	// Callers: admin; issuer for entries of its own. Errors: INVALID_ARGUMENT,
 	// NOT_FOUND.
 	WatchReceipt(ctx context.Context, in *WatchReceiptRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchReceiptResponse], error)
 	// GetReceipt tells who has enforced a revocation by now.
 	//
-	// Callers: admin; issuer within its tenants. Errors: INVALID_ARGUMENT,
+	// Callers: admin; issuer for entries of its own. Errors: INVALID_ARGUMENT,
 	// NOT_FOUND.
 	GetReceipt(ctx context.Context, in *GetReceiptRequest, opts ...grpc.CallOption) (*GetReceiptResponse, error)
 	// ListRevocations pages through the revocations that can still hit
@@ -62,7 +62,7 @@ type RevocationServiceClient interface {
 	// and closes its sockets.
 	//
 	// Callers: admin; issuer within its tenants (subject only). Errors:
-	// INVALID_ARGUMENT, PERMISSION_DENIED, UNAVAILABLE.
+	// INVALID_ARGUMENT, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE.
 	Lock(ctx context.Context, in *LockRequest, opts ...grpc.CallOption) (*LockResponse, error)
 	// Unlock lifts a lock. What the lock closed stays closed.
 	//
@@ -174,17 +174,17 @@ type RevocationServiceServer interface {
 	// section 2.2); repeating a request id returns the first entry.
 	//
 	// Callers: admin; issuer within its tenants. Errors: INVALID_ARGUMENT,
-	// PERMISSION_DENIED, UNAVAILABLE.
+	// PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// WatchReceipt sends the receipt's rows as they come, and ends when it is
 	// complete.
 	//
-	// Callers: admin; issuer within its tenants. Errors: INVALID_ARGUMENT,
+	// Callers: admin; issuer for entries of its own. Errors: INVALID_ARGUMENT,
 	// NOT_FOUND.
 	WatchReceipt(*WatchReceiptRequest, grpc.ServerStreamingServer[WatchReceiptResponse]) error
 	// GetReceipt tells who has enforced a revocation by now.
 	//
-	// Callers: admin; issuer within its tenants. Errors: INVALID_ARGUMENT,
+	// Callers: admin; issuer for entries of its own. Errors: INVALID_ARGUMENT,
 	// NOT_FOUND.
 	GetReceipt(context.Context, *GetReceiptRequest) (*GetReceiptResponse, error)
 	// ListRevocations pages through the revocations that can still hit
@@ -196,7 +196,7 @@ type RevocationServiceServer interface {
 	// and closes its sockets.
 	//
 	// Callers: admin; issuer within its tenants (subject only). Errors:
-	// INVALID_ARGUMENT, PERMISSION_DENIED, UNAVAILABLE.
+	// INVALID_ARGUMENT, PERMISSION_DENIED, RESOURCE_EXHAUSTED, UNAVAILABLE.
 	Lock(context.Context, *LockRequest) (*LockResponse, error)
 	// Unlock lifts a lock. What the lock closed stays closed.
 	//

@@ -340,9 +340,13 @@ func (x *Session) GetIssuer() string {
 	return ""
 }
 
-// ListNodesRequest is empty.
+// ListNodesRequest pages.
 type ListNodesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. At most this many instances, 1 to 1000; 100 by default.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Optional. The next_page_token of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -377,11 +381,27 @@ func (*ListNodesRequest) Descriptor() ([]byte, []int) {
 	return file_gatehouse_authority_v1_session_service_proto_rawDescGZIP(), []int{3}
 }
 
-// ListNodesResponse lists node instances.
+func (x *ListNodesRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListNodesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListNodesResponse is a page of node instances.
 type ListNodesResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Optional. The instances.
-	Nodes         []*Node `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes []*Node `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	// Optional. Where the next page begins; empty after the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -423,6 +443,13 @@ func (x *ListNodesResponse) GetNodes() []*Node {
 	return nil
 }
 
+func (x *ListNodesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // Node is a registered node instance.
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -434,7 +461,8 @@ type Node struct {
 	Attached bool `protobuf:"varint,3,opt,name=attached,proto3" json:"attached,omitempty"`
 	// Required. When it was registered.
 	RegisteredAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=registered_at,json=registeredAt,proto3" json:"registered_at,omitempty"`
-	// Optional. When its last heartbeat arrived, since the authority's start.
+	// Optional. When its last heartbeat arrived; absent if none has since the
+	// authority's start.
 	LastHeartbeatAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_heartbeat_at,json=lastHeartbeatAt,proto3" json:"last_heartbeat_at,omitempty"`
 	// Optional. The last revision it has enforced.
 	Applied *Revision `protobuf:"bytes,6,opt,name=applied,proto3" json:"applied,omitempty"`
@@ -578,10 +606,14 @@ const file_gatehouse_authority_v1_session_service_proto_rawDesc = "" +
 	"started_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x129\n" +
 	"\n" +
 	"expires_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x16\n" +
-	"\x06issuer\x18\r \x01(\tR\x06issuer\"\x12\n" +
-	"\x10ListNodesRequest\"G\n" +
+	"\x06issuer\x18\r \x01(\tR\x06issuer\"N\n" +
+	"\x10ListNodesRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"o\n" +
 	"\x11ListNodesResponse\x122\n" +
-	"\x05nodes\x18\x01 \x03(\v2\x1c.gatehouse.authority.v1.NodeR\x05nodes\"\xec\x02\n" +
+	"\x05nodes\x18\x01 \x03(\v2\x1c.gatehouse.authority.v1.NodeR\x05nodes\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xec\x02\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +

@@ -35,9 +35,10 @@ type SessionServiceClient interface {
 	//
 	// Callers: admin; viewer. Errors: INVALID_ARGUMENT.
 	ListSessions(ctx context.Context, in *ListSessionsRequest, opts ...grpc.CallOption) (*ListSessionsResponse, error)
-	// ListNodes lists the registered node instances.
+	// ListNodes pages through the registered node instances, by the names of
+	// their nodes.
 	//
-	// Callers: admin; viewer. Errors: none of its own.
+	// Callers: admin; viewer. Errors: INVALID_ARGUMENT.
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
 }
 
@@ -81,9 +82,10 @@ type SessionServiceServer interface {
 	//
 	// Callers: admin; viewer. Errors: INVALID_ARGUMENT.
 	ListSessions(context.Context, *ListSessionsRequest) (*ListSessionsResponse, error)
-	// ListNodes lists the registered node instances.
+	// ListNodes pages through the registered node instances, by the names of
+	// their nodes.
 	//
-	// Callers: admin; viewer. Errors: none of its own.
+	// Callers: admin; viewer. Errors: INVALID_ARGUMENT.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
 }
 

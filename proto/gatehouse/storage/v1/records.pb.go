@@ -896,9 +896,7 @@ type Lock struct {
 	// When it was committed.
 	CommittedAt int64 `protobuf:"varint,4,opt,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty"`
 	// Its place in the log.
-	Sequence uint64 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	// The caller's name for it.
-	RequestId     string `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Sequence      uint64 `protobuf:"varint,5,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -966,13 +964,6 @@ func (x *Lock) GetSequence() uint64 {
 		return x.Sequence
 	}
 	return 0
-}
-
-func (x *Lock) GetRequestId() string {
-	if x != nil {
-		return x.RequestId
-	}
-	return ""
 }
 
 // Instance is a registered node instance. Its id is its key.
@@ -1333,15 +1324,14 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"keep_until\x18\a \x01(\x03R\tkeepUntil\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\b \x01(\tR\trequestId\"\xce\x01\n" +
+	"request_id\x18\b \x01(\tR\trequestId\"\xc1\x01\n" +
 	"\x04Lock\x12:\n" +
 	"\bselector\x18\x01 \x01(\v2\x1e.gatehouse.storage.v1.SelectorR\bselector\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12!\n" +
 	"\fcommitted_at\x18\x04 \x01(\x03R\vcommittedAt\x12\x1a\n" +
-	"\bsequence\x18\x05 \x01(\x04R\bsequence\x12\x1d\n" +
-	"\n" +
-	"request_id\x18\x06 \x01(\tR\trequestId\"w\n" +
+	"\bsequence\x18\x05 \x01(\x04R\bsequenceJ\x04\b\x06\x10\aR\n" +
+	"request_id\"w\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12#\n" +
 	"\rregistered_at\x18\x02 \x01(\x03R\fregisteredAt\x12\x18\n" +
