@@ -19,7 +19,6 @@ import (
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
-	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
 
@@ -148,9 +147,7 @@ func newLab(t *testing.T, cfg Config, edit func(c *Config, a *wstest.Authority))
 	begin := time.Now()
 	clock := func() time.Duration { return time.Since(begin) }
 	var err error
-	l.Node, err = newNode(cfg, l.calls, func(e verify.Enforcer) (*verify.Client, error) {
-		return verify.Over(l.a.Client(), clock, cfg.Authority, cfg.Dead, e, cfg.Log)
-	})
+	l.Node, err = Over(l.a.Client(), clock, cfg, l.calls)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
@@ -53,6 +54,14 @@ func New(cfg Config, handler deliver.Handler) (*Node, error) {
 	}
 	return newNode(cfg, handler, func(e verify.Enforcer) (*verify.Client, error) {
 		return verify.New(cfg.Authority, cfg.TLS, cfg.Dead, e, cfg.Log)
+	})
+}
+
+// Over is New for an authority that is reached otherwise than by its address,
+// and for another clock to count leases by; see verify.Over.
+func Over(api pb.NodeServiceClient, clock func() time.Duration, cfg Config, handler deliver.Handler) (*Node, error) {
+	return newNode(cfg, handler, func(e verify.Enforcer) (*verify.Client, error) {
+		return verify.Over(api, clock, cfg.Authority, cfg.Dead, e, cfg.Log)
 	})
 }
 

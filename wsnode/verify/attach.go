@@ -268,10 +268,11 @@ func (a *attachment) beat(ctx context.Context, interval time.Duration) {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
 	for {
+		at := a.clock() // before it is sent: the lease must not be longer
 		a.mu.Lock()
 		a.next++
 		slot := &a.sent[a.next%maxAnswers]
-		slot.sequence, slot.at = a.next, a.clock() // before it is sent: the lease must not be longer
+		slot.sequence, slot.at = a.next, at
 		seq := a.next
 		a.mu.Unlock()
 		err := a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Heartbeat{Heartbeat: &pb.Heartbeat{
@@ -319,11 +320,12 @@ func (a *attachment) answered(h *pb.HeartbeatAnswer) error {
 	if head.Epoch != a.head.Epoch {
 		return fmt.Errorf("authority answered with the history %d after it named %d", head.Epoch, a.head.Epoch)
 	}
+	now := a.clock()
 	a.mu.Lock()
 	slot := a.sent[h.GetSequence()%maxAnswers]
 	known := slot.sequence == h.GetSequence() && slot.sequence != 0
 	if known {
-		a.heard = a.clock()
+		a.heard = now
 	}
 	a.mu.Unlock()
 	if !known {

@@ -106,9 +106,10 @@ func (l *lease) extend(from time.Duration) {
 }
 
 func (l *lease) ready() error {
+	now := l.clock()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if !l.held || !l.caughtUp || l.clock()-l.from >= l.admission {
+	if !l.held || !l.caughtUp || now-l.from >= l.admission {
 		return ErrFenced
 	}
 	return nil
@@ -117,10 +118,11 @@ func (l *lease) ready() error {
 // overdue reports, once each time, that live sessions must end. now is the
 // wall clock's.
 func (l *lease) overdue(now time.Time) bool {
+	at := int64(l.clock())
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.looked.Store(now.UnixNano())
-	if l.fenced || int64(l.clock()) < l.end.Load() {
+	if l.fenced || at < l.end.Load() {
 		return false
 	}
 	l.fenced = true
