@@ -115,8 +115,10 @@ type Told struct {
 	Code int
 	// Text is the close frame's reason, or the first words of the answer.
 	Text string
-	// Again says that coming back may help: after a refusal with the same token,
-	// after a close with a new one.
+	// Again says that coming back may help. After a close that takes a new token.
+	// After a refusal the same one may do, unless the authority had been asked
+	// about it, as can be for draining, fenced, authority_unavailable, stopping and
+	// internal: then it may be spent.
 	Again bool
 }
 

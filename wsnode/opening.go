@@ -61,6 +61,9 @@ func (p *peer) Opening(r *wsconn.Request) {
 	if p.reason = p.checkToken(text); p.reason != 0 {
 		return
 	}
+	if p.reason = p.reserve(); p.reason != 0 {
+		return
+	}
 	p.attempt = &verify.Attempt{
 		Token: p.token.ID, Digest: p.token.Secret.Digest(), Session: p.id, Audience: p.route.Audience, SingleUseOnly: inURL,
 		ClientIP:  p.addr,
@@ -125,18 +128,14 @@ func (p *peer) conclude(o verify.Outcome, out []byte) []byte {
 	s := newSession(p, o.Grant)
 	p.n.sessions.add(s)
 	standing := p.n.verify.Standing(o.Grant)
-	reason, retry := p.standing(standing)
-	if reason == 0 {
-		reason, retry = p.authenticated()
-	}
-	if reason != 0 {
+	if reason := p.standing(standing); reason != 0 {
 		p.n.sessions.remove(s)
 		if standing == verify.Unknown {
 			p.n.verify.Redeem(p.attempt)
 			return out
 		}
 		p.n.verify.Ended(p.id, reason, p.now)
-		return p.refuse(reason, retry, out)
+		return p.refuse(reason, 0, out)
 	}
 	out, err := p.conn.Accept(p.subprotocol, out)
 	if err != nil { // no such subprotocol can be configured
@@ -150,33 +149,45 @@ func (p *peer) conclude(o verify.Outcome, out []byte) []byte {
 }
 
 // standing is why a grant does not hold any more, or 0.
-func (p *peer) standing(of verify.Standing) (pb.Reason, time.Duration) {
+func (p *peer) standing(of verify.Standing) pb.Reason {
 	switch of {
 	case verify.Revoked:
-		return pb.Reason_REASON_TOKEN_REVOKED, 0
+		return pb.Reason_REASON_TOKEN_REVOKED
 	case verify.Locked:
-		return pb.Reason_REASON_LOCKED, 0
+		return pb.Reason_REASON_LOCKED
 	case verify.Unknown:
-		return pb.Reason_REASON_FENCED, 0
+		return pb.Reason_REASON_FENCED
 	}
-	return p.admission(), 0
+	return p.admission()
 }
 
-// authenticated counts the socket as such, or says why not.
-func (p *peer) authenticated() (pb.Reason, time.Duration) {
-	d := p.n.addresses.Authenticated(p.addr)
+// reserve takes a place among the authenticated sockets of the address, before
+// the token is spent for it, or says why there is none.
+func (p *peer) reserve() pb.Reason {
+	d := p.n.addresses.Reserve(p.addr)
 	p.n.countDry(d)
 	if !d.Allow {
 		p.n.metrics.dropped[d.Rule].Inc()
-		return pb.Reason_REASON_ADDRESS_LIMIT, d.RetryAfter
+		reason, _ := limitReason(d.Rule)
+		return reason
 	}
-	p.admitted = true
-	return 0, 0
+	p.reserved = true
+	return 0
+}
+
+// unreserve gives the place back, if the socket has one and no session.
+func (p *peer) unreserve() {
+	if p.reserved {
+		p.reserved = false
+		p.n.addresses.Cancel(p.addr)
+	}
 }
 
 // open puts the session into force.
 func (p *peer) open(s *session) {
 	p.session, p.attempt = s, nil
+	p.n.addresses.Confirm(p.addr)
+	p.reserved, p.admitted = false, true
 	p.limits = p.n.limits
 	if own := int64(s.grant.Limits.MessageBytes); own > 0 && own < int64(p.limits.MessageBytes) {
 		p.limits.MessageBytes = int(own)
@@ -197,6 +208,7 @@ func (p *peer) refuse(reason pb.Reason, retryAfter time.Duration, out []byte) []
 		return out
 	}
 	p.reason, p.asking = 0, false
+	p.unreserve()
 	r := refusalOf(reason)
 	p.n.metrics.refuse(reason)
 	attrs := []any{

@@ -45,6 +45,7 @@ type peer struct {
 	asking      bool            // the turn's Feed has made the attempt, to be redeemed after it
 	reason      pb.Reason       // to refuse with after the turn's Feed
 	session     *session        // from the 101 on
+	reserved    bool            // has a place among the authenticated
 	admitted    bool            // counts as authenticated
 	heard       time.Time
 	pinged      time.Time // when a ping was sent that has no answer; zero for none
@@ -164,6 +165,7 @@ func (p *peer) Gone(err error, now time.Time) {
 		p.n.log.Debug("connection ended before its handshake", "handshake_id", p.handshakeID(), "client_ip", p.addr.String(), "error", err)
 	}
 	p.conn.Release()
+	p.unreserve()
 	p.n.gone(p.addr, p.counted, p.admitted)
 }
 

@@ -26,7 +26,10 @@ type refusal struct {
 	// code is sent instead where the route refuses by close. 4000 to 4499 may be
 	// retried, 4500 to 4999 must not.
 	code ws.StatusCode
-	// retry says that the same token may be tried again later.
+	// retry says that coming back may help. A token that the authority was not
+	// asked about is as good as before. Where it was, as it may have been before
+	// draining, fenced, authority_unavailable, stopping or internal, the token may
+	// be spent: who comes back with it and is told token_inactive needs a new one.
 	retry bool
 }
 

@@ -98,7 +98,7 @@ func (a *Addresses) Accept(addr netip.Addr, now time.Time) Decision {
 	} else {
 		missing += a.interval
 	}
-	if !a.reserve(&d) {
+	if !a.admit(&d) {
 		return d
 	}
 	if e == nil {
@@ -110,9 +110,9 @@ func (a *Addresses) Accept(addr netip.Addr, now time.Time) Decision {
 	return d
 }
 
-// reserve counts one more unauthenticated socket of the node, unless other
+// admit counts one more unauthenticated socket of the node, unless other
 // goroutines have reached a ceiling since Accept looked.
-func (a *Addresses) reserve(d *Decision) bool {
+func (a *Addresses) admit(d *Decision) bool {
 	for {
 		live := a.live.Load()
 		if d.over(&a.cfg.Sockets, Sockets, sockets(live)) ||
@@ -125,32 +125,55 @@ func (a *Addresses) reserve(d *Decision) bool {
 	}
 }
 
-// Authenticated decides whether a socket that Accept allowed may be used, and
-// counts it as authenticated if so. A refused one stays unauthenticated until
-// it is gone.
-func (a *Addresses) Authenticated(addr netip.Addr) Decision {
+// Reserve decides whether a socket that Accept allowed may be authenticated. If
+// so it has a place among its address's authenticated ones, which Confirm takes
+// and Cancel gives back, and counts as unauthenticated until then. A refused one
+// may ask again.
+func (a *Addresses) Reserve(addr netip.Addr) Decision {
 	var d Decision
 	key := keyOf(addr)
 	s, hash := a.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(hash, key)
-	if e == nil || e.unauthenticated == 0 {
-		panic("limit: Authenticated for a socket that was not accepted")
+	if e == nil || e.unauthenticated == e.reserved {
+		panic("limit: Reserve for a socket that was not accepted, or has a place")
 	}
-	if d.over(&a.cfg.AuthenticatedPerAddress, AuthenticatedPerAddress, e.authenticated) {
+	if d.over(&a.cfg.AuthenticatedPerAddress, AuthenticatedPerAddress, e.authenticated+e.reserved) {
 		return d
 	}
-	e.unauthenticated--
-	e.authenticated++
-	a.live.Add(^uint64(oneUnauthenticated - 1))
+	e.reserved++
 	d.Allow = true
 	return d
 }
 
+// Confirm counts a socket that has a place as authenticated.
+func (a *Addresses) Confirm(addr netip.Addr) { a.settle(addr, true) }
+
+// Cancel gives a socket's place back.
+func (a *Addresses) Cancel(addr netip.Addr) { a.settle(addr, false) }
+
+// settle ends a reservation.
+func (a *Addresses) settle(addr netip.Addr, confirmed bool) {
+	key := keyOf(addr)
+	s, hash := a.shard(key)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(hash, key)
+	if e == nil || e.reserved == 0 {
+		panic("limit: Confirm or Cancel of a place that was not reserved")
+	}
+	e.reserved--
+	if confirmed {
+		e.unauthenticated--
+		e.authenticated++
+		a.live.Add(^uint64(oneUnauthenticated - 1))
+	}
+}
+
 // Gone takes back a socket that Accept allowed; authenticated says whether
-// Authenticated did too. It panics if no such socket is counted: from then on
-// every count would be wrong.
+// Confirm was called for it. A place must be given back before. It panics if no
+// such socket is counted: from then on every count would be wrong.
 func (a *Addresses) Gone(addr netip.Addr, authenticated bool) {
 	key := keyOf(addr)
 	s, hash := a.shard(key)
@@ -161,7 +184,7 @@ func (a *Addresses) Gone(addr netip.Addr, authenticated bool) {
 	case e != nil && authenticated && e.authenticated > 0:
 		e.authenticated--
 		a.live.Add(^uint64(oneSocket - 1))
-	case e != nil && !authenticated && e.unauthenticated > 0:
+	case e != nil && !authenticated && e.unauthenticated > e.reserved:
 		e.unauthenticated--
 		a.live.Add(^uint64(oneSocket + oneUnauthenticated - 1))
 	default:

@@ -40,9 +40,10 @@ func open(t *testing.T, a *Addresses, addr netip.Addr, n int, authenticated bool
 			t.Fatalf("socket %d of %d refused: %+v", i+1, n, d)
 		}
 		if authenticated {
-			if d := a.Authenticated(addr); !d.Allow {
-				t.Fatalf("socket %d of %d not let in: %+v", i+1, n, d)
+			if d := a.Reserve(addr); !d.Allow {
+				t.Fatalf("socket %d of %d has no place: %+v", i+1, n, d)
 			}
+			a.Confirm(addr)
 		}
 	}
 }
@@ -83,9 +84,20 @@ func TestCeilings(t *testing.T) {
 				open(t, a, home, 1, false)
 				open(t, a, other, 1, false)
 			},
-			decide:   func(a *Addresses) Decision { return a.Authenticated(home) },
+			decide:   func(a *Addresses) Decision { return a.Reserve(home) },
 			want:     AuthenticatedPerAddress,
-			opposite: func(a *Addresses) Decision { return a.Authenticated(other) },
+			opposite: func(a *Addresses) Decision { return a.Reserve(other) },
+		}, {
+			rule: "places that are reserved count as authenticated sockets",
+			cfg:  config(func(c *Config) { c.AuthenticatedPerAddress.Max = 2 }),
+			before: func(t *testing.T, a *Addresses) {
+				open(t, a, home, 1, true)
+				open(t, a, home, 3, false)
+				a.Reserve(home)
+			},
+			decide:   func(a *Addresses) Decision { return a.Reserve(home) },
+			want:     AuthenticatedPerAddress,
+			opposite: func(a *Addresses) Decision { a.Cancel(home); return a.Reserve(home) },
 		}, {
 			rule:     "new sockets of an address are bounded in a window",
 			cfg:      config(func(c *Config) { c.NewPerAddress.Max = 5 }),
@@ -136,10 +148,12 @@ func TestDryRunRefusesNothing(t *testing.T) {
 			t.Errorf("the decision does not say that %v would have refused", r)
 		}
 	}
-	a.Authenticated(home)
-	if d := a.Authenticated(home); !d.Allow || !d.Dry.Has(AuthenticatedPerAddress) {
+	a.Reserve(home)
+	if d := a.Reserve(home); !d.Allow || !d.Dry.Has(AuthenticatedPerAddress) {
 		t.Errorf("%+v, want allowed, and refused by authenticated_per_address but for dry_run", d)
 	}
+	a.Confirm(home)
+	a.Confirm(home)
 	if got, want := a.Counts(), (Counts{Sockets: 2, Addresses: 1}); got != want {
 		t.Errorf("counts %+v, want %+v: they follow the sockets, refused or not", got, want)
 	}
@@ -360,8 +374,13 @@ func TestGonePanicsOnStrangers(t *testing.T) {
 		"gone, never seen":               func(a *Addresses) { a.Gone(other, false) },
 		"gone as authenticated, was not": func(a *Addresses) { a.Gone(home, true) },
 		"gone twice":                     func(a *Addresses) { a.Gone(home, false); a.Gone(home, false) },
-		"authenticated, never seen":      func(a *Addresses) { a.Authenticated(other) },
-		"authenticated twice":            func(a *Addresses) { a.Authenticated(home); a.Authenticated(home) },
+		"gone with its place":            func(a *Addresses) { a.Reserve(home); a.Gone(home, false) },
+		"reserved, never seen":           func(a *Addresses) { a.Reserve(other) },
+		"reserved twice":                 func(a *Addresses) { a.Reserve(home); a.Reserve(home) },
+		"confirmed, never reserved":      func(a *Addresses) { a.Confirm(home) },
+		"confirmed twice":                func(a *Addresses) { a.Reserve(home); a.Confirm(home); a.Confirm(home) },
+		"cancelled, never seen":          func(a *Addresses) { a.Cancel(other) },
+		"cancelled twice":                func(a *Addresses) { a.Reserve(home); a.Cancel(home); a.Cancel(home) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := NewAddresses(roomy())
@@ -379,7 +398,7 @@ func TestGonePanicsOnStrangers(t *testing.T) {
 
 // Between Accept's first look and its count, others may have taken the last
 // place.
-func TestReserveLooksAgain(t *testing.T) {
+func TestAdmitLooksAgain(t *testing.T) {
 	for want, cfg := range map[Rule]Config{
 		Sockets:         config(func(c *Config) { c.Sockets.Max = 1 }),
 		Unauthenticated: config(func(c *Config) { c.Unauthenticated.Max = 1 }),
@@ -387,7 +406,7 @@ func TestReserveLooksAgain(t *testing.T) {
 		a := NewAddresses(cfg)
 		open(t, a, other, 1, false)
 		var d Decision
-		if a.reserve(&d) || d.Rule != want {
+		if a.admit(&d) || d.Rule != want {
 			t.Errorf("%+v, want refused by %v", d, want)
 		}
 	}
@@ -426,11 +445,16 @@ func TestConcurrentSockets(t *testing.T) {
 					a.Gone(mine[len(mine)-1], true)
 					mine = mine[:len(mine)-1]
 				case a.Accept(addr, testNow).Allow:
-					if r.IntN(3) > 0 && a.Authenticated(addr).Allow {
+					place := r.IntN(3) > 0 && a.Reserve(addr).Allow
+					switch {
+					case place && r.IntN(3) > 0:
+						a.Confirm(addr)
 						mine = append(mine, addr)
-					} else {
-						a.Gone(addr, false)
+						continue
+					case place:
+						a.Cancel(addr)
 					}
+					a.Gone(addr, false)
 				}
 			}
 			for _, addr := range mine {
@@ -451,9 +475,10 @@ func TestAddressesAllocs(t *testing.T) {
 	now := testNow
 	got := testing.AllocsPerRun(1000, func() {
 		now = now.Add(time.Second)
-		if !a.Accept(home, now).Allow || !a.Authenticated(home).Allow {
+		if !a.Accept(home, now).Allow || !a.Reserve(home).Allow {
 			t.Fatal("refused")
 		}
+		a.Confirm(home)
 		a.Gone(home, true)
 	})
 	if got != 0 {
@@ -470,7 +495,8 @@ func BenchmarkAddresses(b *testing.B) {
 			i++
 			addr := address(i % 50_000)
 			a.Accept(addr, testNow)
-			a.Authenticated(addr)
+			a.Reserve(addr)
+			a.Confirm(addr)
 			a.Gone(addr, true)
 		}
 	})

@@ -14,6 +14,7 @@ type model struct {
 	cfg             Config
 	now             time.Time
 	unauthenticated map[netip.Addr]int
+	reserved        map[netip.Addr]int // of the unauthenticated
 	authenticated   map[netip.Addr]int
 	missing         map[netip.Addr]time.Duration // of the window's bucket
 }
@@ -83,17 +84,16 @@ func (m *model) accept(addr netip.Addr) Decision {
 	return d
 }
 
-func (m *model) authenticate(addr netip.Addr) Decision {
+func (m *model) reserve(addr netip.Addr) Decision {
 	c := &m.cfg.AuthenticatedPerAddress
 	d := Decision{Allow: true}
-	if m.authenticated[addr] >= c.Max {
+	if m.authenticated[addr]+m.reserved[addr] >= c.Max {
 		if !c.DryRun {
 			return Decision{Rule: AuthenticatedPerAddress, Action: c.Action}
 		}
 		d.Dry = 1 << AuthenticatedPerAddress
 	}
-	m.unauthenticated[addr]--
-	m.authenticated[addr]++
+	m.reserved[addr]++
 	return d
 }
 
@@ -124,7 +124,7 @@ func againstModel(t *rapid.T) {
 	a := newAddresses(cfg, 1)
 	m := &model{
 		cfg: cfg, now: testNow,
-		unauthenticated: map[netip.Addr]int{}, authenticated: map[netip.Addr]int{}, missing: map[netip.Addr]time.Duration{},
+		unauthenticated: map[netip.Addr]int{}, reserved: map[netip.Addr]int{}, authenticated: map[netip.Addr]int{}, missing: map[netip.Addr]time.Duration{},
 	}
 	check := func(what string, addr netip.Addr, got, want Decision) {
 		if got != want {
@@ -133,28 +133,45 @@ func againstModel(t *rapid.T) {
 	}
 	for range rapid.IntRange(1, 200).Draw(t, "steps") {
 		addr := address(rapid.Uint32Range(0, modelAddresses-1).Draw(t, "address"))
-		switch rapid.IntRange(0, 5).Draw(t, "step") {
+		switch rapid.IntRange(0, 7).Draw(t, "step") {
 		case 0, 1, 2:
 			check("accept", addr, a.Accept(addr, m.now), m.accept(addr))
 		case 3:
-			if m.unauthenticated[addr] > 0 {
-				check("authenticated", addr, a.Authenticated(addr), m.authenticate(addr))
+			if m.unauthenticated[addr] > m.reserved[addr] {
+				check("reserve", addr, a.Reserve(addr), m.reserve(addr))
 			}
 		case 4:
+			if m.reserved[addr] > 0 {
+				a.Confirm(addr)
+				m.reserved[addr]--
+				m.unauthenticated[addr]--
+				m.authenticated[addr]++
+			}
+		case 5:
+			if m.reserved[addr] > 0 {
+				a.Cancel(addr)
+				m.reserved[addr]--
+			}
+		case 6:
 			switch {
-			case m.authenticated[addr] > 0 && (m.unauthenticated[addr] == 0 || rapid.Bool().Draw(t, "which")):
+			case m.authenticated[addr] > 0 && (m.unauthenticated[addr] == m.reserved[addr] || rapid.Bool().Draw(t, "which")):
 				a.Gone(addr, true)
 				m.authenticated[addr]--
-			case m.unauthenticated[addr] > 0:
+			case m.unauthenticated[addr] > m.reserved[addr]:
 				a.Gone(addr, false)
 				m.unauthenticated[addr]--
 			}
-		case 5:
+		case 7:
 			m.advance(time.Duration(rapid.Int64Range(1, int64(cfg.NewPerAddress.Length)).Draw(t, "later")))
 		}
 		got := a.Counts()
 		if got.Sockets != sum(m.unauthenticated)+sum(m.authenticated) || got.Unauthenticated != sum(m.unauthenticated) || got.Addresses > 4 {
 			t.Fatalf("%+v, the model has %d and %d", got, sum(m.unauthenticated)+sum(m.authenticated), sum(m.unauthenticated))
+		}
+	}
+	for addr, n := range m.reserved {
+		for range n {
+			a.Cancel(addr)
 		}
 	}
 	for of, authenticated := range map[*map[netip.Addr]int]bool{&m.unauthenticated: false, &m.authenticated: true} {

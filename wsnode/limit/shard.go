@@ -32,6 +32,7 @@ type entry struct {
 	key             uint64
 	fullAt          int64 // Unix nanoseconds at which its window's bucket is full again
 	unauthenticated uint32
+	reserved        uint32 // of the unauthenticated
 	authenticated   uint32
 	next            uint32
 }
