@@ -27,8 +27,7 @@ type session struct {
 
 	place place // guarded by sessions.mu
 
-	// dead is set once cause is; from then on nothing that the peer sends is
-	// delivered.
+	// dead is set once cause is, so that a turn need not take the lock to look.
 	dead atomic.Bool
 
 	// owned by the peer's turn
@@ -91,6 +90,10 @@ func (s *session) end(cause error) bool {
 func (s *session) ending() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.endingLocked()
+}
+
+func (s *session) endingLocked() error {
 	if s.cause == nil && s.wantClose {
 		return errApplication
 	}
@@ -101,9 +104,9 @@ func (s *session) ending() error {
 // meanwhile to this session. An error ends the session.
 func (s *session) deliver(op deliver.Op, payload, out []byte) ([]byte, error) {
 	s.mu.Lock()
-	if s.wantClose {
+	if err := s.endingLocked(); err != nil {
 		s.mu.Unlock()
-		return out, errApplication
+		return out, err
 	}
 	s.inTurn = true
 	s.mu.Unlock()
@@ -204,8 +207,8 @@ func (s *session) flush(now time.Time, out []byte) []byte {
 	return out
 }
 
-// kill ends the session from anywhere: from its return on, nothing that the
-// peer sends is delivered.
+// kill ends the session from anywhere: from its return on, no message of the
+// peer's is taken to the handler. One that was taken before may be there still.
 func (s *session) kill(cause error) {
 	if s.end(cause) {
 		s.hangUp(nil)

@@ -394,3 +394,19 @@ func TestSessionsTable(t *testing.T) {
 		}
 	})
 }
+
+// A session can end between a message's checks and its delivery.
+func TestNothingIsDeliveredAfterKill(t *testing.T) {
+	b := newBench(t)
+	h := b.open(echoPath)
+	s := b.calls.newest().Sockets.(*session)
+	s.kill(errRevoked)
+	if out, err := s.deliver(deliver.Text, []byte("late"), nil); !errors.Is(err, errRevoked) || len(out) != 0 {
+		t.Errorf("%q and %v, want errRevoked", out, err)
+	}
+	h.turns()
+	h.gone(nil)
+	if got, want := b.calls.seen(), []string{"opened", "closed 4501 token_revoked"}; !slices.Equal(got, want) {
+		t.Errorf("the handler was told %q, want %q", got, want)
+	}
+}
