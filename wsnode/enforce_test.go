@@ -328,3 +328,43 @@ func TestGoneWhileVerifying(t *testing.T) {
 		}
 	})
 }
+
+// A session that ends in the midst of a frame keeps its place in the frames: the
+// rest is discarded, and the peer's answer to the close is understood.
+func TestEndWithinAFrame(t *testing.T) {
+	for _, c := range []struct {
+		rule, reason string
+		end          func(h *hand)
+	}{
+		{"killed", "closed 4501 token_revoked", func(h *hand) { h.b.calls.newest().Sockets.(*session).kill(errRevoked) }},
+		{"the lease has lapsed", "closed 1013 fenced", func(h *hand) {
+			h.b.skew.Store(int64(2 * time.Hour))
+			h.now = h.now.Add(2 * time.Hour)
+		}},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			b := newBench(t)
+			h := b.open(echoPath)
+			frame := wstest.Frame(ws.OpText, []byte("a message in three pieces"))
+			h.feed(frame[:8])
+			c.end(h)
+			h.feed(frame[8:20]) // before the turn that kill has posted
+			if op, _ := h.frame(); op != ws.OpClose || len(h.out) != 0 {
+				t.Fatalf("opcode %x and %x, want a close frame alone", op, h.out)
+			}
+			if h.m.Done() {
+				t.Error("done before the peer has answered")
+			}
+			h.feed(frame[20:])
+			h.feed(wstest.CloseFrame(1000, ""))
+			if !h.m.Done() {
+				t.Error("the peer's close frame is not understood")
+			}
+			b.skew.Store(0)
+			h.gone(nil)
+			if got, want := b.calls.seen(), []string{"opened", c.reason}; !slices.Equal(got, want) {
+				t.Errorf("the handler was told %q, want %q", got, want)
+			}
+		})
+	}
+}

@@ -57,11 +57,11 @@ type peer struct {
 func (p *peer) Feed(in []byte, now time.Time, out []byte) []byte {
 	p.now, p.heard, p.pinged = now, now, time.Time{}
 	if p.conn.State() == wsconn.StateOpen {
-		if p.n.verify.Lapsed(now) {
-			return p.close(errFence, out)
-		}
-		if p.session.dead.Load() {
-			return out // discarded: the turn that closes it is on its way
+		switch { // what is fed to a closing connection is discarded, frame by frame
+		case p.n.verify.Lapsed(now):
+			out = p.close(errFence, out)
+		case p.session.dead.Load(): // the turn that is to close it comes later
+			out = p.close(p.session.ending(), out)
 		}
 	}
 	out, err := p.conn.Feed(in, now, p, out)
