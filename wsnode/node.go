@@ -65,6 +65,10 @@ func Over(api pb.NodeServiceClient, clock func() time.Duration, cfg Config, hand
 	})
 }
 
+// otherDescriptors are left to listeners, logs, files and the way to the
+// authority.
+const otherDescriptors = 100
+
 func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (*verify.Client, error)) (*Node, error) {
 	if cfg.Log == nil {
 		return nil, errors.New("config: no Log")
@@ -72,8 +76,8 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if most := netloop.Capacity(); most > 0 && most < cfg.Limits.Sockets.Max {
-		cfg.Log.Warn("the limit on open files allows fewer sockets than limits.sockets.max: raise it, or start more nodes", "sockets_max", cfg.Limits.Sockets.Max, "capacity", most)
+	if most := netloop.Capacity(otherDescriptors + maxRejecting); most > 0 && most < cfg.Limits.Sockets.Max {
+		cfg.Log.Warn("the limit on open files allows fewer sockets than limits.sockets.max: raise it, or start more nodes", "configured", cfg.Limits.Sockets.Max, "sockets_max", most)
 		cfg.Limits.Sockets.Max = most
 	}
 	n := &Node{
@@ -104,6 +108,10 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 
 // Instance is the id that this process is registered under.
 func (n *Node) Instance() [16]byte { return n.verify.Instance() }
+
+// MaxSockets is the limit on open sockets that is in force: limits.sockets.max,
+// or less where the limit on open files is lower.
+func (n *Node) MaxSockets() int { return n.cfg.Limits.Sockets.Max }
 
 // Start begins to follow the authority. Until it has caught up, handshakes are
 // refused with 503. Call it once.

@@ -2,6 +2,6 @@
 
 package netloop
 
-// Capacity is how many connections this process has descriptors for, or 0 if
-// that is not known.
-func Capacity() int { return 0 }
+// Capacity is how many connections this process has descriptors for beside
+// reserve others, or 0 if that is not known.
+func Capacity(reserve int) int { return 0 }
