@@ -23,6 +23,10 @@ type opener struct{ n *Node }
 // nothing to answer with but a costly handshake.
 func (o opener) Accepted(from netip.AddrPort, overTLS bool, now time.Time) (netloop.Ticket, bool) {
 	n, addr := o.n, from.Addr()
+	if !addr.IsValid() {
+		n.refuseNoAddress(now)
+		return nil, false
+	}
 	d := n.addresses.Accept(addr, now)
 	n.countDry(d)
 	if d.Allow {
@@ -35,6 +39,20 @@ func (o opener) Accepted(from netip.AddrPort, overTLS bool, now time.Time) (netl
 		return nil, false
 	}
 	return &ticket{n: n, addr: addr, reason: reason, retry: d.RetryAfter}, true
+}
+
+// noAddressEvery is how often the log tells of connections without an address:
+// each would have the same line.
+const noAddressEvery = time.Minute
+
+// refuseNoAddress tells of a connection that is not TCP's. No limit could count
+// it, and no authority takes a redemption without a client's address.
+func (n *Node) refuseNoAddress(now time.Time) {
+	n.metrics.noAddress.Inc()
+	last := n.noAddressLogged.Load()
+	if (last == 0 || now.Sub(time.Unix(0, last)).Abs() >= noAddressEvery) && n.noAddressLogged.CompareAndSwap(last, now.UnixNano()) {
+		n.log.Error("connection reset: it has no TCP address; serve TCP listeners only, and put a proxy before others")
+	}
 }
 
 // mayReject counts one more socket that is to be told why it is not let in.

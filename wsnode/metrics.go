@@ -18,6 +18,7 @@ type metrics struct {
 	refused    map[pb.Reason]prometheus.Counter
 	closed     map[pb.Reason]prometheus.Counter
 	dropped    map[limit.Rule]prometheus.Counter
+	noAddress  prometheus.Counter // of the same metric as dropped
 	dry        *prometheus.CounterVec
 
 	dryMessages prometheus.Counter // of dry
@@ -44,7 +45,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	refused := vec("handshakes_refused_total", "Refused opening handshakes by reason.", "reason")
 	closed := vec("sessions_closed_total", "Ended sessions by reason.", "reason")
-	dropped := vec("connections_refused_total", "Connections that a limit refused, by limit.", "limit")
+	dropped := vec("connections_refused_total", "Connections that a limit refused, by limit; no_address is those without an address to count by.", "limit")
 	m := &metrics{
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts(opts("handshakes_accepted_total", "Opening handshakes answered with 101."))),
 		messages:   prometheus.NewCounter(prometheus.CounterOpts(opts("messages_received_total", "Messages that passed every check."))),
@@ -66,6 +67,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	for _, rule := range []limit.Rule{limit.Sockets, limit.Unauthenticated, limit.TableFull, limit.UnauthenticatedPerAddress, limit.NewPerAddress, limit.AuthenticatedPerAddress} {
 		m.dropped[rule] = dropped.WithLabelValues(rule.String())
 	}
+	m.noAddress = dropped.WithLabelValues("no_address")
 	m.dryMessages = m.dry.WithLabelValues("messages")
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "gatehouse_build_info", Help: "Always 1; its labels say what runs.",

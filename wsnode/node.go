@@ -37,8 +37,9 @@ type Node struct {
 	driver    *netloop.Portable
 	metrics   *metrics
 
-	draining  atomic.Bool
-	rejecting atomic.Int32 // sockets above a limit that are being told so
+	draining        atomic.Bool
+	rejecting       atomic.Int32 // sockets above a limit that are being told so
+	noAddressLogged atomic.Int64 // when the log told of connections without an address, in Unix nanoseconds
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}

@@ -53,7 +53,8 @@ type Link interface {
 // Opener decides about connections as they are accepted.
 type Opener interface {
 	// Accepted reports whether a connection from this address is let in, to a
-	// TLS handshake first if overTLS is set; if not it is reset.
+	// TLS handshake first if overTLS is set; if not it is reset. peer is invalid
+	// if the connection is not TCP's.
 	Accepted(peer netip.AddrPort, overTLS bool, now time.Time) (Ticket, bool)
 }
 

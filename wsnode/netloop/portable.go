@@ -156,5 +156,5 @@ func addrPort(a net.Addr) netip.AddrPort {
 		ap := t.AddrPort()
 		return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port())
 	}
-	return netip.AddrPort{} // not an address that limits could count by
+	return netip.AddrPort{} // as over a unix socket
 }

@@ -6,6 +6,7 @@ package wstest
 import (
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -303,6 +304,27 @@ func ByToken(id token.ID) *pb.Selector {
 // BySession selects one session.
 func BySession(id [16]byte) *pb.Selector {
 	return &pb.Selector{By: &pb.Selector_SessionId{SessionId: hex.EncodeToString(id[:])}}
+}
+
+// check refuses what no node may ask, as the real authority does: it fails the
+// stream.
+func check(item *pb.RedeemItem) error {
+	o := item.GetObserved()
+	switch {
+	case len(item.GetTokenId()) != 16:
+		return errors.New("token_id: want 16 bytes")
+	case len(item.GetDigest()) != len(token.Digest{}):
+		return errors.New("digest: want 32 bytes")
+	case len(item.GetSessionId()) != 16:
+		return errors.New("session_id: want 16 bytes")
+	case len(o.GetIp()) != 4 && len(o.GetIp()) != 16:
+		return errors.New("observed.ip: want 4 or 16 bytes")
+	case len(o.GetUserAgent()) > 512 || len(o.GetOrigin()) > 512:
+		return errors.New("observed: a field is above 512 bytes")
+	case item.GetAudience() == "" || len(item.GetAudience()) > 128:
+		return errors.New("audience: want 1 to 128 bytes")
+	}
+	return nil
 }
 
 // redeem decides one item; the lock is held.

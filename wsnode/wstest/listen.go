@@ -41,11 +41,16 @@ func (l *Listener) Close() error {
 // Addr implements net.Listener.
 func (l *Listener) Addr() net.Addr { return loopback }
 
-// Dial connects as a client at the address from.
+// Dial connects as a client at the address from, or, if that is invalid, as one
+// of a unix socket, which has none.
 func (l *Listener) Dial(from netip.Addr) (net.Conn, error) {
+	var addr net.Addr = &net.UnixAddr{Net: "unix"}
+	if from.IsValid() {
+		addr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 40000))
+	}
 	client, server := net.Pipe()
 	select {
-	case l.conns <- &memoryConn{Conn: server, from: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 40000))}:
+	case l.conns <- &memoryConn{Conn: server, from: addr}:
 		return client, nil
 	case <-l.closed:
 		return nil, net.ErrClosed

@@ -6,6 +6,7 @@ import (
 	"io"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -250,6 +251,11 @@ func (a *Authority) serveRedeem(stream pb.NodeService_RedeemServer) error {
 		}
 		if err := a.pass(ctx, Redemptions, breaks); err != nil {
 			return err
+		}
+		for i, item := range req.GetItems() {
+			if err := check(item); err != nil {
+				return status.Errorf(codes.InvalidArgument, "items[%d].%v", i, err)
+			}
 		}
 		resp := &pb.RedeemResponse{}
 		a.locked(func() {
