@@ -22,7 +22,7 @@ type session struct {
 	grant    *verify.Grant
 	identity *deliver.Identity
 	opened   time.Time
-	expires  time.Time // by our clock
+	expires  time.Time // by our monotonic clock
 	flushing func(now time.Time, out []byte) []byte
 
 	place place // guarded by sessions.mu
@@ -47,7 +47,8 @@ type session struct {
 func newSession(p *peer, g *verify.Grant) *session {
 	who := &g.Identity
 	s := &session{
-		p: p, grant: g, opened: p.now, expires: p.n.verify.Local(g.ExpiresAt),
+		p: p, grant: g, opened: p.now,
+		expires: p.now.Add(p.n.verify.Local(g.ExpiresAt).Sub(p.now)), // as now has it, on the clock that nobody sets
 		identity: &deliver.Identity{
 			Session: who.Session, Token: who.Token, Tenant: who.Tenant, Subject: who.Subject, Route: p.route.Audience,
 			Scopes: g.Scopes, Attributes: g.Attributes, ClientAddr: who.ClientIP, OpenedAt: p.now, ExpiresAt: g.ExpiresAt,

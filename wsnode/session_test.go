@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -409,4 +410,18 @@ func TestNothingIsDeliveredAfterKill(t *testing.T) {
 	if got, want := b.calls.seen(), []string{"opened", "closed 4501 token_revoked"}; !slices.Equal(got, want) {
 		t.Errorf("the handler was told %q, want %q", got, want)
 	}
+}
+
+// A session's time is counted by the clock that nobody sets.
+func TestExpiryIsMonotonic(t *testing.T) {
+	b := newBench(t)
+	h := b.open(echoPath)
+	s := b.calls.newest().Sockets.(*session)
+	if text := s.expires.String(); !strings.Contains(text, " m=+") {
+		t.Errorf("the session expires at %s, by the wall clock", text)
+	}
+	if off := s.expires.Sub(h.now) - time.Hour; off.Abs() > time.Minute {
+		t.Errorf("the session expires %v off its hour", off)
+	}
+	h.gone(nil)
 }

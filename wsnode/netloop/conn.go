@@ -38,6 +38,7 @@ type conn struct {
 	m        Machine
 	out      []byte
 	deadline time.Time // as set on nc
+	fired    bool      // that deadline has come: until it is set anew each read fails
 
 	// Owned by whoever writes.
 	writeBy time.Time // as set on nc
@@ -109,9 +110,11 @@ func (c *conn) read() error {
 		n, err := c.nc.Read(buf)
 		c.beginTurn()
 		now := time.Now()
+		late := errors.Is(err, os.ErrDeadlineExceeded)
+		c.fired = c.fired || late
 		if n > 0 {
 			c.out = c.m.Feed(buf[:n], now, c.out)
-		} else if errors.Is(err, os.ErrDeadlineExceeded) {
+		} else if late {
 			c.out = c.m.Expire(now, c.out)
 		}
 		c.finishTurn()
@@ -125,7 +128,7 @@ func (c *conn) read() error {
 		if ended {
 			return nil
 		}
-		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		if err != nil && !late {
 			return err
 		}
 	}
@@ -195,16 +198,18 @@ func (c *conn) takeOutput() {
 
 // setDeadline has the reader wake up in time: for the machine's deadline or,
 // once it is done, at once. A deadline that moves away, as it does with every
-// message, is left as it is set: the reader then wakes up early, once.
+// message, is left as it is set: the reader then wakes up early, once. One that
+// has fired is always set anew: where the clock went back the machine may want
+// the same one again.
 func (c *conn) setDeadline(at time.Time) {
 	if c.ended {
 		at = time.Unix(1, 0)
 	}
 	early := !c.deadline.IsZero() && (at.IsZero() || !at.Before(c.deadline))
-	if early && time.Now().Before(c.deadline) || at.Equal(c.deadline) {
+	if !c.fired && (early || at.Equal(c.deadline)) {
 		return
 	}
-	c.deadline = at
+	c.deadline, c.fired = at, false
 	_ = c.nc.SetReadDeadline(at) // fails only on a closed socket, whose reader knows
 }
 

@@ -239,3 +239,65 @@ func (l *failing) Accept() (net.Conn, error) {
 	}
 	return l.Listener.Accept()
 }
+
+// A timer that fires too early, as one does whose clock is set back meanwhile,
+// is set again for the same deadline: the reader sleeps until then.
+func TestDeadlineThatFiredEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := &hasty{Listener: wstest.Listen()}
+		s := serve(t, testConfig, l, nil, nil)
+		defer s.end()
+		m := newScript(t)
+		begin := time.Now()
+		m.deadline = begin.Add(time.Hour + time.Minute)
+		m.expire = func(now time.Time, out []byte) []byte {
+			switch {
+			case m.expires.Load() > 10: // it would go on for ever
+				m.done = true
+			case !now.Before(m.deadline):
+				m.deadline = time.Time{}
+				return append(out, "expired"...)
+			}
+			return out
+		}
+		s.machines <- m
+		c, err := l.Listener.(*wstest.Listener).Dial(netip.MustParseAddr("192.0.2.1"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		want(t, c, "expired")
+		if took := time.Since(begin); took != time.Hour+time.Minute {
+			t.Errorf("expired after %v", took)
+		}
+		time.Sleep(24 * time.Hour) // it has no deadline now
+		if n := m.expires.Load(); n != 2 {
+			t.Errorf("woken %d times, want 2", n)
+		}
+	})
+}
+
+// hasty is a listener whose connections take the first deadline for one an hour
+// earlier.
+type hasty struct{ net.Listener }
+
+func (l *hasty) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	return &hastyConn{Conn: c}, nil
+}
+
+type hastyConn struct {
+	net.Conn
+	set bool
+}
+
+func (c *hastyConn) SetReadDeadline(at time.Time) error {
+	if !c.set {
+		c.set = true
+		at = at.Add(-time.Hour)
+	}
+	return c.Conn.SetReadDeadline(at)
+}
