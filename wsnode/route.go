@@ -143,14 +143,59 @@ func (r *route) originReason(req *wsconn.Request) pb.Reason {
 	return pb.Reason_REASON_ORIGIN_REFUSED
 }
 
-var (
-	bearer     = []byte("bearer ")
-	tokenParam = []byte("token=")
-)
+// bearerToken finds the token of a bearer's Authorization, which may be empty.
+// One space or more comes between (RFC 9110 section 11.4), and a tab counts as
+// one: what others would take for a bearer must not pass as something else.
+func bearerToken(authorization []byte) []byte {
+	const scheme = "bearer"
+	if len(authorization) <= len(scheme) || !bytes.EqualFold(authorization[:len(scheme)], []byte(scheme)) {
+		return nil
+	}
+	rest := authorization[len(scheme):]
+	if rest[0] != ' ' && rest[0] != '\t' {
+		return nil // of a longer name
+	}
+	return bytes.TrimLeft(rest, " \t")
+}
+
+// namesToken reports whether a query parameter's name says token once its
+// escapes are resolved.
+func namesToken(name []byte) bool {
+	const want = "token"
+	for i := range len(want) {
+		if len(name) == 0 {
+			return false
+		}
+		c, width := name[0], 1
+		if c == '%' && len(name) > 2 {
+			c, width = unhex(name[1])<<4|unhex(name[2]), 3
+		}
+		if c != want[i] {
+			return false
+		}
+		name = name[width:]
+	}
+	return len(name) == 0
+}
+
+// unhex is the value of a hexadecimal digit. What is none gives no letter of
+// token in either half.
+func unhex(c byte) byte {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0'
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10
+	case 'A' <= c && c <= 'F':
+		return c - 'A' + 10
+	}
+	return 0
+}
 
 // carriers finds the one token of a request, in its one carrier: a view into
 // the request, and whether that was the URL. chosen is the subprotocol that will
-// be answered. A reason other than 0 refuses.
+// be answered. A reason other than 0 refuses. An Authorization of any kind is a
+// carrier of its own beside another.
 func (r *route) carriers(req *wsconn.Request, chosen string) (text []byte, inURL bool, reason pb.Reason) {
 	tokens, offered := 0, false
 	for p := range req.Subprotocols() {
@@ -165,20 +210,21 @@ func (r *route) carriers(req *wsconn.Request, chosen string) (text []byte, inURL
 		}
 	}
 	inSubprotocol := tokens > 0
-	if a := req.Authorization; len(a) >= len(bearer) && bytes.EqualFold(a[:len(bearer)], bearer) {
-		text = bytes.TrimLeft(a[len(bearer):], " ")
-		tokens++
-	}
 	inQuery := 0
 	for param := range bytes.SplitSeq(req.Query, []byte("&")) {
-		if rest, ok := bytes.CutPrefix(param, tokenParam); ok {
-			text = rest
+		if name, value, _ := bytes.Cut(param, []byte("=")); namesToken(name) {
+			text = value
 			inQuery++
 		}
 	}
-	switch {
-	case tokens+inQuery > 1:
+	if tokens+inQuery > 1 || tokens+inQuery == 1 && req.HasAuthorization {
 		return nil, false, pb.Reason_REASON_TOKEN_REPEATED
+	}
+	if b := bearerToken(req.Authorization); len(b) > 0 {
+		text = b
+		tokens++
+	}
+	switch {
 	case inQuery > 0 && !r.QueryToken:
 		return nil, false, pb.Reason_REASON_TOKEN_CARRIER
 	case tokens+inQuery == 0 && req.HasCookie && len(req.Authorization) == 0:

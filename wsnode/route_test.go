@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -123,11 +125,17 @@ func TestCarriers(t *testing.T) {
 		{"in a second field of subprotocols", wstest.Opening{Subprotocols: []string{"app.v1"}, Fields: []string{"Sec-WebSocket-Protocol: " + sub + a}}, false, a, 0},
 		{"as a bearer", wstest.Opening{Bearer: a}, false, a, 0},
 		{"as a bearer, in any case and with spaces", wstest.Opening{Fields: []string{"Authorization: bEaReR   " + a}}, false, a, 0},
+		{"as a bearer, behind a tab", wstest.Opening{Fields: []string{"Authorization: Bearer\t" + a}}, false, a, 0},
+		{"as a bearer, behind tabs and spaces", wstest.Opening{Fields: []string{"Authorization: Bearer \t " + a}}, false, a, 0},
 		{"as a bearer, with subprotocols", wstest.Opening{Bearer: a, Subprotocols: []string{"app.v1"}}, false, a, 0},
 		{"as a bearer, with a cookie", wstest.Opening{Bearer: a, Fields: []string{"Cookie: x=y"}}, false, a, 0},
 		{"in the query", wstest.Opening{Target: "/?token=" + a}, true, a, 0},
 		{"in the query, among others", wstest.Opening{Target: "/?x=1&token=" + a + "&y"}, true, a, 0},
+		{"in the query, its name escaped", wstest.Opening{Target: "/?%74%6Fk%65n=" + a}, true, a, 0},
+		{"in the query of a route that takes none, its name escaped", wstest.Opening{Target: "/?t%6fken=" + a}, false, "", pb.Reason_REASON_TOKEN_CARRIER},
+		{"in the query, its name alone", wstest.Opening{Target: "/?token"}, true, "", 0}, // and then malformed
 		{"in the query of a route that takes none", wstest.Opening{Target: "/?token=" + a}, false, "", pb.Reason_REASON_TOKEN_CARRIER},
+		{"in a query parameter whose name only begins so", wstest.Opening{Target: "/?token%20=" + a + "&tokens=" + a + "&toke=" + a + "&%2574oken=" + a}, true, "", pb.Reason_REASON_TOKEN_MISSING},
 		{"nowhere", wstest.Opening{}, true, "", pb.Reason_REASON_TOKEN_MISSING},
 		{"in a query parameter of another name", wstest.Opening{Target: "/?xtoken=" + a + "&Token=" + a}, true, "", pb.Reason_REASON_TOKEN_MISSING},
 		{"in the path", wstest.Opening{Target: "/token=" + a}, true, "", pb.Reason_REASON_TOKEN_MISSING},
@@ -135,6 +143,7 @@ func TestCarriers(t *testing.T) {
 		{"in another kind of authorization", wstest.Opening{Fields: []string{"Authorization: Basic " + a}}, true, "", pb.Reason_REASON_TOKEN_MISSING},
 		{"in another field", wstest.Opening{Fields: []string{"X-Token: " + a}}, true, "", pb.Reason_REASON_TOKEN_MISSING},
 		{"a bearer of nothing", wstest.Opening{Fields: []string{"Authorization: Bearer "}}, true, "", pb.Reason_REASON_TOKEN_MISSING},
+		{"in an authorization whose name only begins so", wstest.Opening{Fields: []string{"Authorization: Bearer_ " + a}}, true, "", pb.Reason_REASON_TOKEN_MISSING},
 		{"a subprotocol of nothing", wstest.Opening{Subprotocols: []string{"app.v1", sub}}, true, "", 0}, // and then malformed
 		{"two in the subprotocols", wstest.Opening{Subprotocols: []string{"app.v1", sub + a, sub + b}}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
 		{"two in the query", wstest.Opening{Target: "/?token=" + a + "&token=" + b}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
@@ -146,6 +155,14 @@ func TestCarriers(t *testing.T) {
 		{"bearer and query, where the route takes none there", wstest.Opening{Target: "/?token=" + a, Bearer: b}, false, "", pb.Reason_REASON_TOKEN_REPEATED},
 		{"all three", wstest.Opening{Target: "/?token=" + a, Bearer: a, Subprotocols: []string{"app.v1", sub + a}}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
 		{"bearer and an empty one in the query", wstest.Opening{Target: "/?token=", Bearer: a}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
+		{"subprotocol and a bearer behind a tab", wstest.Opening{Subprotocols: []string{"app.v1", sub + a}, Fields: []string{"Authorization: Bearer\t" + b}}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
+		{"subprotocol and a bearer of nothing", wstest.Opening{Subprotocols: []string{"app.v1", sub + a}, Fields: []string{"Authorization: Bearer"}}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
+		{"subprotocol and another kind of authorization", wstest.Opening{Subprotocols: []string{"app.v1", sub + a}, Fields: []string{"Authorization: Basic eA=="}}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
+		{"subprotocol and an empty authorization", wstest.Opening{Subprotocols: []string{"app.v1", sub + a}, Fields: []string{"Authorization:"}}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
+		{"query and another kind of authorization", wstest.Opening{Target: "/?token=" + a, Fields: []string{"Authorization: Basic eA=="}}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
+		{"bearer and query, its name escaped", wstest.Opening{Target: "/?%74oken=" + a, Bearer: b}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
+		{"two in the query, a name escaped", wstest.Opening{Target: "/?token=" + a + "&toke%6e=" + b}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
+		{"bearer and a query parameter of nothing", wstest.Opening{Target: "/?token", Bearer: b}, true, "", pb.Reason_REASON_TOKEN_REPEATED},
 		{"in the subprotocols alone", wstest.Opening{Subprotocols: []string{sub + a}}, true, "", pb.Reason_REASON_SUBPROTOCOL},
 		{"as a bearer, with subprotocols nobody knows", wstest.Opening{Bearer: a, Subprotocols: []string{"app.v9"}}, true, "", pb.Reason_REASON_SUBPROTOCOL},
 		{"with a tunnel", wstest.Opening{Subprotocols: []string{"app.v1", "chisel-v3", sub + a}}, true, "", pb.Reason_REASON_TUNNEL},
@@ -158,6 +175,24 @@ func TestCarriers(t *testing.T) {
 			}
 			if want := strings.Contains(c.o.Target, "?") && reason == 0; inURL != want {
 				t.Errorf("%s: in the URL: %t, want %t", c.rule, inURL, want)
+			}
+		})
+	}
+}
+
+// To look for the token allocates nothing, wherever it is or hides.
+func TestCarriersAllocs(t *testing.T) {
+	r := &route{Route: Route{QueryToken: true, Subprotocols: []string{"app.v1"}}}
+	for _, o := range []wstest.Opening{
+		{Subprotocols: []string{"app.v1", "gatehouse.token.gh1_a"}},
+		{Bearer: "gh1_a"},
+		{Target: "/?x=1&%74%6fk%65n=gh1_a"},
+		{Target: "/?" + strings.Repeat("%74oken&", 20), Fields: []string{"Authorization: Bearer\tgh1_a"}},
+	} {
+		wireRequest(o.Bytes()).must(t, func(req *wsconn.Request) {
+			chosen := r.choose(req)
+			if got := testing.AllocsPerRun(100, func() { r.carriers(req, chosen) }); got != 0 {
+				t.Errorf("%+v: %v allocations, want 0", o, got)
 			}
 		})
 	}
@@ -307,7 +342,14 @@ func FuzzCarriers(f *testing.F) {
 	f.Add("gatehouse.token.", "Bearer", "token=&token", true)
 	f.Add("gatehouse.token.a,app.v1,gatehouse.token.b", "Bearer ", "&&token=x&", true)
 	f.Add(",,app.v1,", "Basic x", "token==&token%3dx", false)
+	f.Add("app.v1, gatehouse.token.gh1_a", "Bearer\tgh1_b", "", false)
+	f.Add("app.v1, gatehouse.token.gh1_a", "Basic x", "", true)
+	f.Add("", "Bearer gh1_a", "%74oken=gh1_b", true)
+	f.Add("", "", "t%6fk%65n=gh1_b&%zz=&%7", true)
 	f.Fuzz(func(t *testing.T, subprotocols, authorization, query string, takesQuery bool) {
+		if strings.ContainsAny(subprotocols+authorization+query, "\r\n") || strings.Contains(query, " ") {
+			t.Skip("more than one field each")
+		}
 		head := "GET /?" + query + " HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
 			"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 		if subprotocols != "" {
@@ -326,14 +368,19 @@ func FuzzCarriers(f *testing.F) {
 					tokens = append(tokens, p[len(tokenPrefix):])
 				}
 			}
-			if a := strings.Trim(authorization, " \t"); len(a) > 7 && strings.EqualFold(a[:7], "bearer ") {
-				tokens = append(tokens, strings.TrimLeft(a[7:], " "))
+			if authorization != "" { // whatever it is
+				bearer := regexp.MustCompile(`(?is)^bearer[ \t]+(.+)$`).FindStringSubmatch(strings.Trim(authorization, " \t"))
+				if bearer == nil {
+					bearer = []string{"", "no token, but a carrier"}
+				}
+				tokens = append(tokens, bearer[1])
 			}
 			before, _, _ := strings.Cut(query, "#") // no fragment is a target's
 			inQuery := 0
 			for _, p := range strings.Split(before, "&") {
-				if strings.HasPrefix(p, "token=") {
-					tokens = append(tokens, p[6:])
+				name, value, _ := strings.Cut(p, "=")
+				if plain, err := url.QueryUnescape(name); err == nil && plain == "token" {
+					tokens = append(tokens, value)
 					inQuery++
 				}
 			}
