@@ -135,16 +135,33 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 	a.lease.set(w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration())
 	a.head, a.received, a.heard = revisionFrom(w.GetHead()), applied, a.clock()
 	if w.GetSnapshot() {
-		if applied.Epoch != 0 {
-			a.log.Warn("authority has another history: sessions of the old one end", "epoch", a.head.Epoch)
-			a.enforcer.Fence()
-		}
+		// Before sessions end: a grant in flight is Unknown from here on, or its
+		// session is in the node's table already and ends with the others.
 		a.recent.reset(a.head)
 		a.received = Revision{Epoch: a.head.Epoch}
+		if why := lost(applied, a.head); why != "" {
+			a.log.Warn(why+": all sessions end", "applied", applied.Sequence, "head", a.head.Sequence, "epoch", a.head.Epoch)
+			a.enforcer.Fence()
+		}
 	}
 	a.log.Info("attached to the authority", "address", a.cfg.Address, "version", w.GetHello().GetVersion(), "head", a.head.Sequence, "snapshot", w.GetSnapshot())
 	a.settle()
 	return w.GetHeartbeatInterval().AsDuration(), max(2*w.GetAdmissionFence().AsDuration(), minSilence), nil
+}
+
+// lost is why sessions can't outlive a snapshot up to head, or empty at the
+// first attach, which finds none: of what was revoked since applied the node may
+// never hear.
+func lost(applied, head Revision) string {
+	switch {
+	case applied.Epoch == 0:
+		return ""
+	case applied.Epoch != head.Epoch:
+		return "authority has another history"
+	case applied.After(head):
+		return "authority has lost entries that this node has applied"
+	}
+	return "authority has dropped entries that this node lacks"
 }
 
 // checkWelcome tells what of a welcome can't be followed.

@@ -249,3 +249,65 @@ func TestConfig(t *testing.T) {
 		t.Errorf("%v: want every problem", err)
 	}
 }
+
+// A snapshot that is not the first ends all sessions, and the log says what it
+// means. By then no grant of before it holds.
+func TestSnapshots(t *testing.T) {
+	for _, c := range []struct {
+		rule   string
+		do     func(l *lab)
+		fences int
+		line   string // that is logged; empty for none
+	}{
+		{"none: the node goes on from where it was", func(l *lab) { l.a.Break(errBroken) }, 0, ""},
+		{"none: nothing was dropped that the node lacks", func(l *lab) { l.a.Drop() }, 0, ""},
+		{"another history", func(l *lab) { l.a.Restore() }, 1, "authority has another history"},
+		{"the same history, entries were dropped", func(l *lab) {
+			l.a.Hold(wstest.Entries, true)
+			l.a.Revoke(wstest.BySubject("acme", "b"))
+			l.a.Drop()
+			l.a.Hold(wstest.Entries, false)
+		}, 1, "authority has dropped entries that this node lacks"},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			inLab(t, func(l *lab) { l.a.Revoke(wstest.BySubject("acme", "a")) }, func(l *lab) {
+				l.at(time.Second)
+				before := grantAt(Revision{1, 1}, "c")
+				if got := l.Standing(before); got != Holds {
+					t.Fatalf("standing %v before", got)
+				}
+				l.s.fence = func() {
+					if got := l.Standing(before); got != Unknown {
+						t.Errorf("standing %v as sessions end: a grant in flight would outlive them", got)
+					}
+				}
+				c.do(l)
+				l.at(3 * time.Second)
+				l.wantReady(true)
+				if n := l.s.fenced(); n != c.fences {
+					t.Errorf("all sessions ended %d times, want %d", n, c.fences)
+				}
+				l.stop()
+				logs := l.logs.String()
+				for _, line := range []string{"authority has another history", "authority has dropped entries", "authority has lost entries"} {
+					if want := c.line != "" && strings.HasPrefix(c.line, line); strings.Contains(logs, line) != want {
+						t.Errorf("%q is logged: %t, in %s", line, !want, logs)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestLost(t *testing.T) {
+	for applied, want := range map[Revision]string{
+		{}:     "",
+		{2, 9}: "authority has another history",
+		{1, 9}: "authority has lost entries that this node has applied",
+		{1, 4}: "authority has dropped entries that this node lacks",
+	} {
+		if got := lost(applied, Revision{1, 8}); got != want {
+			t.Errorf("%v: %q, want %q", applied, got, want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"log/slog"
@@ -25,6 +26,7 @@ type sockets struct {
 	live     []*Identity
 	enforced []Entry
 	fences   int
+	fence    func() // called in Fence
 	enforce  func() // called in Enforce
 }
 
@@ -50,6 +52,9 @@ func (s *sockets) Enforce(entries []Entry) []Count {
 func (s *sockets) Fence() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.fence != nil {
+		s.fence()
+	}
 	s.fences++
 	s.live = nil
 }
@@ -75,6 +80,7 @@ type lab struct {
 	// api is what the client calls; a itself if nil.
 	api    pb.NodeServiceClient
 	config Config
+	logs   bytes.Buffer // one line each, of what is a warning or worse; read after stop
 	begin  time.Time
 	stop   func() // ends Run
 }
@@ -92,7 +98,7 @@ func inLab(t *testing.T, prepare, test func(l *lab)) {
 			l.api = l.a.Client()
 		}
 		var err error
-		if l.Client, err = Over(l.api, l.clock, l.config, nil, l.s, slog.New(slog.DiscardHandler)); err != nil {
+		if l.Client, err = Over(l.api, l.clock, l.config, nil, l.s, slog.New(slog.NewTextHandler(&l.logs, &slog.HandlerOptions{Level: slog.LevelWarn}))); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(context.Background())

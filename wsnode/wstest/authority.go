@@ -60,6 +60,7 @@ type Authority struct {
 	broken   error // the error they ended with
 	epoch    uint64
 	log      []*pb.Entry
+	dropped  uint64 // of log, the oldest that no node is sent any more
 	locks    map[string]*pb.LockEntry
 	tokens   map[token.ID]*issued
 	sessions map[[16]byte]*Session
@@ -208,10 +209,19 @@ func (a *Authority) Down(err error) {
 func (a *Authority) Restore() {
 	a.locked(func() {
 		a.epoch++
-		a.log, a.locks = nil, map[string]*pb.LockEntry{}
+		a.log, a.dropped, a.locks = nil, 0, map[string]*pb.LockEntry{}
 		clear(a.tokens)
 		clear(a.sessions)
 		a.breaks, a.broken = a.breaks+1, status.Error(codes.Unavailable, "restored")
+	})
+}
+
+// Drop drops all entries of the log, as an authority does with old ones that can
+// hit nothing any more, and ends all streams. Who lacks some gets a snapshot.
+func (a *Authority) Drop() {
+	a.locked(func() {
+		a.dropped = uint64(len(a.log))
+		a.breaks, a.broken = a.breaks+1, status.Error(codes.Unavailable, "restarted")
 	})
 }
 

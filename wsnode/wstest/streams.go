@@ -124,10 +124,11 @@ type feed struct {
 func (f *feed) welcome(hello *pb.AttachHello) *pb.AttachResponse {
 	a := f.a
 	applied := hello.GetApplied()
-	snapshot := applied.GetEpoch() != a.epoch || applied.GetSequence() > uint64(len(a.log))
+	snapshot := applied.GetEpoch() != a.epoch || applied.GetSequence() > uint64(len(a.log)) || applied.GetSequence() < a.dropped
 	f.pushed = len(a.pushed)
-	if f.locks = snapshot; !snapshot {
-		f.after = applied.GetSequence()
+	f.after = applied.GetSequence()
+	if f.locks = snapshot; snapshot {
+		f.after = a.dropped
 	}
 	return &pb.AttachResponse{Message: &pb.AttachResponse_Welcome{Welcome: &pb.AttachWelcome{
 		Hello: &pb.Hello{Version: pb.Version}, Head: a.head(), Snapshot: snapshot, Time: timestamppb.Now(),
@@ -147,7 +148,7 @@ func (f *feed) next() (out []*pb.AttachResponse, changed <-chan struct{}, err er
 	}
 	if f.locks && !a.held[Entries] {
 		f.locks = false
-		m := &pb.Entries{Through: &pb.Revision{Epoch: a.epoch}}
+		m := &pb.Entries{Through: &pb.Revision{Epoch: a.epoch, Sequence: f.after}}
 		for _, l := range a.locks {
 			m.Locks = append(m.Locks, l)
 		}
