@@ -15,6 +15,8 @@ import (
 const (
 	maxReport = 1024    // sessions in one report
 	maxEnds   = 100_000 // ended sessions that wait; beyond, the oldest is left to end by its time
+
+	droppedEvery = time.Minute // between two lines of the log about that
 )
 
 // ends is the sessions that have ended and are not reported yet.
@@ -22,6 +24,8 @@ type ends struct {
 	mu      sync.Mutex
 	waiting []*pb.SessionEnd
 	busy    bool
+	dropped int           // beyond maxEnds, so far
+	told    time.Duration // when the log last told of that, by the client's clock
 	wake    chan struct{} // of one
 	idle    chan struct{} // closed, and replaced, when nothing waits
 }
@@ -30,14 +34,26 @@ func (e *ends) init() { e.wake, e.idle = make(chan struct{}, 1), make(chan struc
 
 // Ended tells the authority that a session is over. It does not block.
 func (c *Client) Ended(session [16]byte, reason pb.Reason, at time.Time) {
-	e := &c.ends
+	if dropped := c.ends.put(&pb.SessionEnd{SessionId: session[:], Reason: reason, EndedAt: timestamppb.New(at)}, c.clock()); dropped > 0 {
+		c.log.Error("too many ended sessions wait for the authority: the oldest end there by their time", "waiting", maxEnds, "dropped_so_far", dropped)
+	}
+}
+
+// put queues an end. It returns how many were dropped so far, if that is to be
+// logged now.
+func (e *ends) put(end *pb.SessionEnd, now time.Duration) (dropped int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.waiting) >= maxEnds {
 		e.waiting = e.waiting[1:]
+		if e.dropped++; e.dropped == 1 || now-e.told >= droppedEvery {
+			e.told = now
+			dropped = e.dropped
+		}
 	}
-	e.waiting = append(e.waiting, &pb.SessionEnd{SessionId: session[:], Reason: reason, EndedAt: timestamppb.New(at)})
+	e.waiting = append(e.waiting, end)
 	signal(e.wake)
+	return dropped
 }
 
 func (e *ends) take() []*pb.SessionEnd {
@@ -94,7 +110,7 @@ func (c *Client) report(ctx context.Context) error {
 			call, cancel := context.WithTimeout(ctx, c.cfg.RedeemTimeout)
 			_, err := c.api.ReportSessions(call, &pb.ReportSessionsRequest{InstanceId: c.instance[:], Ended: batch})
 			cancel()
-			if status.Code(err) == codes.InvalidArgument {
+			if c.unwanted(err) {
 				// It would be refused each time, and nothing after it be heard of.
 				c.log.Error("authority does not take a report: these sessions end there by their time", "sessions", len(batch), "error", err)
 				continue
@@ -105,4 +121,17 @@ func (c *Client) report(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// unwanted reports whether a report was refused for what is in it, as for the
+// session of another node. While there is a lease, what is not permitted is the
+// report; without one it may be the node itself, whose credential is disabled.
+func (c *Client) unwanted(err error) bool {
+	switch status.Code(err) {
+	case codes.InvalidArgument:
+		return true
+	case codes.PermissionDenied:
+		return c.lease.ready() == nil
+	}
+	return false
 }

@@ -1,8 +1,11 @@
 package verify
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -46,22 +49,40 @@ func TestEndsSurviveTheAuthority(t *testing.T) {
 }
 
 func TestEndsAreBounded(t *testing.T) {
-	c := &Client{}
+	var now time.Duration
+	var logs bytes.Buffer
+	c := &Client{clock: func() time.Duration { return now }, log: slog.New(slog.NewTextHandler(&logs, nil))}
 	c.ends.init()
+	wantLines := func(lines int, last string) {
+		t.Helper()
+		if text := logs.String(); strings.Count(text, "\n") != lines || !strings.HasSuffix(text, last) {
+			t.Errorf("logged %q, want %d lines, the last with %q", text, lines, last)
+		}
+	}
 	for i := range maxEnds + 10 {
+		if i == maxEnds {
+			wantLines(0, "")
+		}
 		c.Ended(sessionNumber(i), pb.Reason_REASON_PEER_CLOSED, time.Unix(0, 0))
 	}
+	wantLines(1, "dropped_so_far=1\n")
 	if n := len(c.ends.waiting); n != maxEnds {
 		t.Errorf("%d ends wait, want %d", n, maxEnds)
 	}
 	if first := c.ends.waiting[0]; [16]byte(first.GetSessionId()) != sessionNumber(10) {
 		t.Errorf("the oldest that waits is %x, want the tenth", first.GetSessionId())
 	}
+	now = droppedEvery
+	for range 5 {
+		c.Ended(sessionNumber(0), pb.Reason_REASON_PEER_CLOSED, time.Unix(0, 0))
+	}
+	wantLines(2, "dropped_so_far=11\n")
 }
 
 // picky refuses reports of one session.
 type picky struct {
 	pb.NodeServiceClient
+	code  codes.Code
 	mu    sync.Mutex
 	calls int
 }
@@ -72,7 +93,7 @@ func (p *picky) ReportSessions(ctx context.Context, in *pb.ReportSessionsRequest
 	p.mu.Unlock()
 	for _, e := range in.GetEnded() {
 		if [16]byte(e.GetSessionId()) == sessionNumber(1) {
-			return nil, status.Error(codes.InvalidArgument, "what is this")
+			return nil, status.Error(p.code, "what is this")
 		}
 	}
 	return p.NodeServiceClient.ReportSessions(ctx, in, opts...)
@@ -80,17 +101,37 @@ func (p *picky) ReportSessions(ctx context.Context, in *pb.ReportSessionsRequest
 
 // A report that the authority will never take does not keep others from it.
 func TestUnwantedReport(t *testing.T) {
-	api := &picky{}
-	inLab(t, func(l *lab) { api.NodeServiceClient = l.a.Client(); l.api = api }, func(l *lab) {
-		l.Ended(sessionNumber(1), pb.Reason_REASON_PEER_CLOSED, time.Now())
+	for _, code := range []codes.Code{codes.InvalidArgument, codes.PermissionDenied} {
+		t.Run(code.String(), func(t *testing.T) {
+			api := &picky{code: code}
+			inLab(t, func(l *lab) { api.NodeServiceClient = l.a.Client(); l.api = api }, func(l *lab) {
+				l.Ended(sessionNumber(1), pb.Reason_REASON_PEER_CLOSED, time.Now())
+				l.at(time.Second)
+				l.Ended(sessionNumber(2), pb.Reason_REASON_PEER_CLOSED, time.Now())
+				l.at(2 * time.Second)
+				if ended := l.a.Seen().Ended; len(ended) != 1 || [16]byte(ended[0].GetSessionId()) != sessionNumber(2) {
+					t.Errorf("reported %v, want the second alone", ended)
+				}
+				if api.calls != 2 {
+					t.Errorf("%d calls, want 2", api.calls)
+				}
+			})
+		})
+	}
+}
+
+// A node whose credential is disabled keeps its reports until it is let in
+// again.
+func TestReportsOutliveADisabledCredential(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.a.Down(status.Error(codes.PermissionDenied, "credential disabled"))
 		l.at(time.Second)
-		l.Ended(sessionNumber(2), pb.Reason_REASON_PEER_CLOSED, time.Now())
-		l.at(2 * time.Second)
-		if ended := l.a.Seen().Ended; len(ended) != 1 || [16]byte(ended[0].GetSessionId()) != sessionNumber(2) {
-			t.Errorf("reported %v, want the second alone", ended)
-		}
-		if api.calls != 2 {
-			t.Errorf("%d calls, want 2", api.calls)
+		l.Ended(sessionNumber(1), pb.Reason_REASON_PEER_CLOSED, time.Now())
+		l.at(20 * time.Second)
+		l.a.Down(nil)
+		l.at(30 * time.Second)
+		if n := len(l.a.Seen().Ended); n != 1 {
+			t.Errorf("%d ends were reported, want 1", n)
 		}
 	})
 }
