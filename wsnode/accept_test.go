@@ -45,3 +45,28 @@ func TestNoAddress(t *testing.T) {
 		}
 	})
 }
+
+// A TLS handshake that the node cuts off as it drains is not one that failed.
+func TestDrainFailsNoTLSHandshake(t *testing.T) {
+	server, _ := wstest.TLS(t)
+	inLab(t, nil, func(l *lab) {
+		over := wstest.Listen()
+		served := make(chan error, 1)
+		go func() { served <- l.Serve(over, server) }()
+		c, err := over.Dial(loopbackAddr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		if _, err := c.Write([]byte{22, 3, 1}); err != nil { // the first bytes of a hello
+			t.Fatal(err)
+		}
+		l.shutdown()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+		if got := l.metric("tls_handshakes_failed_total", ""); got != 0 {
+			t.Errorf("%v TLS handshakes are counted as failed, want 0", got)
+		}
+	})
+}

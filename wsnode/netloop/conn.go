@@ -70,6 +70,9 @@ func newConn(p *Portable, nc net.Conn, tlsConfig *tls.Config) *conn {
 func (c *conn) run(ticket Ticket) {
 	if err := c.shakeHands(); err != nil {
 		_ = c.raw.Close()
+		if c.p.isStopped() { // which has cut it off
+			err = ErrStopped
+		}
 		ticket.Failed(err)
 		return
 	}

@@ -63,6 +63,6 @@ type Ticket interface {
 	// Open makes the machine of the connection, once its TLS handshake is done.
 	Open(link Link, now time.Time) Machine
 	// Failed says that there will be none: the TLS handshake failed, or, with
-	// ErrStopped, the driver takes no connections any more.
+	// ErrStopped, the driver was stopped before it was done.
 	Failed(err error)
 }

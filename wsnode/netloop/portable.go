@@ -125,6 +125,12 @@ func (p *Portable) stop() []*conn {
 	return all
 }
 
+func (p *Portable) isStopped() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopped
+}
+
 // Wait waits until there is no connection, or ctx ends.
 func (p *Portable) Wait(ctx context.Context) error {
 	defer context.AfterFunc(ctx, func() {

@@ -388,8 +388,8 @@ func TestStop(t *testing.T) {
 		if _, err := c.Read(make([]byte, 1)); err == nil {
 			t.Error("the connection lives on")
 		}
-		if err := <-s.failed; err == nil || errors.Is(err, ErrStopped) {
-			t.Errorf("failed with %v", err)
+		if err := <-s.failed; !errors.Is(err, ErrStopped) {
+			t.Errorf("failed with %v, want ErrStopped", err)
 		}
 	})
 	t.Run("nobody is let in after it", func(t *testing.T) {
