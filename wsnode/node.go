@@ -129,7 +129,8 @@ func (n *Node) Start() {
 }
 
 // Serve accepts from l until Drain or Shutdown closes it, over TLS if
-// tlsConfig is not nil.
+// tlsConfig is not nil. An error of l that time does not mend ends it before,
+// and is returned.
 func (n *Node) Serve(l net.Listener, tlsConfig *tls.Config) error {
 	n.mu.Lock()
 	if n.draining.Load() {

@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -44,8 +46,23 @@ func NewPortable(cfg Config, opener Opener, log *slog.Logger) *Portable {
 // ErrStopped says that the driver lets no connection in any more.
 var ErrStopped = errors.New("driver stopped")
 
+// passing are errors of accept that time mends: a shortage, or a connection that
+// failed or was forbidden before it was taken, which Linux reports so (accept(2)).
+var passing = []error{
+	syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EINTR,
+	syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EPERM, syscall.EPROTO, syscall.ENOPROTOOPT,
+	syscall.ENETDOWN, syscall.ENETUNREACH, syscall.EHOSTDOWN, syscall.EHOSTUNREACH,
+}
+
+func passes(err error) bool {
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout() ||
+		slices.ContainsFunc(passing, func(p error) bool { return errors.Is(err, p) })
+}
+
 // Serve accepts from l, over TLS if tlsConfig is not nil, until l is closed;
-// then it returns nil.
+// then it returns nil. When accept fails for a while, as without descriptors, it
+// tries again; any other error of accept ends it and is returned.
 func (p *Portable) Serve(l net.Listener, tlsConfig *tls.Config) error {
 	const low, high = 5 * time.Millisecond, time.Second
 	wait := low
@@ -54,7 +71,10 @@ func (p *Portable) Serve(l net.Listener, tlsConfig *tls.Config) error {
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}
-		if err != nil { // out of descriptors, or a peer that was gone by then
+		if err != nil && !passes(err) {
+			return fmt.Errorf("accept on %v: %w", l.Addr(), err)
+		}
+		if err != nil {
 			p.log.Warn("accept failed", "listener", l.Addr().String(), "error", err, "again_in", wait)
 			time.Sleep(wait)
 			wait = min(2*wait, high)

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -205,26 +207,51 @@ func TestTLSHandshakeTimeout(t *testing.T) {
 
 // Accept may fail for a while, as without descriptors; the driver goes on.
 func TestAcceptFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := &failing{Listener: wstest.Listen(), errs: 15}
-		s := serve(t, testConfig, l, nil, nil)
-		defer s.end()
-		begin := time.Now()
-		s.next()
-		c, err := l.Listener.(*wstest.Listener).Dial(netip.MustParseAddr("192.0.2.1"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		exchange(t, c, "-")
-		if took := time.Since(begin); took < 5*time.Second || took > 10*time.Second {
-			t.Errorf("accepted after %v: the pauses are too short or too long", took)
-		}
-	})
+	for _, err := range []error{
+		syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM, syscall.EINTR, syscall.ECONNABORTED,
+		os.ErrDeadlineExceeded, // a timeout
+	} {
+		t.Run(err.Error(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &failing{Listener: wstest.Listen(), errs: 15, err: err}
+				s := serve(t, testConfig, l, nil, nil)
+				defer s.end()
+				begin := time.Now()
+				s.next()
+				c, err := l.Listener.(*wstest.Listener).Dial(netip.MustParseAddr("192.0.2.1"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				exchange(t, c, "-")
+				if took := time.Since(begin); took < 5*time.Second || took > 10*time.Second {
+					t.Errorf("accepted after %v: the pauses are too short or too long", took)
+				}
+			})
+		})
+	}
+}
+
+// What time does not mend ends Serve, which tells.
+func TestAcceptFailsForEver(t *testing.T) {
+	for _, permanent := range []error{syscall.EBADF, syscall.EINVAL, errors.New("broken")} {
+		t.Run(permanent.Error(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &failing{Listener: wstest.Listen(), errs: 1000, err: permanent}
+				p := NewPortable(testConfig, newDoor(t), slog.New(slog.DiscardHandler))
+				begin := time.Now()
+				err := p.Serve(l, nil)
+				if !errors.Is(err, permanent) || !strings.Contains(err.Error(), l.Addr().String()) || time.Since(begin) != 0 {
+					t.Errorf("%v after %v, want it with its listener, at once", err, time.Since(begin))
+				}
+			})
+		})
+	}
 }
 
 type failing struct {
 	net.Listener
+	err  error
 	mu   sync.Mutex
 	errs int
 }
@@ -235,7 +262,7 @@ func (l *failing) Accept() (net.Conn, error) {
 	fail := l.errs >= 0
 	l.mu.Unlock()
 	if fail {
-		return nil, errors.New("too many open files")
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept4", l.err)}
 	}
 	return l.Listener.Accept()
 }
