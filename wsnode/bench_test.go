@@ -166,8 +166,8 @@ func (h *hand) open(path string) {
 	if path == chatPath {
 		o.Origin = appOrigin
 	}
-	h.feed(o.Bytes())
-	h.await()
+	h.out = h.m.Feed(o.Bytes(), h.now, h.out)
+	h.await() // the authority's answer, which may be there by now
 	if head := h.response(); !bytes.HasPrefix([]byte(head), []byte("HTTP/1.1 101")) {
 		h.t.Fatalf("%s, want %d", head, http.StatusSwitchingProtocols)
 	}
