@@ -55,7 +55,8 @@ const (
 	Reason_REASON_INTERNAL Reason = 12
 	// The handshake carried no token.
 	Reason_REASON_TOKEN_MISSING Reason = 20
-	// The handshake carried more than one token.
+	// The handshake carried more than one token, or an Authorization beside a
+	// token in another carrier.
 	Reason_REASON_TOKEN_REPEATED Reason = 21
 	// The handshake carried a token where its route takes none, or in the URL one
 	// that may open more than one socket.
