@@ -157,7 +157,7 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 		}
 		switch m := msg.GetMessage().(type) {
 		case *pb.AttachRequest_Heartbeat:
-			if err := s.acknowledge(inst.ID, m.Heartbeat.GetApplied(), nil); err != nil {
+			if _, err := s.applied(inst.ID, m.Heartbeat.GetApplied()); err != nil {
 				return err
 			}
 			s.fleet.heard(inst.ID, m.Heartbeat.GetSessions(), s.now())
@@ -169,9 +169,11 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 			if n := len(m.Acknowledgement.GetEnforced()); n > maxEnforced {
 				return invalid("acknowledgement.enforced", "%d are above %d", n, maxEnforced)
 			}
-			if err := s.acknowledge(inst.ID, m.Acknowledgement.GetThrough(), m.Acknowledgement.GetEnforced()); err != nil {
+			through, err := s.applied(inst.ID, m.Acknowledgement.GetThrough())
+			if err != nil {
 				return err
 			}
+			s.receipts.enforced(inst.ID, through, m.Acknowledgement.GetEnforced(), s.now())
 		case *pb.AttachRequest_Goodbye:
 			if !s.fleet.detach(inst.ID, a) {
 				return errReplaced // what it says no longer goes for the instance
@@ -187,19 +189,19 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 	}
 }
 
-// acknowledge notes what a node says it has enforced.
-func (s *Service) acknowledge(id storage.InstanceID, through *pb.Revision, enforced []*pb.Enforced) error {
+// applied notes through where a node says it has enforced the log. Receipts wait
+// for its acknowledgement, which tells what that ended.
+func (s *Service) applied(id storage.InstanceID, through *pb.Revision) (sequence uint64, err error) {
 	r := revisionFrom(through)
 	head, _ := s.store.Head()
 	if r.Epoch != head.Epoch {
-		return nil // nothing, or of the history before this one: a snapshot replaces it
+		return 0, nil // nothing, or of the history before this one: a snapshot replaces it
 	}
 	if r.Sequence > head.Sequence {
-		return invalid("applied", "revision %d lies ahead of the log's head %d", r.Sequence, head.Sequence)
+		return 0, invalid("applied", "revision %d lies ahead of the log's head %d", r.Sequence, head.Sequence)
 	}
 	s.fleet.enforced(id, r)
-	s.receipts.enforced(id, r.Sequence, enforced, s.now())
-	return nil
+	return r.Sequence, nil
 }
 
 // feed sends a node all that it needs to know, in order, until the stream

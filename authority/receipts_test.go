@@ -67,7 +67,9 @@ func TestReceipt(t *testing.T) {
 	f.equal("a count that changed", next(), "node-1:4/0@3ms incomplete")
 	c.acknowledge(r)
 	f.clock.advance(4 * time.Millisecond)
-	b.beat(r) // a heartbeat tells it too
+	b.beat(r) // tells what is applied, but not what that ended
+	f.equal("after a heartbeat", rows(f.receipt("admin", r)), "node-1:4/0@3ms node-2?1h0m4.6s incomplete")
+	b.acknowledge(r)
 	f.equal("last message", next(), "node-2:0/0@7ms complete")
 	if _, err := watch.Recv(); err != io.EOF {
 		t.Errorf("after it is complete: %v", err)
@@ -105,6 +107,7 @@ func TestReceiptOfThoseWhoLeft(t *testing.T) {
 	leaves, dies, stays := f.node("node-1"), f.node("node-2"), f.node("node-2")
 	r := f.revoke(bySubject("acme", "ada")).GetRevision()
 	f.clock.advance(time.Second)
+	stays.acknowledge(r)
 	stays.beat(r)
 	leaves.goodbye()
 	f.equal("after the goodbye", rows(f.receipt("admin", r)), "node-1:0/0@1s node-2:0/0@1s node-2?1h0m4.6s incomplete")
@@ -113,6 +116,7 @@ func TestReceiptOfThoseWhoLeft(t *testing.T) {
 	_, err = watch.Recv()
 	f.ok(err)
 	f.clock.advance(2 * time.Hour)
+	stays.acknowledge(r)
 	stays.beat(r)
 	f.ok(f.service.Tend(f.ctx))
 	_ = dies
@@ -144,6 +148,7 @@ func TestReceiptAfterRestart(t *testing.T) {
 	}
 	f.equal("first message", next(), "node-1?1h0m4.6s node-2?1h0m4.6s incomplete")
 	a.begin(func(h *pb.AttachHello) { h.Applied = r })
+	a.acknowledge(r)
 	a.beat(r)
 	f.equal("second message", next(), "node-1:0/0 incomplete")
 	b.begin()
@@ -204,12 +209,14 @@ func TestRepeatedRequestKeepsItsReceipt(t *testing.T) {
 	first := revoke()
 	second := f.revoke(bySubject("acme", "bob")).GetRevision()
 	f.equal("repeated", revoke(), first)
+	n.acknowledge(second)
 	n.beat(second)
 	f.equal("both", rows(f.receipt("admin", first))+", "+rows(f.receipt("admin", second)), "node-1:0/0@0s complete, node-1:0/0@0s complete")
 	f.restart()
 	f.equal("repeated after a restart", revoke(), first)
 	third := f.revoke(bySubject("acme", "cyd")).GetRevision()
 	n.begin(func(h *pb.AttachHello) { h.Applied = second })
+	n.acknowledge(third)
 	n.beat(third)
 	f.equal("the newest", rows(f.receipt("admin", third)), "node-1:0/0@0s complete")
 }

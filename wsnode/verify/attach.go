@@ -144,8 +144,14 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 			a.enforcer.Fence()
 		}
 	}
+	a.counts.untold(applied.Epoch == a.head.Epoch)
 	a.log.Info("attached to the authority", "address", a.cfg.Address, "version", w.GetHello().GetVersion(), "head", a.head.Sequence, "snapshot", w.GetSnapshot())
 	a.settle()
+	if applied.Epoch == a.head.Epoch && !w.GetSnapshot() {
+		if err := a.acknowledge(); err != nil {
+			return 0, 0, err
+		}
+	}
 	return w.GetHeartbeatInterval().AsDuration(), max(2*w.GetAdmissionFence().AsDuration(), minSilence), nil
 }
 
@@ -209,25 +215,14 @@ func (a *attachment) enforce(in *pb.Entries) error {
 	}
 	a.enforcer.Enforce(locks)
 	a.recent.add(entries)
-	counts := a.enforcer.Enforce(entries)
+	for i, n := range a.enforcer.Enforce(entries) {
+		if n.Closed > 0 {
+			a.counts.add(&pb.Enforced{Sequence: entries[i].Revision.Sequence, Closed: uint32(n.Closed), Lingering: uint32(n.Lingering)})
+		}
+	}
 	a.recent.through(revisionFrom(in.GetThrough()))
 	a.settle()
-
-	var enforced []*pb.Enforced
-	for i, n := range counts {
-		if n.Closed == 0 {
-			continue
-		}
-		at := entries[i].Revision
-		if len(enforced) == maxEnforced {
-			if err := a.acknowledge(Revision{at.Epoch, at.Sequence - 1}, enforced); err != nil {
-				return err
-			}
-			enforced = nil
-		}
-		enforced = append(enforced, &pb.Enforced{Sequence: at.Sequence, Closed: uint32(n.Closed), Lingering: uint32(n.Lingering)})
-	}
-	return a.acknowledge(a.recent.appliedRevision(), enforced)
+	return a.acknowledge()
 }
 
 // read checks what the authority sent: it is of the history that was welcomed,
@@ -261,10 +256,29 @@ func (a *attachment) read(in *pb.Entries) (locks, entries []Entry, err error) {
 	return locks, entries, nil
 }
 
-func (a *attachment) acknowledge(through Revision, enforced []*pb.Enforced) error {
-	return a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Acknowledgement{Acknowledgement: &pb.Acknowledgement{
-		Through: through.wire(), Enforced: enforced,
-	}}})
+// acknowledge tells that all is enforced that is applied, and what that ended,
+// as far as this stream has not told it yet. What is told in parts is each time
+// told through where it is whole.
+func (a *attachment) acknowledge() error {
+	applied := a.recent.appliedRevision()
+	for {
+		part, more := a.counts.next(maxEnforced)
+		through := applied
+		if more > 0 {
+			through.Sequence = more - 1
+		}
+		if err := a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Acknowledgement{Acknowledgement: &pb.Acknowledgement{
+			Through: through.wire(), Enforced: part,
+		}}}); err != nil {
+			return err
+		}
+		a.mu.Lock()
+		a.counts.told(a.next + 1) // a heartbeat that follows it on the stream
+		a.mu.Unlock()
+		if more == 0 {
+			return nil
+		}
+	}
 }
 
 // settle extends the lease by the answers whose head is applied now, and lets
@@ -351,6 +365,7 @@ func (a *attachment) answered(h *pb.HeartbeatAnswer) error {
 	if len(a.waiting) == maxAnswers {
 		a.waiting = a.waiting[1:]
 	}
+	a.counts.heard(h.GetSequence())
 	a.waiting = append(a.waiting, answer{slot.at, head})
 	a.setClock(h.GetTime())
 	a.settle()

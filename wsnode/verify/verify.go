@@ -147,6 +147,7 @@ type Client struct {
 	lease  lease
 	recent recent
 	queue  queue
+	counts counts // owned by whoever receives on the Attach stream
 	ends   ends
 
 	goodbye chan struct{} // closed by Goodbye
