@@ -45,6 +45,7 @@ const (
 // devOptions are the flags of gatehouse dev.
 type devOptions struct {
 	state                      string
+	stateGiven                 bool
 	fresh, yes                 bool
 	authority, wss, plain, web string // host:port
 	logLevel                   string
@@ -67,11 +68,14 @@ Other gatehouse commands find a running dev by themselves.`,
   gatehouse dev --state ./state --wss-address localhost:9443
   gatehouse dev --fresh`,
 		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.runDev(cmd.Context(), o) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.stateGiven = cmd.Flags().Changed("state")
+			return c.runDev(cmd.Context(), o)
+		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.state, "state", "", "the folder of CA, credentials, keys and store (default: gatehouse/dev in your state directory)")
-	f.BoolVar(&o.fresh, "fresh", false, "forget everything in the state folder and start anew, after asking")
+	f.BoolVar(&o.fresh, "fresh", false, "forget what dev keeps in the state folder and start anew, after asking")
 	f.BoolVar(&o.yes, "yes", false, "do not ask")
 	f.StringVar(&o.authority, "authority-address", "localhost:8440", "host:port of the authority's gRPC listener")
 	f.StringVar(&o.wss, "wss-address", "localhost:8443", "host:port of the node's wss listener")
@@ -89,27 +93,33 @@ type dev struct {
 	authority *authorityd.Authority
 	node      *wsnode.Node
 	issuer    *grpc.ClientConn
+	mark      *os.File // locked
 
 	onAuthority, onWSS, onPlain, onPage net.Listener
 }
 
+// runDev touches the state folder only once it is known that this process can
+// have it, and all it needs beside.
 func (c *cli) runDev(ctx context.Context, o devOptions) (err error) {
 	if err := o.settle(); err != nil {
 		return err
-	}
-	if o.fresh {
-		if err := c.forget(ctx, o.state, o.yes); err != nil {
-			return err
-		}
 	}
 	logs := ops.LogConfig{Format: "text"}
 	if err := logs.Level.UnmarshalText([]byte(o.logLevel)); err != nil {
 		return usage(devHint, "--log-level: %q is none of debug, info, warn and error", o.logLevel)
 	}
-	d := &dev{devOptions: o, log: logs.Logger(c.stderr)}
+	d := &dev{devOptions: o, log: logs.Logger(c.stderr), cfg: o.authorityConfig()}
 	defer func() { err = errors.Join(err, d.close()) }()
 	if err := d.listen(); err != nil {
 		return err
+	}
+	if d.mark, err = takeState(d.state); err != nil {
+		return err
+	}
+	if o.fresh {
+		if err := c.forget(ctx, d.cfg, o.yes); err != nil {
+			return err
+		}
 	}
 	if err := d.open(ctx); err != nil {
 		return err
@@ -120,6 +130,9 @@ func (c *cli) runDev(ctx context.Context, o devOptions) (err error) {
 // settle fills in defaults and refuses what would let others in.
 func (o *devOptions) settle() error {
 	if o.state == "" {
+		if o.stateGiven {
+			return usage("an unset shell variable, perhaps", "--state is empty: name a folder")
+		}
 		dir, err := defaultStateDir()
 		if err != nil {
 			return err
@@ -130,40 +143,19 @@ func (o *devOptions) settle() error {
 	if o.state, err = filepath.Abs(o.state); err != nil {
 		return fmt.Errorf("--state: %w", err)
 	}
-	for _, a := range []struct{ flag, address string }{{"ws-address", o.plain}, {"page-address", o.web}} {
-		host, _, err := net.SplitHostPort(a.address)
-		if err != nil {
+	for _, a := range []struct {
+		flag, address string
+		plain         bool
+	}{
+		{"authority-address", o.authority, false}, {"wss-address", o.wss, false}, {"ws-address", o.plain, true}, {"page-address", o.web, true},
+	} {
+		host, port, err := net.SplitHostPort(a.address)
+		if err != nil || port == "" {
 			return usage(devHint, "--%s: %q is not host:port, such as localhost:8080", a.flag, a.address)
 		}
-		if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		if ip, err := netip.ParseAddr(host); a.plain && host != "localhost" && (err != nil || !ip.IsLoopback()) {
 			return usage(devHint, "--%s: %q is not on loopback, and this listener has no TLS; use localhost", a.flag, host)
 		}
-	}
-	return nil
-}
-
-// forget removes a state folder, if it is one.
-func (c *cli) forget(ctx context.Context, dir string, yes bool) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) || err == nil && len(entries) == 0 {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("--fresh: %w", err)
-	}
-	if !slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == "gatehouse.db" || e.Name() == "ca" }) {
-		return fmt.Errorf("--fresh: %s holds files, but no state of gatehouse dev; it is left alone", dir)
-	}
-	if !yes {
-		if !c.terminal {
-			return usage("say --yes too", "--fresh forgets all tokens, revocations and keys in %s, and there is no terminal to ask on", dir)
-		}
-		if err := c.confirm(ctx, "This forgets all tokens, revocations and keys in "+dir+".", "yes"); err != nil {
-			return err
-		}
-	}
-	if err := os.RemoveAll(dir); err != nil {
-		return fmt.Errorf("--fresh: %w", err)
 	}
 	return nil
 }
@@ -188,19 +180,24 @@ func (d *dev) listen() error {
 	return nil
 }
 
+func (o *devOptions) authorityConfig() authorityd.Config {
+	cfg := authorityd.DefaultConfig()
+	cfg.State, cfg.Listen, cfg.Reflection = o.state, o.authority, true
+	if host, _, err := net.SplitHostPort(o.authority); err == nil && !slices.Contains(cfg.ServerNames, host) && host != "" {
+		cfg.ServerNames = append(cfg.ServerNames, host)
+	}
+	return cfg
+}
+
 // open makes or finds the state and builds the authority.
 func (d *dev) open(ctx context.Context) error {
-	d.cfg = authorityd.DefaultConfig()
-	d.cfg.State, d.cfg.Listen, d.cfg.Reflection = d.state, d.devOptions.authority, true
-	if host, _, err := net.SplitHostPort(d.devOptions.authority); err == nil && !slices.Contains(d.cfg.ServerNames, host) && host != "" {
-		d.cfg.ServerNames = append(d.cfg.ServerNames, host)
+	_, err := authorityd.Init(ctx, d.cfg, slog.New(slog.DiscardHandler))
+	if err == nil {
+		d.authority, err = authorityd.Open(ctx, d.cfg, d.log)
 	}
-	quiet := slog.New(slog.DiscardHandler)
-	if _, err := authorityd.Init(ctx, d.cfg, quiet); err != nil {
-		return fmt.Errorf("%w\nanother gatehouse dev may be running on %s; end it, or give this one a --state of its own", err, d.state)
+	if errors.Is(err, authorityd.ErrInUse) {
+		return stateInUse(d.state, err)
 	}
-	var err error
-	d.authority, err = authorityd.Open(ctx, d.cfg, d.log)
 	return err
 }
 
@@ -243,12 +240,12 @@ func (d *dev) run(ctx context.Context, stdout io.Writer) error {
 // startNode makes the credentials that are missing, and the node and page that
 // call with them.
 func (d *dev) startNode(ctx context.Context) (*http.Server, error) {
-	node, err := d.credential(ctx, "dev-node", &pb.Credential{Name: "dev-node", Role: pb.Role_ROLE_NODE})
+	node, err := d.credential(ctx, devNode, &pb.Credential{Name: devNode, Role: pb.Role_ROLE_NODE})
 	if err != nil {
 		return nil, err
 	}
-	issuer, err := d.credential(ctx, "dev-page", &pb.Credential{
-		Name: "dev-page", Role: pb.Role_ROLE_ISSUER, Audiences: []string{devAudience}, TokensPerSecond: 100,
+	issuer, err := d.credential(ctx, devPage, &pb.Credential{
+		Name: devPage, Role: pb.Role_ROLE_ISSUER, Audiences: []string{devAudience}, TokensPerSecond: 100,
 	})
 	if err != nil {
 		return nil, err
@@ -403,6 +400,9 @@ func (d *dev) close() error {
 	}
 	if d.authority != nil {
 		errs = append(errs, d.authority.Close())
+	}
+	if d.mark != nil {
+		errs = append(errs, d.mark.Close())
 	}
 	return errors.Join(errs...)
 }

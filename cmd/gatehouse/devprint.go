@@ -19,7 +19,7 @@ func (d *dev) cliConfig() string { return filepath.Join(d.state, filepath.Base(d
 // writeCLIConfig tells the other commands how to call the authority.
 func (d *dev) writeCLIConfig() error {
 	dir := d.cfg.CredentialDir(authorityd.FirstAdmin)
-	text := fmt.Sprintf("# Written by gatehouse dev.\naddress: %q\nca_file: %q\ncert_file: %q\nkey_file: %q\n",
+	text := fmt.Sprintf(devHeader+"address: %q\nca_file: %q\ncert_file: %q\nkey_file: %q\n",
 		reach(d.devOptions.authority, d.onAuthority), filepath.Join(dir, "ca.crt"), filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
 	if err := os.WriteFile(d.cliConfig(), []byte(text), 0o600); err != nil {
 		return fmt.Errorf("tell other commands of this dev: %w", err)

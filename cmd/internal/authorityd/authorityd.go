@@ -23,8 +23,12 @@ import (
 	"github.com/gatehouse-ws/gatehouse/tlsfile"
 )
 
-// ErrNotInitialised says that the state folder holds no CA yet.
-var ErrNotInitialised = errors.New("no CA there: run gatehouse-authority init first")
+var (
+	// ErrNotInitialised says that the state folder holds no CA yet.
+	ErrNotInitialised = errors.New("no CA there: run gatehouse-authority init first")
+	// ErrInUse says that another process works on the state folder.
+	ErrInUse = storage.ErrInUse
+)
 
 // drainTimeout bounds how long calls under way may take once the end was
 // asked for.
@@ -85,6 +89,21 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Authority, err 
 		return nil, err
 	}
 	return a, nil
+}
+
+// CheckUnused is ErrInUse while another process works on the state folder.
+func CheckUnused(cfg Config) error {
+	if _, err := os.Stat(cfg.storeAt()); err != nil {
+		return nil
+	}
+	store, err := boltstore.Open(cfg.storeAt(), boltstore.Options{})
+	switch {
+	case errors.Is(err, ErrInUse):
+		return err
+	case err != nil: // it can't be read, but nobody holds it
+		return nil
+	}
+	return store.Close()
 }
 
 func (a *Authority) ensureCertificate() error {

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
 )
 
 // maxKnown is how many earlier instances the state folder remembers; the
@@ -39,7 +41,7 @@ func openInstances(dir string) (*instances, error) {
 }
 
 func (in *instances) open(path string) error {
-	if err := lock(in.file); err != nil {
+	if err := ops.Lock(in.file); err != nil {
 		return fmt.Errorf("%s is in use by another node process: give each node a state folder of its own: %w", path, err)
 	}
 	text, err := os.ReadFile(path)

@@ -1,4 +1,4 @@
-package noded
+package ops
 
 import (
 	"os"
@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lock takes the file for this process, until it is closed or the process ends.
-func lock(f *os.File) error {
+// Lock takes the file for this process, until it is closed or the process ends.
+func Lock(f *os.File) error {
 	return windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, new(windows.Overlapped))
 }
