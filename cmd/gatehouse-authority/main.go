@@ -49,7 +49,7 @@ func initCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Writer)
 certificate, the store, and the credential of a first admin. What is there
 already is kept, so init may be run again.`,
 		Example: "  gatehouse-authority init --state ./state",
-		Args:    cobra.NoArgs,
+		Args:    daemon.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := p.Load(cmd)
 			if err != nil {
@@ -104,7 +104,7 @@ it to where the caller runs, and nowhere else.`,
 				"node": pb.Role_ROLE_NODE, "issuer": pb.Role_ROLE_ISSUER, "admin": pb.Role_ROLE_ADMIN, "viewer": pb.Role_ROLE_VIEWER,
 			}[args[0]]
 			if !ok {
-				return daemon.Usage("role %q is none of node, issuer, admin and viewer", args[0])
+				return daemon.Usage("gatehouse-authority enroll --help has examples", "role %q is none of node, issuer, admin and viewer", args[0])
 			}
 			e.Credential.Role, e.Credential.Name = role, args[1]
 			if maxTTL > 0 {

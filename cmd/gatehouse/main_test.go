@@ -203,6 +203,8 @@ func TestUsageOfTheCommandLine(t *testing.T) {
 		{[]string{"frobnicate"}, `gatehouse has no command "frobnicate"`, "gatehouse --help lists the commands"},
 		{[]string{"token"}, "gatehouse token needs a verb: introspect, issue, list, show", "gatehouse token --help tells more"},
 		{[]string{"token", "isue"}, `gatehouse token has no command "isue"`, "did you mean gatehouse token issue?"},
+		{[]string{"completion", "nope"}, `gatehouse completion has no command "nope"`, "gatehouse completion --help lists the commands"},
+		{[]string{"completion"}, "gatehouse completion needs a verb: bash, fish, powershell, zsh", "gatehouse completion --help tells more"},
 		{[]string{"token", "list", "extra"}, `gatehouse token list takes no argument, but got "extra"`, "gatehouse token list --help shows how"},
 		{[]string{"token", "list", "--frob"}, "unknown flag: --frob", "gatehouse token list --help lists the flags"},
 		{[]string{"token", "list", "-o", "yaml"}, `invalid argument "yaml" for "-o, --output" flag: want table or json`, "gatehouse token list --help lists the flags"},

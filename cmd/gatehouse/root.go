@@ -85,6 +85,12 @@ func (c *cli) rootCommand() *cobra.Command {
 	for _, t := range topics {
 		root.AddCommand(&cobra.Command{Use: t.name, Short: t.short, Long: t.text})
 	}
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			needVerb(cmd)
+		}
+	}
 	return root
 }
 
@@ -97,18 +103,23 @@ func completeWith(cmd *cobra.Command, flag string, values ...string) {
 
 // verbs is a noun, which needs a verb.
 func verbs(noun, short string) *cobra.Command {
-	return &cobra.Command{
-		Use: noun, Short: short, Args: cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return unknownVerb(cmd, args[0])
-			}
-			var names []string
-			for _, v := range cmd.Commands() {
-				names = append(names, v.Name())
-			}
-			return usage(cmd.CommandPath()+" --help tells more", "%s needs a verb: %s", cmd.CommandPath(), strings.Join(names, ", "))
-		},
+	cmd := &cobra.Command{Use: noun, Short: short}
+	needVerb(cmd)
+	return cmd
+}
+
+// needVerb makes a command that does nothing by itself refuse to do nothing.
+func needVerb(cmd *cobra.Command) {
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownVerb(cmd, args[0])
+		}
+		var names []string
+		for _, v := range cmd.Commands() {
+			names = append(names, v.Name())
+		}
+		return usage(cmd.CommandPath()+" --help tells more", "%s needs a verb: %s", cmd.CommandPath(), strings.Join(names, ", "))
 	}
 }
 

@@ -19,9 +19,9 @@ import (
 
 // Exit codes.
 const (
-	exitOK      = 0
-	exitFailure = 1
-	exitUsage   = 2
+	ExitOK      = 0
+	ExitFailure = 1
+	ExitUsage   = 2
 )
 
 // Program is a daemon with a configuration of type T.
@@ -36,22 +36,53 @@ type Program[T any] struct {
 	source settings.Source
 }
 
-// usageError is what the one who typed the command can mend.
-type usageError struct{ error }
+// Failure is an error as the one who typed the command gets it.
+type Failure struct {
+	Exit int
+	Hint string // what to do about it; may be empty
+	Err  error
+}
 
-// Usage makes such an error.
-func Usage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+func (f *Failure) Error() string { return f.Err.Error() }
+func (f *Failure) Unwrap() error { return f.Err }
+
+// Usage is a mistake in the command line.
+func Usage(hint, format string, args ...any) error {
+	return &Failure{ExitUsage, hint, fmt.Errorf(format, args...)}
+}
+
+// helpOf is the hint at what a command takes.
+func helpOf(cmd *cobra.Command) string { return cmd.CommandPath() + " --help shows how" }
+
+// NoArgs refuses positional arguments.
+func NoArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if cmd.HasSubCommands() {
+		return Usage(helpOf(cmd), "%s has no command %q", cmd.CommandPath(), args[0])
+	}
+	return Usage(helpOf(cmd), "%s takes no argument, but got %q", cmd.CommandPath(), args[0])
+}
+
+// needsVerb makes a command that does nothing by itself refuse to do nothing.
+func needsVerb(cmd *cobra.Command) {
+	cmd.Args = NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		return Usage(helpOf(cmd), "%s needs a command", cmd.CommandPath())
+	}
+}
 
 // Command is the root command, which runs the daemon.
 func (p *Program[T]) Command(stdout, stderr io.Writer) *cobra.Command {
 	root := &cobra.Command{
-		Use: p.Name, Short: p.Short, Example: p.Example, Args: cobra.NoArgs,
+		Use: p.Name, Short: p.Short, Example: p.Example, Args: NoArgs,
 		Long: p.Short + `.
 
 Settings come from the configuration file, the environment and flags; flags win
 over the environment, the environment over the file, the file over defaults.
 SIGTERM or SIGINT ends it gracefully; a second one ends it at once.`,
-		SilenceErrors: true, SilenceUsage: true,
+		SilenceErrors: true, SilenceUsage: true, Version: pb.Version,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := p.Load(cmd)
 			if err != nil {
@@ -64,24 +95,28 @@ SIGTERM or SIGINT ends it gracefully; a second one ends it at once.`,
 	}
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	version := fmt.Sprintf("%s %s (%s %s/%s)\n", p.Name, pb.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	root.SetVersionTemplate(version)
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return Usage(helpOf(cmd), "%w", err) })
 	p.source = settings.Source{Path: p.Path, Environ: p.Environ, Flags: root.PersistentFlags(), Ignore: []string{"GATEHOUSE_TEST_*"}}
 	p.source.BindFlags(p.Defaults)
 	root.AddCommand(p.configCommand(stdout), &cobra.Command{
-		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
-		Run: func(*cobra.Command, []string) {
-			fmt.Fprintf(stdout, "%s %s (%s %s/%s)\n", p.Name, pb.Version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		Use: "version", Short: "Print the version", Args: NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := io.WriteString(stdout, version)
+			return err
 		},
 	})
 	return root
 }
 
 func (p *Program[T]) configCommand(stdout io.Writer) *cobra.Command {
-	config := &cobra.Command{Use: "config", Short: "Check or print the configuration", Args: cobra.NoArgs}
+	config := &cobra.Command{Use: "config", Short: "Check or print the configuration"}
+	needsVerb(config)
 	config.AddCommand(&cobra.Command{
 		Use: "check", Short: "Load the configuration as a start does and report every problem",
 		Example: "  " + p.Name + " config check --config ./" + strings.TrimPrefix(p.Name, "gatehouse-") + ".yaml",
-		Args:    cobra.NoArgs,
+		Args:    NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if _, err := p.Load(cmd); err != nil {
 				return err
@@ -92,17 +127,17 @@ func (p *Program[T]) configCommand(stdout io.Writer) *cobra.Command {
 		},
 	}, &cobra.Command{
 		Use: "print", Short: "Print the configuration in force, and where each value was set",
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, origins, err := settings.Load(p.Defaults, p.source)
 			if err != nil {
-				return usageError{err}
+				return p.misconfigured(err)
 			}
 			return settings.Print(stdout, cfg, settings.PrintOptions{Origins: origins})
 		},
 	}, &cobra.Command{
 		Use: "reference", Short: "Print every setting with its default, variable, flag and meaning, as Markdown",
-		Args: cobra.NoArgs,
+		Args: NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			fmt.Fprintf(stdout, "# Settings of %s\n\nWritten by `%[1]s config reference`. Flags win over the environment, the environment over the file, the file over defaults.\n\n", p.Name)
 			return settings.Reference(stdout, p.Defaults)
@@ -118,24 +153,35 @@ func (p *Program[T]) Load(*cobra.Command) (T, error) {
 		err = origins.Locate(p.Validate(&cfg))
 	}
 	if err != nil {
-		return cfg, usageError{err}
+		return cfg, p.misconfigured(err)
 	}
 	return cfg, nil
 }
 
+func (p *Program[T]) misconfigured(err error) error {
+	return Usage(p.Name+" config reference lists the settings", "%w", err)
+}
+
 // Execute runs the command line and returns the exit code.
 func (p *Program[T]) Execute(ctx context.Context, root *cobra.Command, args []string, stderr io.Writer) int {
+	root.InitDefaultCompletionCmd(args...)
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "completion" {
+			needsVerb(cmd)
+		}
+	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
-		return exitOK
+		return ExitOK
 	}
-	for _, line := range strings.Split(err.Error(), "\n") {
-		fmt.Fprintf(stderr, "%s: error: %s\n", p.Name, line)
+	f := &Failure{Exit: ExitFailure, Err: err}
+	errors.As(err, &f)
+	for line := range strings.Lines(f.Error()) {
+		fmt.Fprintf(stderr, "%s: error: %s\n", p.Name, strings.TrimSuffix(line, "\n"))
 	}
-	if errors.As(err, new(usageError)) || strings.HasPrefix(err.Error(), "unknown command") || strings.Contains(err.Error(), "arg(s)") {
-		fmt.Fprintf(stderr, "%s: hint: run %[1]s --help\n", p.Name)
-		return exitUsage
+	if f.Hint != "" {
+		fmt.Fprintf(stderr, "%s: hint: %s\n", p.Name, f.Hint)
 	}
-	return exitFailure
+	return f.Exit
 }

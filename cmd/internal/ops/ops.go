@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -22,12 +23,28 @@ import (
 
 // LogConfig says what is logged, and how.
 type LogConfig struct {
-	Level  slog.Level `yaml:"level" help:"debug, info, warn or error"`
-	Format string     `yaml:"format" help:"json, or text for reading by eye"`
+	Level  Level  `yaml:"level" help:"debug, info, warn or error"`
+	Format string `yaml:"format" help:"json, or text for reading by eye"`
 }
 
 // DefaultLog is JSON lines from info on.
-func DefaultLog() LogConfig { return LogConfig{Level: slog.LevelInfo, Format: "json"} }
+func DefaultLog() LogConfig { return LogConfig{Level: Level(slog.LevelInfo), Format: "json"} }
+
+// Level is from where on something is logged.
+type Level slog.Level
+
+// MarshalText implements encoding.TextMarshaler.
+func (l Level) MarshalText() ([]byte, error) {
+	return []byte(strings.ToLower(slog.Level(l).String())), nil
+}
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (l *Level) UnmarshalText(text []byte) error {
+	if (*slog.Level)(l).UnmarshalText(text) != nil {
+		return errors.New("want debug, info, warn or error")
+	}
+	return nil
+}
 
 // Validate tells what is wrong.
 func (c *LogConfig) Validate() error {
@@ -39,7 +56,7 @@ func (c *LogConfig) Validate() error {
 
 // Logger writes to w as the configuration says.
 func (c *LogConfig) Logger(w io.Writer) *slog.Logger {
-	opts := &slog.HandlerOptions{Level: c.Level, ReplaceAttr: durationText}
+	opts := &slog.HandlerOptions{Level: slog.Level(c.Level), ReplaceAttr: durationText}
 	if c.Format == "text" {
 		return slog.New(slog.NewTextHandler(w, opts))
 	}

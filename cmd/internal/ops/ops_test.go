@@ -19,7 +19,7 @@ func TestLogger(t *testing.T) {
 		{"json", slog.LevelWarn, nil},
 	} {
 		var out bytes.Buffer
-		cfg := LogConfig{Level: c.level, Format: c.format}
+		cfg := LogConfig{Level: Level(c.level), Format: c.format}
 		cfg.Logger(&out).Info("session closed", "lasted", 90*time.Second+500*time.Millisecond, slog.Group("in", "again_in", 50*time.Millisecond))
 		for _, part := range c.want {
 			if !strings.Contains(out.String(), part) {
