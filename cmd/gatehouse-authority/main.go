@@ -4,8 +4,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
@@ -30,7 +32,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		Environ:  environ,
 		Validate: func(c *authorityd.Config) error { return c.Validate() },
 		Run: func(ctx context.Context, c authorityd.Config) error {
-			return authorityd.Run(ctx, c, c.Log.Logger(stderr))
+			return advise(c, authorityd.Run(ctx, c, c.Log.Logger(stderr)))
 		},
 		Example: `  gatehouse-authority init --state /var/lib/gatehouse/authority
   gatehouse-authority enroll node node-1 --out ./node-1
@@ -41,13 +43,27 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 	return p.Execute(ctx, root, args, stderr)
 }
 
+// advise adds to an error of the state folder what to do about it.
+func advise(cfg authorityd.Config, err error) error {
+	if !errors.Is(err, authorityd.ErrStoreMissing) {
+		return err
+	}
+	return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "restore gatehouse.db from a backup; or gatehouse-authority init --begin-anew --state " + cfg.State +
+		" makes an empty store and a new CA, and every caller must be enrolled again"}
+}
+
 func initCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Writer) *cobra.Command {
-	return &cobra.Command{
+	var anew bool
+	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Make the CA, the server certificate, the store and a first admin credential",
 		Long: `Make what an authority needs to start, in its state folder: the CA, the server
 certificate, the store, and the credential of a first admin. What is there
-already is kept, so init may be run again.`,
+already is kept, so init may be run again.
+
+A store that is missing beside its CA was lost, with every token, credential,
+revocation and lock: init makes another in its place only with --begin-anew. The
+CA is set aside then, and its certificates are worth nothing any more.`,
 		Example: "  gatehouse-authority init --state ./state",
 		Args:    daemon.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -55,9 +71,17 @@ already is kept, so init may be run again.`,
 			if err != nil {
 				return err
 			}
-			made, err := authorityd.Init(cmd.Context(), cfg, cfg.Log.Logger(stderr))
+			if anew {
+				old, err := authorityd.SetAside(cfg)
+				if err != nil {
+					return err
+				}
+				fmt.Fprintf(stderr, "begun anew: tokens, credentials, revocations and locks of before are forgotten. The old CA is in %s.\n"+
+					"Enroll every caller again; nodes close the sockets they have when their session fence is over, or at a restart.\n", old)
+			}
+			made, err := authorityd.Init(cmd.Context(), cfg, slog.New(slog.DiscardHandler))
 			if err != nil {
-				return err
+				return advise(cfg, err)
 			}
 			dir := cfg.CredentialDir(authorityd.FirstAdmin)
 			if !made {
@@ -70,10 +94,12 @@ admin credential: %s
 Start it:   gatehouse-authority --state %[1]s
 Enroll:     gatehouse-authority enroll node node-1 --state %[1]s
 Use it:     gatehouse --address %[3]s --ca-file %[2]s/ca.crt --cert-file %[2]s/tls.crt --key-file %[2]s/tls.key node list
-`, cfg.State, dir, cfg.Listen)
+`, cfg.State, dir, cfg.Reach())
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&anew, "begin-anew", false, "set the CA of a lost store aside, and make both anew")
+	return cmd
 }
 
 func enrollCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Writer) *cobra.Command {
@@ -114,7 +140,7 @@ it to where the caller runs, and nowhere else.`,
 			log.Format = "text"
 			done, err := authorityd.Enroll(cmd.Context(), cfg, e, log.Logger(stderr))
 			if err != nil {
-				return err
+				return advise(cfg, err)
 			}
 			if done.APIKey != "" {
 				fmt.Fprintln(stderr, "API key of", done.Credential.GetName()+"; it is shown once:")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"flag"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -62,4 +63,35 @@ func TestCommandLine(t *testing.T) {
 			t.Errorf("%s: exit code %d, want %d; %s", c.rule, code, c.code, out.String())
 		}
 	}
+}
+
+func TestInit(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	try := func(code int, wants []string, args ...string) {
+		t.Helper()
+		var out bytes.Buffer
+		if got := run(context.Background(), append(args, "--state", state), nil, &out, &out); got != code {
+			t.Errorf("%v: exit code %d, want %d: %s", args, got, code, out.String())
+		}
+		for _, want := range wants {
+			if !strings.Contains(out.String(), want) {
+				t.Errorf("%v: no %q in %s", args, want, out.String())
+			}
+		}
+		if strings.Contains(out.String(), `{"time"`) {
+			t.Errorf("%v: a log line among what a person reads: %s", args, out.String())
+		}
+	}
+	try(0, []string{"gatehouse --address localhost:8440 --ca-file "}, "init", "--listen", "0.0.0.0:8440")
+	try(0, []string{"nothing to do"}, "init")
+	try(1, []string{"gatehouse.db is there"}, "init", "--begin-anew")
+	if err := os.Remove(filepath.Join(state, "gatehouse.db")); err != nil {
+		t.Fatal(err)
+	}
+	lost := []string{"the store is gone", "hint: restore gatehouse.db from a backup; or gatehouse-authority init --begin-anew --state " + state}
+	try(1, lost, "init")
+	try(1, lost, "--listen", "127.0.0.1:0", "--admin", "")
+	try(1, lost, "enroll", "viewer", "v")
+	try(0, []string{"begun anew", "ca.lost-", "Enroll every caller again", "admin credential:"}, "init", "--begin-anew")
+	try(0, []string{"viewer v: "}, "enroll", "viewer", "v")
 }

@@ -40,6 +40,7 @@ const (
 	devPath     = "/chat"
 	devSubject  = "demo-user"
 	devHint     = "gatehouse dev --help lists the flags"
+	readyWithin = 10 * time.Second
 )
 
 // devOptions are the flags of gatehouse dev.
@@ -195,8 +196,11 @@ func (d *dev) open(ctx context.Context) error {
 	if err == nil {
 		d.authority, err = authorityd.Open(ctx, d.cfg, d.log)
 	}
-	if errors.Is(err, authorityd.ErrInUse) {
+	switch {
+	case errors.Is(err, authorityd.ErrInUse):
 		return stateInUse(d.state, err)
+	case errors.Is(err, authorityd.ErrStoreMissing):
+		return failed(exitFailure, "gatehouse dev --fresh begins anew", "%w", err)
 	}
 	return err
 }
@@ -220,13 +224,12 @@ func (d *dev) run(ctx context.Context, stdout io.Writer) error {
 			failed <- fmt.Errorf("page: %w", err)
 		}
 	})
-	if err := d.waitReady(ctx); err == nil {
+	if err = d.waitReady(ctx, failed, readyWithin); err == nil && ctx.Err() == nil {
 		fmt.Fprint(stdout, d.banner())
-	}
-	select {
-	case <-ctx.Done():
-		err = nil
-	case err = <-failed:
+		select {
+		case <-ctx.Done():
+		case err = <-failed:
+		}
 	}
 	fmt.Fprintln(stdout, "\nstopping: sockets are closed with 1012")
 	drain, cancel := context.WithTimeout(context.Background(), 5*time.Second)
@@ -375,16 +378,27 @@ func (d *dev) issue(ctx context.Context, r tryout.IssueRequest) (tryout.IssueRes
 	return tryout.IssueResponse{Token: resp.GetToken(), TokenID: resp.GetTokenId(), ExpiresAt: resp.GetExpiresAt().AsTime()}, nil
 }
 
-// waitReady waits until the node admits sockets.
-func (d *dev) waitReady(ctx context.Context) error {
-	for d.node.Ready() != nil {
+// waitReady waits until the node admits sockets, or ctx ends.
+func (d *dev) waitReady(ctx context.Context, failed <-chan error, limit time.Duration) error {
+	late := time.After(limit)
+	for {
+		unready := d.node.Ready()
+		if unready == nil {
+			return nil
+		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
+		case err := <-failed:
+			return err
+		case <-late:
+			return &failure{
+				exit: exitFailure, hint: "the log above says why; --log-level debug says more, gatehouse dev --fresh begins anew",
+				err: fmt.Errorf("the node does not get ready within %v: %w", limit, unready),
+			}
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
-	return nil
 }
 
 // close closes what run has not.

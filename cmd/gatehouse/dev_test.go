@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/authorityd"
+	"github.com/gatehouse-ws/gatehouse/wsnode"
+	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 )
 
 // output takes what a command prints while it runs.
@@ -256,5 +258,42 @@ func TestDevUsage(t *testing.T) {
 	}
 	for _, flag := range []string{"ws-address", "page-address"} {
 		launchDev(t, filepath.Join(t.TempDir(), "state"), nil, "--"+flag, "0.0.0.0:0").refused(exitUsage, "is not on loopback")
+	}
+}
+
+func TestDevTellsWhyItDoesNotStart(t *testing.T) {
+	state := filepath.Join(t.TempDir(), "state")
+	startDev(t, state).stop()
+	if err := os.Remove(filepath.Join(state, "gatehouse.db")); err != nil {
+		t.Fatal(err)
+	}
+	launchDev(t, state, nil).refused(exitFailure, "hint: gatehouse dev --fresh begins anew")
+	startDev(t, state, "--fresh", "--yes").stop()
+}
+
+func TestDevWaitsNoLongerThanItSays(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0") // it never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	d := &dev{log: slog.New(slog.DiscardHandler), onAuthority: l, devOptions: devOptions{web: "localhost:8080"}}
+	if d.node, err = wsnode.New(d.nodeConfig(&tlsConfig{}), deliver.Echo{}); err != nil {
+		t.Fatal(err)
+	}
+	defer d.node.Shutdown(t.Context())
+	err = d.waitReady(t.Context(), nil, 20*time.Millisecond)
+	if err == nil || !strings.HasPrefix(err.Error(), "the node does not get ready within 20ms: ") {
+		t.Errorf("%v", err)
+	}
+	broken := make(chan error, 1)
+	broken <- errors.New("broken")
+	if err := d.waitReady(t.Context(), broken, time.Minute); err == nil || err.Error() != "broken" {
+		t.Errorf("what failed meanwhile is not told: %v", err)
+	}
+	gone, end := context.WithCancel(t.Context())
+	end()
+	if err := d.waitReady(gone, nil, time.Minute); err != nil {
+		t.Errorf("Ctrl-C: %v", err)
 	}
 }

@@ -26,6 +26,9 @@ import (
 var (
 	// ErrNotInitialised says that the state folder holds no CA yet.
 	ErrNotInitialised = errors.New("no CA there: run gatehouse-authority init first")
+	// ErrStoreMissing says that there is a CA, but not the store that was made
+	// with it.
+	ErrStoreMissing = errors.New("the store is gone, and with it all tokens, credentials, revocations and locks")
 	// ErrInUse says that another process works on the state folder.
 	ErrInUse = storage.ErrInUse
 )
@@ -59,6 +62,10 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Authority, err 
 	}()
 	if _, err := os.Stat(cfg.caDir()); errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("state folder %s: %w", cfg.State, ErrNotInitialised)
+	}
+	// An empty store in its place would know no caller and no revocation.
+	if _, err := os.Lstat(cfg.storeAt()); errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s: %w", cfg.storeAt(), ErrStoreMissing)
 	}
 	if a.ca, err = pki.Load(cfg.caDir(), time.Now, rand.Reader); err != nil {
 		return nil, err

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"path/filepath"
 
 	"github.com/gatehouse-ws/gatehouse/authority"
@@ -54,6 +55,18 @@ func (c *Config) Validate() error {
 		problems = append(problems, errors.New("server_names: required, at least one"))
 	}
 	return errors.Join(problems...)
+}
+
+// Reach is the address by which a caller on this machine reaches the authority.
+func (c *Config) Reach() string {
+	host, port, err := net.SplitHostPort(c.Listen)
+	if err != nil {
+		return c.Listen
+	}
+	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
+		host = c.ServerNames[0] // which its certificate is for
+	}
+	return net.JoinHostPort(host, port)
 }
 
 // Files of the state folder.

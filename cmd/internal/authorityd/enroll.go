@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -19,16 +20,17 @@ import (
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/boltstore"
 	"github.com/gatehouse-ws/gatehouse/tlsfile"
 )
 
 // FirstAdmin is the credential that Init makes.
 const FirstAdmin = "admin"
 
-// Init makes what an authority needs to start: the CA, the server certificate,
-// the store, and a first admin credential in the state folder. Run again it
-// makes what is missing and keeps what is there; made tells whether anything
-// was.
+// Init makes what an authority needs to start: the store, the CA, the server
+// certificate, and a first admin credential in the state folder. Run again it
+// makes what is missing and keeps what is there, and made tells whether anything
+// was; but a store that is missing beside its CA is ErrStoreMissing.
 func Init(ctx context.Context, cfg Config, log *slog.Logger) (made bool, err error) {
 	if err := os.MkdirAll(cfg.State, 0o700); err != nil {
 		return false, fmt.Errorf("state folder: %w", err)
@@ -37,21 +39,58 @@ func Init(ctx context.Context, cfg Config, log *slog.Logger) (made bool, err err
 		return false, err
 	}
 	if _, err := os.Stat(cfg.caDir()); errors.Is(err, os.ErrNotExist) {
+		if err := makeStore(cfg); err != nil {
+			return false, err
+		}
 		if _, err := pki.Create(cfg.caDir(), time.Now, rand.Reader); err != nil {
 			return false, err
 		}
 		made = true
 	}
 	dir := cfg.CredentialDir(FirstAdmin)
-	if _, err := os.Stat(filepath.Join(dir, "tls.crt")); err == nil {
+	_, missing := os.Stat(filepath.Join(dir, "tls.crt"))
+	a, err := Open(ctx, cfg, log)
+	if errors.Is(err, ErrInUse) && missing == nil { // by an authority, which began with all this
 		return made, nil
 	}
-	a, err := Open(ctx, cfg, log)
 	if err != nil {
 		return made, err
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
+	stored, err := a.hasFirstAdmin(ctx)
+	if err != nil || stored && missing == nil {
+		return made, err
+	}
 	return true, a.firstAdmin(ctx, dir)
+}
+
+// makeStore makes the store if there is none. It comes before the CA, so that a
+// CA without a store has lost it.
+func makeStore(cfg Config) error {
+	store, err := boltstore.Open(cfg.storeAt(), boltstore.Options{})
+	if err != nil {
+		return err
+	}
+	return store.Close()
+}
+
+// SetAside puts the CA of a lost store out of the way, so that Init begins anew:
+// the certificates it signed must not be worth anything to a store that does not
+// know which of them were replaced or disabled. It returns the CA's new place.
+func SetAside(cfg Config) (string, error) {
+	if _, err := os.Lstat(cfg.storeAt()); !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("%s is there: nothing was lost, and nothing is begun anew", cfg.storeAt())
+	}
+	to := cfg.caDir() + ".lost-" + time.Now().UTC().Format("20060102T150405Z")
+	if err := os.Rename(cfg.caDir(), to); err != nil {
+		return "", fmt.Errorf("begin anew: %w", err)
+	}
+	return to, nil
+}
+
+func (a *Authority) hasFirstAdmin(ctx context.Context) (bool, error) {
+	all, err := a.store.Credentials(ctx)
+	return slices.ContainsFunc(all, func(c storage.Credential) bool { return c.Name == FirstAdmin }), err
 }
 
 // firstAdmin writes the credential that lets everything else be made through
