@@ -9,12 +9,16 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/authorityd"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/callerr"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/daemon"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
@@ -102,6 +106,30 @@ Use it:     gatehouse --address %[3]s --ca-file %[2]s/ca.crt --cert-file %[2]s/t
 	return cmd
 }
 
+const enrollHint = "gatehouse-authority enroll --help has examples"
+
+// explain tells what an error of enroll means to who typed the command.
+func explain(cfg authorityd.Config, err error) error {
+	var called interface{ GRPCStatus() *status.Status }
+	switch {
+	case errors.Is(err, authorityd.ErrFolder):
+		return daemon.Usage("name another folder with --out, or say --replace to have the files of this credential replaced", "%w", err)
+	case !errors.As(err, &called):
+		return advise(cfg, err)
+	}
+	dir := cfg.CredentialDir(authorityd.FirstAdmin)
+	call := callerr.Call{
+		Address: cfg.Local(), Shown: "the first admin's certificate in " + dir, CAFile: filepath.Join(dir, "ca.crt"),
+		Another: "--cert-file and --key-file of gatehouse credential create",
+		Silent:  "an authority runs on " + cfg.State + ": name where it listens with --listen, or its file with --config",
+	}
+	e := call.Explain(err)
+	if called.GRPCStatus().Code() == codes.AlreadyExists {
+		e.Hint = "--replace issues it anew; what it calls with then stops working"
+	}
+	return &daemon.Failure{Exit: e.Exit, Hint: e.Hint, Err: e.Err}
+}
+
 func enrollCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Writer) *cobra.Command {
 	e := authorityd.Enrolment{Credential: &pb.Credential{}}
 	var maxTTL time.Duration
@@ -113,14 +141,26 @@ admin's credential from the state folder: through the authority if it runs, else
 by starting one on the state folder for as long as it takes.
 
 The certificate, its key and the CA's certificate are written to a folder. Copy
-it to where the caller runs, and nowhere else.`,
+it to where the caller runs, and nowhere else.
+
+Exit codes are those of gatehouse: see gatehouse help exit-codes.`,
 		Example: `  gatehouse-authority enroll node node-1 --out ./node-1
   gatehouse-authority enroll issuer login --tenant acme --audience chat --max-ttl 2m
   gatehouse-authority enroll issuer ci --api-key
   gatehouse-authority enroll admin alice
   gatehouse-authority enroll node node-1 --replace`,
-		Args:      cobra.ExactArgs(2),
-		ValidArgs: []string{"node", "issuer", "admin", "viewer"},
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) != 2 {
+				return daemon.Usage(enrollHint, "gatehouse-authority enroll takes a role and a name, but got %d arguments", len(args))
+			}
+			return nil
+		},
+		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+			if len(args) > 0 {
+				return nil, cobra.ShellCompDirectiveNoFileComp
+			}
+			return []string{"node", "issuer", "admin", "viewer"}, cobra.ShellCompDirectiveNoFileComp
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := p.Load(cmd)
 			if err != nil {
@@ -130,17 +170,23 @@ it to where the caller runs, and nowhere else.`,
 				"node": pb.Role_ROLE_NODE, "issuer": pb.Role_ROLE_ISSUER, "admin": pb.Role_ROLE_ADMIN, "viewer": pb.Role_ROLE_VIEWER,
 			}[args[0]]
 			if !ok {
-				return daemon.Usage("gatehouse-authority enroll --help has examples", "role %q is none of node, issuer, admin and viewer", args[0])
+				return daemon.Usage(enrollHint, "role %q is none of node, issuer, admin and viewer", args[0])
+			}
+			if e.APIKey && e.Out != "" {
+				return daemon.Usage(enrollHint, "--out is for certificates, and --api-key prints a key: give one of them")
 			}
 			e.Credential.Role, e.Credential.Name = role, args[1]
-			if maxTTL > 0 {
+			if cmd.Flags().Changed("max-ttl") {
+				if maxTTL <= 0 {
+					return daemon.Usage("leave it out for the authority's own ceiling", "--max-ttl: %v is not above 0", maxTTL)
+				}
 				e.Credential.MaxTtl = durationpb.New(maxTTL)
 			}
 			log := cfg.Log
 			log.Format = "text"
 			done, err := authorityd.Enroll(cmd.Context(), cfg, e, log.Logger(stderr))
 			if err != nil {
-				return advise(cfg, err)
+				return explain(cfg, err)
 			}
 			if done.APIKey != "" {
 				fmt.Fprintln(stderr, "API key of", done.Credential.GetName()+"; it is shown once:")

@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/authorityd"
 )
 
 var update = flag.Bool("update", false, "write docs/authority.md anew")
@@ -94,4 +98,100 @@ func TestInit(t *testing.T) {
 	try(1, lost, "enroll", "viewer", "v")
 	try(0, []string{"begun anew", "ca.lost-", "Enroll every caller again", "admin credential:"}, "init", "--begin-anew")
 	try(0, []string{"viewer v: "}, "enroll", "viewer", "v")
+}
+
+// enrolment runs enroll on a state folder of its own.
+type enrolment struct {
+	t     *testing.T
+	state string
+}
+
+func newEnrolment(t *testing.T) *enrolment {
+	t.Helper()
+	e := &enrolment{t, filepath.Join(t.TempDir(), "state")}
+	cfg := authorityd.DefaultConfig()
+	cfg.State = e.state
+	if _, err := authorityd.Init(t.Context(), cfg, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// want runs enroll, and wants its exit code and what it prints on stderr.
+func (e *enrolment) want(code int, stderr string, args ...string) {
+	e.t.Helper()
+	var out, errs bytes.Buffer
+	got := run(context.Background(), append([]string{"enroll", "--state", e.state}, args...), nil, &out, &errs)
+	said := strings.ReplaceAll(errs.String(), e.state, "STATE")
+	if got != code || !strings.HasPrefix(said, stderr) || stderr == "" && said != "" {
+		e.t.Errorf("%v: exit code %d, want %d:\n%swant:\n%s", args, got, code, said, stderr)
+	}
+}
+
+func TestEnrollRefusesWhatItCannotMean(t *testing.T) {
+	e := newEnrolment(t)
+	const p = "gatehouse-authority: error: "
+	for _, ttl := range []string{"-5s", "0s"} {
+		e.want(2, p+"--max-ttl: "+ttl+" is not above 0\ngatehouse-authority: hint: leave it out for the authority's own ceiling\n", "issuer", "x", "--max-ttl", ttl)
+	}
+	e.want(2, p+"--out is for certificates, and --api-key prints a key: give one of them\n", "issuer", "x", "--api-key", "--out", "d")
+	e.want(2, p+`role "king" is none of node, issuer, admin and viewer`, "king", "x")
+	e.want(2, p+"gatehouse-authority enroll takes a role and a name, but got 1 arguments\n", "node")
+	e.want(0, "", "issuer", "x", "--max-ttl", "5s")
+}
+
+// A name is never used again, so nothing that can be foreseen may cost one.
+func TestEnrollChecksItsFolderFirst(t *testing.T) {
+	e := newEnrolment(t)
+	taken, file := filepath.Join(t.TempDir(), "taken"), filepath.Join(t.TempDir(), "file")
+	if err := os.Mkdir(taken, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{filepath.Join(taken, "tls.key"), file} {
+		if err := os.WriteFile(path, []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const p, hint = "gatehouse-authority: error: the credential's folder: ", "\ngatehouse-authority: hint: name another folder with --out"
+	e.want(2, p+taken+"/tls.key exists already"+hint, "node", "node-1", "--out", taken)
+	e.want(2, p, "node", "node-1", "--out", filepath.Join(file, "sub"))
+	e.want(2, p, "node", "node-1", "--out", file)
+	e.want(0, "", "node", "node-1", "--out", filepath.Join(t.TempDir(), "a", "b"))
+	e.want(0, "", "node", "node-2", "--out", taken, "--replace")
+	if entries, err := os.ReadDir(taken); err != nil || len(entries) != 3 {
+		t.Errorf("the folder holds %v, %v", entries, err)
+	}
+}
+
+func TestEnrollErrorsAreThoseOfTheCLI(t *testing.T) {
+	e := newEnrolment(t)
+	const p, hint = "gatehouse-authority: error: ", "gatehouse-authority: hint: "
+	e.want(0, "", "viewer", "taken")
+	other := t.TempDir()
+	e.want(1, p+`credential.name: "taken" is taken`, "viewer", "taken", "--out", other)
+	e.want(2, p+"credential.name: ", "viewer", "no such name!", "--out", other)
+
+	// While an authority runs, it is called where the settings say.
+	cfg := authorityd.DefaultConfig()
+	cfg.State = e.state
+	a, err := authorityd.Open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- a.Serve(ctx, l) }()
+	defer func() {
+		stop()
+		<-served
+		_ = a.Close()
+	}()
+	e.want(7, p+"cannot reach the authority at 127.0.0.1:1: dial tcp 127.0.0.1:1: connect: connection refused\n"+
+		hint+"an authority runs on STATE: name where it listens with --listen, or its file with --config\n", "viewer", "v", "--listen", "127.0.0.1:1")
+	e.want(0, "", "viewer", "v", "--listen", l.Addr().String())
+	e.want(1, p+`credential.name: "taken" is taken`, "viewer", "taken", "--out", other, "--listen", l.Addr().String())
 }

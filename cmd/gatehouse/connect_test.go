@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/callerr"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
@@ -218,16 +219,16 @@ func TestStatusesBecomeExitCodes(t *testing.T) {
 	}{
 		{withReason(codes.InvalidArgument, pb.Reason_REASON_INVALID_REQUEST, "ttl: 2h is above 1h"), exitUsage, "ttl: 2h is above 1h", ""},
 		{withReason(codes.PermissionDenied, pb.Reason_REASON_PERMISSION_DENIED, "viewer alice may not call it"), exitDenied, "viewer alice may not call it", showed},
-		{withReason(codes.PermissionDenied, pb.Reason_REASON_CREDENTIAL_DISABLED, "credential alice is disabled"), exitDenied, "credential alice is disabled", reasonHints[pb.Reason_REASON_CREDENTIAL_DISABLED]},
+		{withReason(codes.PermissionDenied, pb.Reason_REASON_CREDENTIAL_DISABLED, "credential alice is disabled"), exitDenied, "credential alice is disabled", callerr.ReasonHints[pb.Reason_REASON_CREDENTIAL_DISABLED]},
 		{withReason(codes.Unauthenticated, pb.Reason_REASON_UNAUTHENTICATED, "unknown credential"), exitDenied, "unknown credential", showed},
 		{withReason(codes.NotFound, pb.Reason_REASON_NOT_FOUND, "nothing"), exitNotFound, "nothing", ""},
 		{withReason(codes.AlreadyExists, pb.Reason_REASON_ALREADY_EXISTS, "taken"), exitFailure, "taken", ""},
-		{withReason(codes.ResourceExhausted, pb.Reason_REASON_QUOTA_EXCEEDED, "too many"), exitFailure, "too many", reasonHints[pb.Reason_REASON_QUOTA_EXCEEDED]},
-		{withReason(codes.FailedPrecondition, pb.Reason_REASON_LOCKED, "locked"), exitFailure, "locked", reasonHints[pb.Reason_REASON_LOCKED]},
-		{withReason(codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "the store can't write"), exitUnavailable, "the store can't write", reasonHints[pb.Reason_REASON_STORE_UNAVAILABLE]},
-		{withReason(codes.Unavailable, pb.Reason_REASON_STOPPING, "authority is stopping"), exitUnavailable, "authority is stopping", reasonHints[pb.Reason_REASON_STOPPING]},
-		{withReason(codes.Internal, pb.Reason_REASON_INTERNAL, "internal error"), exitFailure, "internal error", reasonHints[pb.Reason_REASON_INTERNAL]},
-		{status.Error(codes.Unimplemented, "unknown method ListNodes"), exitFailure, "unknown method ListNodes", "the authority is older or newer than this gatehouse " + pb.Version},
+		{withReason(codes.ResourceExhausted, pb.Reason_REASON_QUOTA_EXCEEDED, "too many"), exitFailure, "too many", callerr.ReasonHints[pb.Reason_REASON_QUOTA_EXCEEDED]},
+		{withReason(codes.FailedPrecondition, pb.Reason_REASON_LOCKED, "locked"), exitFailure, "locked", callerr.ReasonHints[pb.Reason_REASON_LOCKED]},
+		{withReason(codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "the store can't write"), exitUnavailable, "the store can't write", callerr.ReasonHints[pb.Reason_REASON_STORE_UNAVAILABLE]},
+		{withReason(codes.Unavailable, pb.Reason_REASON_STOPPING, "authority is stopping"), exitUnavailable, "authority is stopping", callerr.ReasonHints[pb.Reason_REASON_STOPPING]},
+		{withReason(codes.Internal, pb.Reason_REASON_INTERNAL, "internal error"), exitFailure, "internal error", callerr.ReasonHints[pb.Reason_REASON_INTERNAL]},
+		{status.Error(codes.Unimplemented, "unknown method ListNodes"), exitFailure, "unknown method ListNodes", "the authority is older or newer than this program, " + pb.Version},
 		{status.Error(codes.Unavailable, "odd proxy"), exitUnavailable, "cannot reach the authority at ADDRESS: odd proxy", "is the authority running at ADDRESS? gatehouse dev starts one to try things with"},
 	} {
 		c := newCaller(t)

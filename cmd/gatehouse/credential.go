@@ -93,10 +93,10 @@ func (c *cli) credentialCreateCommand() *cobra.Command {
 			if cred.GetRole() == pb.Role_ROLE_UNSPECIFIED {
 				return usage(cmd.CommandPath()+" --help has examples", "--role is required")
 			}
-			if maxTTL < 0 {
-				return usagef("--max-ttl: %v is below 0", maxTTL)
-			}
-			if maxTTL > 0 {
+			if cmd.Flags().Changed("max-ttl") {
+				if maxTTL <= 0 {
+					return usage("leave it out for the authority's own ceiling", "--max-ttl: %v is not above 0", maxTTL)
+				}
 				cred.MaxTtl = durationpb.New(maxTTL)
 			}
 			cred.Name = args[0]

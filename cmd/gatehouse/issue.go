@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/callerr"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
@@ -202,9 +203,9 @@ func (c *cli) issueMany(ctx context.Context, cl *client, req *pb.IssueTokenReque
 
 // itemFailure is the failure of one item of a batch.
 func itemFailure(e *pb.ItemError) error {
-	f := &failure{exit: exitFailure, reason: e.GetReason().Label(), hint: reasonHints[e.GetReason()], err: errors.New(e.GetMessage())}
-	if exit, ok := statusExits[codes.Code(e.GetCode())]; ok {
-		f.exit = exit
+	f := &failure{exit: exitFailure, reason: e.GetReason().Label(), hint: callerr.ReasonHints[e.GetReason()], err: errors.New(e.GetMessage())}
+	if exit, ok := callerr.StatusExits[codes.Code(e.GetCode())]; ok {
+		f.exit = exitCode(exit)
 	}
 	return f
 }

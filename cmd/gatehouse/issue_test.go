@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/callerr"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
@@ -119,7 +120,7 @@ func TestIssueBatchKeepsWhatWasIssued(t *testing.T) {
 	if n := strings.Count(got.stdout, "gh1_"); got.code != exitUnconfirmed || n != 300 {
 		t.Errorf("exit %d, %d tokens", got.code, n)
 	}
-	if want := "gatehouse: error: " + quota + "\ngatehouse: hint: " + reasonHints[pb.Reason_REASON_QUOTA_EXCEEDED] + "\n"; !strings.HasSuffix(got.stderr, want) {
+	if want := "gatehouse: error: " + quota + "\ngatehouse: hint: " + callerr.ReasonHints[pb.Reason_REASON_QUOTA_EXCEEDED] + "\n"; !strings.HasSuffix(got.stderr, want) {
 		t.Errorf("stderr %s", got.stderr)
 	}
 

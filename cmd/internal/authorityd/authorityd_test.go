@@ -185,13 +185,14 @@ func TestCheckUnused(t *testing.T) {
 func TestReach(t *testing.T) {
 	cfg := testConfig(t)
 	cfg.ServerNames = []string{"authority.example.com"}
-	for listen, want := range map[string]string{
-		"0.0.0.0:8440": "authority.example.com:8440", "[::]:8440": "authority.example.com:8440", ":8440": "authority.example.com:8440",
-		"10.0.0.7:8440": "10.0.0.7:8440", "localhost:8440": "localhost:8440",
+	for listen, want := range map[string][2]string{
+		"0.0.0.0:8440": {"authority.example.com:8440", "localhost:8440"}, "[::]:8440": {"authority.example.com:8440", "localhost:8440"},
+		":8440": {"authority.example.com:8440", "localhost:8440"}, "10.0.0.7:8440": {"10.0.0.7:8440", "10.0.0.7:8440"},
+		"localhost:8440": {"localhost:8440", "localhost:8440"},
 	} {
 		cfg.Listen = listen
-		if got := cfg.Reach(); got != want {
-			t.Errorf("%s: %s, want %s", listen, got, want)
+		if got := [2]string{cfg.Reach(), cfg.Local()}; got != want {
+			t.Errorf("%s: %v, want %v", listen, got, want)
 		}
 	}
 }

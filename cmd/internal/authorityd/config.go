@@ -57,14 +57,20 @@ func (c *Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-// Reach is the address by which a caller on this machine reaches the authority.
-func (c *Config) Reach() string {
-	host, port, err := net.SplitHostPort(c.Listen)
+// Reach is the address to tell callers.
+func (c *Config) Reach() string { return c.reach(c.ServerNames[0]) }
+
+// Local is the address by which this machine reaches the authority.
+func (c *Config) Local() string { return c.reach("localhost") }
+
+// reach puts host where the listener is on all addresses.
+func (c *Config) reach(host string) string {
+	own, port, err := net.SplitHostPort(c.Listen)
 	if err != nil {
 		return c.Listen
 	}
-	if ip, err := netip.ParseAddr(host); host == "" || err == nil && ip.IsUnspecified() {
-		host = c.ServerNames[0] // which its certificate is for
+	if ip, err := netip.ParseAddr(own); own != "" && (err != nil || !ip.IsUnspecified()) {
+		host = own
 	}
 	return net.JoinHostPort(host, port)
 }

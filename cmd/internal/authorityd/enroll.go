@@ -27,6 +27,10 @@ import (
 // FirstAdmin is the credential that Init makes.
 const FirstAdmin = "admin"
 
+// ErrFolder says that a credential could not be written to its folder, so none
+// is made.
+var ErrFolder = errors.New("the credential's folder")
+
 // Init makes what an authority needs to start: the store, the CA, the server
 // certificate, and a first admin credential in the state folder. Run again it
 // makes what is missing and keeps what is there, and made tells whether anything
@@ -150,10 +154,12 @@ type Enrolled struct {
 // Enroll makes a credential with the first admin's, through the running
 // authority, or else by starting one on the state folder for as long as it
 // takes.
+//
+// The error of a call has its gRPC status; ErrFolder says that none was made.
 func Enroll(ctx context.Context, cfg Config, e Enrolment, log *slog.Logger) (_ *Enrolled, err error) {
 	a, err := Open(ctx, cfg, log)
-	if errors.Is(err, storage.ErrInUse) { // an authority runs
-		return EnrollAt(ctx, cfg, cfg.Listen, e, log)
+	if errors.Is(err, ErrInUse) { // an authority runs
+		return EnrollAt(ctx, cfg, cfg.Local(), e, log)
 	}
 	if err != nil {
 		return nil, err
@@ -178,13 +184,18 @@ func EnrollAt(ctx context.Context, cfg Config, address string, e Enrolment, log 
 	if e.Out == "" {
 		e.Out = cfg.CredentialDir(e.Credential.GetName())
 	}
+	if !e.APIKey {
+		if err := checkOut(e.Out, e.Replace); err != nil {
+			return nil, err
+		}
+	}
 	dir := cfg.CredentialDir(FirstAdmin)
 	tlsConfig, err := tlsfile.Client(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), time.Now, log)
 	if err != nil {
 		return nil, fmt.Errorf("the first admin's credential: %w", err)
 	}
 	tlsConfig.ServerName = cfg.ServerNames[0]
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)))
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)), grpc.WithNoProxy())
 	if err != nil {
 		return nil, fmt.Errorf("authority %s: %w", address, err)
 	}
@@ -198,10 +209,9 @@ func EnrollAt(ctx context.Context, cfg Config, address string, e Enrolment, log 
 			return nil, err
 		}
 	}
-	api := pb.NewCredentialServiceClient(conn)
-	cred, issued, err := request(ctx, api, e, csr)
+	cred, issued, err := request(ctx, pb.NewCredentialServiceClient(conn), e, csr)
 	if err != nil {
-		return nil, fmt.Errorf("authority %s: %w", address, err)
+		return nil, fmt.Errorf("make credential %s: %w", e.Credential.GetName(), err)
 	}
 	out := &Enrolled{Credential: cred, APIKey: issued.GetApiKey(), ExpiresAt: issued.GetExpiresAt().AsTime()}
 	if e.APIKey {
@@ -215,6 +225,26 @@ func EnrollAt(ctx context.Context, cfg Config, address string, e Enrolment, log 
 	return out, nil
 }
 
+// checkOut finds what would keep a certificate out of its folder before one is
+// made: names of credentials are never used again.
+func checkOut(dir string, replace bool) error {
+	for _, name := range []string{"tls.key", "tls.crt", "ca.crt"} {
+		path := filepath.Join(dir, name)
+		if _, err := os.Lstat(path); !replace && err == nil {
+			return fmt.Errorf("%w: %s exists already", ErrFolder, path)
+		}
+	}
+	at := filepath.Clean(dir)
+	for _, err := os.Stat(at); errors.Is(err, os.ErrNotExist) && at != filepath.Dir(at); _, err = os.Stat(at) {
+		at = filepath.Dir(at) // it will be made below this one
+	}
+	probe, err := os.CreateTemp(at, ".enroll-*")
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrFolder, err)
+	}
+	return errors.Join(probe.Close(), os.Remove(probe.Name()))
+}
+
 func request(ctx context.Context, api pb.CredentialServiceClient, e Enrolment, csr []byte) (*pb.Credential, *pb.IssuedCredential, error) {
 	name := e.Credential.GetName()
 	if e.Replace {
@@ -224,8 +254,5 @@ func request(ctx context.Context, api pb.CredentialServiceClient, e Enrolment, c
 		}
 	}
 	resp, err := api.CreateCredential(ctx, &pb.CreateCredentialRequest{Credential: e.Credential, CertificateRequest: csr})
-	if status.Code(err) == codes.AlreadyExists {
-		err = fmt.Errorf("%w (or use --replace)", err)
-	}
 	return resp.GetCredential(), resp.GetIssued(), err
 }
