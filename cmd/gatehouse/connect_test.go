@@ -171,6 +171,13 @@ func TestDevIsFound(t *testing.T) {
 	if got := c.run("", "node", "list"); got.code != exitOK {
 		t.Errorf("%+v", got)
 	}
+	t.Run("one that denies, with a way to name another credential that works", func(t *testing.T) {
+		c.authority.errs["ListNodes"] = withReason(codes.PermissionDenied, pb.Reason_REASON_PERMISSION_DENIED, "viewer alice may not call it")
+		defer delete(c.authority.errs, "ListNodes")
+		c.check(c.run("", "node", "list"), exitDenied, "", "gatehouse: error: viewer alice may not call it\n"+
+			"gatehouse: hint: the call showed the certificate of alice in DIR/tls.crt, which ends on 2027-11-23; another can be named with --config, "+
+			"or beside --address ADDRESS and --ca-file DIR/ca.crt with --cert-file and --key-file, or --api-key-file\n")
+	})
 	t.Run("not beside an address or credential of one's own", func(t *testing.T) {
 		for _, kv := range environ {
 			c.environ = []string{kv}

@@ -5,7 +5,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -25,10 +24,12 @@ import (
 	tryout "github.com/gatehouse-ws/gatehouse/cmd/gatehouse/page"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/authorityd"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/shell"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/tlsfile"
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
+	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
 )
 
@@ -64,7 +65,9 @@ the next start.
 The page and the ws listener it uses are plain HTTP on loopback, and hand out
 tokens to whoever loads the page: dev is for a developer's own machine.
 
-Other gatehouse commands find a running dev by themselves.`,
+Other gatehouse commands find a dev on the default --state by themselves, unless
+settings of your own name another authority. The lines that dev prints lead to
+this one.`,
 		Example: `  gatehouse dev
   gatehouse dev --state ./state --wss-address localhost:9443
   gatehouse dev --fresh`,
@@ -95,6 +98,8 @@ type dev struct {
 	node      *wsnode.Node
 	issuer    *grpc.ClientConn
 	mark      *os.File // locked
+	program   []string // how the user calls this program, so that it calls this dev
+	astray    []string // variables that lead it elsewhere
 
 	onAuthority, onWSS, onPlain, onPage net.Listener
 }
@@ -125,7 +130,7 @@ func (c *cli) runDev(ctx context.Context, o devOptions) (err error) {
 	if err := d.open(ctx); err != nil {
 		return err
 	}
-	return d.run(ctx, c.stdout)
+	return d.run(ctx, c)
 }
 
 // settle fills in defaults and refuses what would let others in.
@@ -143,6 +148,9 @@ func (o *devOptions) settle() error {
 	var err error
 	if o.state, err = filepath.Abs(o.state); err != nil {
 		return fmt.Errorf("--state: %w", err)
+	}
+	if _, ok := shell.Line([]string{o.state}); !ok {
+		return usage(devHint, "--state: %q has characters that a terminal does not show as themselves", o.state)
 	}
 	for _, a := range []struct {
 		flag, address string
@@ -206,7 +214,7 @@ func (d *dev) open(ctx context.Context) error {
 }
 
 // run starts everything and waits for the end.
-func (d *dev) run(ctx context.Context, stdout io.Writer) error {
+func (d *dev) run(ctx context.Context, c *cli) error {
 	serve, stopAuthority := context.WithCancel(context.Background())
 	defer stopAuthority()
 	failed := make(chan error, 4)
@@ -214,7 +222,7 @@ func (d *dev) run(ctx context.Context, stdout io.Writer) error {
 	defer wg.Wait()
 	wg.Go(func() { failed <- d.authority.Serve(serve, d.onAuthority) })
 
-	web, err := d.startNode(ctx)
+	web, err := d.startNode(ctx, c)
 	if err != nil {
 		stopAuthority()
 		return errors.Join(err, <-failed)
@@ -225,13 +233,13 @@ func (d *dev) run(ctx context.Context, stdout io.Writer) error {
 		}
 	})
 	if err = d.waitReady(ctx, failed, readyWithin); err == nil && ctx.Err() == nil {
-		fmt.Fprint(stdout, d.banner())
+		fmt.Fprint(c.stdout, d.banner())
 		select {
 		case <-ctx.Done():
 		case err = <-failed:
 		}
 	}
-	fmt.Fprintln(stdout, "\nstopping: sockets are closed with 1012")
+	fmt.Fprintln(c.stdout, "\nstopping: sockets are closed with 1012")
 	drain, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	_ = web.Close() // it has no state
@@ -242,7 +250,7 @@ func (d *dev) run(ctx context.Context, stdout io.Writer) error {
 
 // startNode makes the credentials that are missing, and the node and page that
 // call with them.
-func (d *dev) startNode(ctx context.Context) (*http.Server, error) {
+func (d *dev) startNode(ctx context.Context, c *cli) (*http.Server, error) {
 	node, err := d.credential(ctx, devNode, &pb.Credential{Name: devNode, Role: pb.Role_ROLE_NODE})
 	if err != nil {
 		return nil, err
@@ -272,11 +280,12 @@ func (d *dev) startNode(ctx context.Context) (*http.Server, error) {
 	if d.issuer, err = grpc.NewClient(d.onAuthority.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(issuer))); err != nil {
 		return nil, err
 	}
-	handler, err := tryout.New(d.pageConfig())
-	if err != nil {
+	if err := d.writeCLIConfig(); err != nil {
 		return nil, err
 	}
-	if err := d.writeCLIConfig(); err != nil {
+	d.lead(c)
+	handler, err := tryout.New(d.pageConfig())
+	if err != nil {
 		return nil, err
 	}
 	d.node.Start()
@@ -308,6 +317,11 @@ func (d *dev) nodeConfig(call *tlsConfig) wsnode.Config {
 	c := wsnode.DefaultConfig()
 	c.Authority.Address = d.onAuthority.Addr().String()
 	c.TLS, c.Log = call, d.log
+	// Few descriptors are no news to a developer; more than the node sets aside
+	// are left, so that it does not warn of them either.
+	if most := netloop.Capacity(500); most > 0 {
+		c.Limits.Sockets.Max = min(c.Limits.Sockets.Max, most)
+	}
 	c.Sockets.CloseTimeout = 2 * time.Second     // well within what Ctrl-C waits
 	c.Schemas, _ = fs.Sub(devSchemas, "schemas") // the folder is embedded
 	r := wsnode.Route{Path: devPath, Audience: devAudience, Origins: d.origins()}
@@ -361,8 +375,8 @@ func (d *dev) pageConfig() tryout.Config {
 		Issue: d.issue,
 		Commands: func(tokenID, subject string) []tryout.Command {
 			return []tryout.Command{
-				{Title: "Revoke this token", Args: append(d.program(), "revoke", "--token", tokenID)},
-				{Title: "Revoke all that " + subject + " holds", Args: append(d.program(), "revoke", "--subject", subject)},
+				{Title: "Revoke this token", Args: slices.Concat(d.program, []string{"revoke", "--token", tokenID})},
+				{Title: "Revoke all that " + subject + " holds", Args: slices.Concat(d.program, []string{"revoke", "--subject", subject})},
 			}
 		},
 	}

@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -68,12 +71,17 @@ func launchDev(t *testing.T, state string, environ []string, args ...string) *de
 func startDev(t *testing.T, state string, args ...string) *devRun {
 	t.Helper()
 	d := launchDev(t, state, nil, args...)
+	d.started()
+	return d
+}
+
+func (d *devRun) started() {
+	d.t.Helper()
 	for end := time.Now().Add(20 * time.Second); !strings.Contains(d.stdout.String(), "Ctrl-C stops it"); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(end) || len(d.code) > 0 {
-			t.Fatalf("dev did not start: %s%s", d.stdout.String(), d.stderr.String())
+			d.t.Fatalf("dev did not start: %s%s", d.stdout.String(), d.stderr.String())
 		}
 	}
-	return d
 }
 
 // stop ends dev and returns its exit code, once and again.
@@ -104,9 +112,13 @@ func (d *devRun) refused(code exitCode, text string) {
 
 // cli runs a command against dev, by the clock that its certificates are of.
 func (d *devRun) cli(args ...string) result {
+	return liveCLI(nil, append(args, "--config", filepath.Join(d.state, "cli.yaml"))...)
+}
+
+func liveCLI(environ []string, args ...string) result {
 	var stdout, stderr bytes.Buffer
-	c := &cli{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, now: time.Now, zone: testZone, random: rand.Reader}
-	code := c.run(context.Background(), append(args, "--config", filepath.Join(d.state, "cli.yaml")))
+	c := &cli{stdin: strings.NewReader(""), stdout: &stdout, stderr: &stderr, environ: environ, now: time.Now, zone: testZone, random: rand.Reader}
+	code := c.run(context.Background(), args)
 	return result{code, stdout.String(), stderr.String()}
 }
 
@@ -296,4 +308,69 @@ func TestDevWaitsNoLongerThanItSays(t *testing.T) {
 	if err := d.waitReady(gone, nil, time.Minute); err != nil {
 		t.Errorf("Ctrl-C: %v", err)
 	}
+}
+
+// What dev prints calls this dev, wherever else settings lead, and as a shell
+// reads it.
+func TestPrintedLinesLeadToThisDev(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("the folders are others elsewhere")
+	}
+	home := t.TempDir()
+	t.Setenv("XDG_STATE_HOME", filepath.Join(home, "state"))
+	t.Setenv("XDG_CONFIG_HOME", filepath.Join(home, "config"))
+	other := filepath.Join(home, "config", "gatehouse", "cli.yaml")
+	if err := os.MkdirAll(filepath.Dir(other), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	byDefault := filepath.Join(home, "state", "gatehouse", "dev")
+	for _, tc := range []struct {
+		rule, state, settings string
+		environ               []string
+		named                 bool // by --config
+		unset                 string
+	}{
+		{rule: "a dev that is found", state: byDefault},
+		{rule: "settings that name no authority", state: byDefault, settings: "call_timeout: 5s\n"},
+		{rule: "settings that name another authority", state: byDefault, settings: "address: 127.0.0.1:1\n", named: true},
+		{rule: "settings that are wrong", state: byDefault, settings: "adress: 127.0.0.1:1\n", named: true},
+		{rule: "a state folder of one's own", state: filepath.Join(home, "own"), named: true},
+		{rule: "a name that a shell would split", state: filepath.Join(home, "o'neil's $HOME"), named: true},
+		{rule: "variables that win over any file", state: byDefault, environ: []string{"GATEHOUSE_ADDRESS=127.0.0.1:1", "GATEHOUSE_CALL_TIMEOUT=5s"}, named: true, unset: "GATEHOUSE_ADDRESS"},
+	} {
+		t.Run(tc.rule, func(t *testing.T) {
+			if err := os.WriteFile(other, []byte(tc.settings), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			d := launchDev(t, tc.state, tc.environ)
+			d.started()
+			defer d.stop()
+			environ := tc.environ
+			if tc.unset != "" {
+				environ = nil
+				if !strings.Contains(d.stdout.String(), "\n  unset "+tc.unset+"\n") {
+					t.Errorf("the banner does not say it: %s", d.stdout.String())
+				}
+			} else if strings.Contains(d.stdout.String(), "unset") {
+				t.Errorf("the banner speaks of variables: %s", d.stdout.String())
+			}
+			lines := regexp.MustCompile(`(?m)^  go run ./cmd/gatehouse (.*)$`).FindAllStringSubmatch(d.stdout.String(), -1)
+			if len(lines) != 2 {
+				t.Fatalf("dev prints %q", lines)
+			}
+			for _, line := range lines {
+				if strings.Contains(line[1], "--config") != tc.named {
+					t.Errorf("dev prints %s", line[1])
+				}
+				args, err := exec.Command("sh", "-c", `printf '%s\n' `+line[1]).Output()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got := liveCLI(environ, strings.Split(strings.TrimSuffix(string(args), "\n"), "\n")...); got.code != exitOK {
+					t.Errorf("%s: %+v", line[1], got)
+				}
+			}
+		})
+	}
+	launchDev(t, filepath.Join(home, "a\nb"), nil).refused(exitUsage, "--state: ")
 }

@@ -5,9 +5,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/authorityd"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/settings"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/shell"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
@@ -27,23 +30,49 @@ func (d *dev) writeCLIConfig() error {
 	return nil
 }
 
-// program is how the user calls this program, with what lets it find this dev.
-func (d *dev) program() []string {
-	args := []string{"gatehouse"}
+// lead finds out how the user calls this program so that it calls this dev, and
+// which variables here would lead it elsewhere all the same. The settings file
+// must be written.
+func (d *dev) lead(c *cli) {
+	d.program = []string{"gatehouse"}
 	if strings.Contains(os.Args[0], "go-build") { // started by go run
-		args = []string{"go", "run", "./cmd/gatehouse"}
+		d.program = []string{"go", "run", "./cmd/gatehouse"}
 	}
-	if dir, err := defaultStateDir(); err != nil || filepath.Join(dir, devSettings) != d.cliConfig() {
-		args = append(args, "--config", d.cliConfig())
+	others := &cli{environ: c.environ, source: c.source}
+	others.source.Flags = nil // those of this call
+	if l, err := others.load(); err != nil || l.fromDev != d.cliConfig() {
+		d.program = append(d.program, "--config", d.cliConfig())
 	}
-	return args
+	for _, name := range settings.EnvNames(config{}) {
+		if name == "GATEHOUSE_CONFIG" || name == "GATEHOUSE_CALL_TIMEOUT" {
+			continue
+		}
+		if slices.ContainsFunc(c.environ, func(kv string) bool { return strings.HasPrefix(kv, name+"=") }) {
+			d.astray = append(d.astray, name)
+		}
+	}
+}
+
+// line is a command line to paste; settle has refused what can't be pasted.
+func (d *dev) line(args ...string) string {
+	line, _ := shell.Line(slices.Concat(d.program, args))
+	return line
 }
 
 // banner is what a new user reads first.
 func (d *dev) banner() string {
-	call := strings.Join(d.program(), " ")
 	admin := d.cfg.CredentialDir(authorityd.FirstAdmin)
 	authority := reach(d.devOptions.authority, d.onAuthority)
+	grpcurl, _ := shell.Line([]string{
+		"grpcurl", "-cacert", filepath.Join(admin, "ca.crt"), "-cert", filepath.Join(admin, "tls.crt"), "-key", filepath.Join(admin, "tls.key"),
+	})
+	request, _ := shell.Line([]string{
+		"-d", fmt.Sprintf(`{"subject":%q,"audience":%q}`, devSubject, devAudience), authority, "gatehouse.authority.v1.TokenService/IssueToken",
+	})
+	unset := ""
+	if len(d.astray) > 0 {
+		unset = "\nVariables that are set here lead gatehouse commands elsewhere. Before the lines above:\n  unset " + strings.Join(d.astray, " ") + "\n"
+	}
 	return fmt.Sprintf(`
 Gatehouse dev %s
 
@@ -56,17 +85,18 @@ Gatehouse dev %s
   state       %s
 
 Issue a token:
-  %s token issue --subject %s --audience %s
+  %s
 
 The same with grpcurl:
-  grpcurl -cacert %s -cert %s -key %s \
-    -d '{"subject":"%[10]s","audience":"%[11]s"}' %[7]s gatehouse.authority.v1.TokenService/IssueToken
+  %s \
+    %s
 
-Revoke all that %[10]s holds:
-  %[9]s revoke --subject %[10]s
-
+Revoke all that %s holds:
+  %s
+%s
 Ctrl-C stops it.
 `, pb.Version, d.hosts()[0], reach(d.wss, d.onWSS), devPath, filepath.Join(d.state, "ca", "ca.crt"),
-		reach(d.plain, d.onPlain)+devPath, authority, d.state, call, devSubject, devAudience,
-		filepath.Join(admin, "ca.crt"), filepath.Join(admin, "tls.crt"), filepath.Join(admin, "tls.key"))
+		reach(d.plain, d.onPlain)+devPath, authority, d.state,
+		d.line("token", "issue", "--subject", devSubject, "--audience", devAudience), grpcurl, request,
+		devSubject, d.line("revoke", "--subject", devSubject), unset)
 }

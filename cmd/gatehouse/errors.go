@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/callerr"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/shell"
 )
 
 // exitCode is how the process ends; exitCodesHelp documents the list.
@@ -119,6 +120,9 @@ func (cl *client) explain(parent context.Context, err error) error {
 	call := callerr.Call{
 		Address: cl.settings.Address, Shown: cl.identity(), CAFile: cl.settings.CAFile,
 		Another: "--cert-file and --key-file, or --api-key-file", Silent: cl.reachHint(),
+	}
+	if cl.fromDev != "" { // which anything named by itself would put out of sight
+		call.Another = fmt.Sprintf("--config, or beside --address %s and --ca-file %s with --cert-file and --key-file, or --api-key-file", call.Address, shell.Word(call.CAFile))
 	}
 	if status.Code(err) == codes.DeadlineExceeded {
 		call.Silent += "; --call-timeout, and --timeout of a dry run, wait longer"
