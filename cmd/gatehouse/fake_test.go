@@ -57,7 +57,7 @@ type fakeAuthority struct {
 	errs        map[string]error
 	receipt     func(rev *pb.Revision, asked int) *pb.Receipt // nil: complete, two nodes
 	hang        bool                                          // receipts are watched without an end
-	unknown     map[string]bool                               // ids that no token has
+	unknown     map[string]bool                               // ids and subjects that nothing has
 	pageTokens  bool                                          // every second page is empty
 
 	mu       sync.Mutex
@@ -288,7 +288,7 @@ func (f *fakeAuthority) Revoke(_ context.Context, req *pb.RevokeRequest) (*pb.Re
 	resp := &pb.RevokeResponse{}
 	switch {
 	case req.GetDryRun():
-		resp.Tokens, resp.Sessions = 12, 3
+		resp.Tokens, resp.Sessions = f.hit(req.GetSelector())
 		return resp, nil
 	case req.GetSelector().GetTokenId() != "" && !f.unknown[req.GetSelector().GetTokenId()]:
 		resp.Tokens = 1
@@ -298,6 +298,19 @@ func (f *fakeAuthority) Revoke(_ context.Context, req *pb.RevokeRequest) (*pb.Re
 	f.sequence++
 	resp.Revision, resp.CommittedAt = &pb.Revision{Epoch: testEpoch, Sequence: f.sequence}, timestamppb.New(testNow)
 	return resp, nil
+}
+
+// hit counts what a selector hits: nothing where it is of the unknown.
+func (f *fakeAuthority) hit(sel *pb.Selector) (tokens, sessions uint64) {
+	switch {
+	case f.unknown[sel.GetTokenId()], f.unknown[sel.GetSessionId()], f.unknown[sel.GetSubject().GetSubject()]:
+		return 0, 0
+	case sel.GetTokenId() != "":
+		return 1, 3
+	case sel.GetSessionId() != "":
+		return 0, 1
+	}
+	return 12, 3
 }
 
 func (f *fakeAuthority) Lock(_ context.Context, req *pb.LockRequest) (*pb.LockResponse, error) {

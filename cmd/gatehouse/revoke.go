@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -24,10 +25,11 @@ tokens with --token-stdin. --tenant, --ip-prefix and --issuer can hit many
 users: they need --reason, show what they would hit, and ask for the selector's
 value to be typed, unless --yes is given.
 
-The revocation is on disk before anything is printed. Then the command waits, up
-to --timeout, until every node has enforced it, and prints the receipt. If a
-node has not confirmed by then, the exit code is 6 and the row says by when the
-node will have closed its sockets itself.
+What it hits is counted first, for up to three seconds. The revocation is on
+disk before anything is printed. Then the command waits, up to --timeout, until
+every node has enforced it, and prints the receipt. If a node has not confirmed
+by then, the exit code is 6 and the row says by when the node will have closed
+its sockets itself.
 
 --token-stdin finds tokens and token ids in any text, one or more a line. Lines
 that hold none are counted and reported by their number.`
@@ -38,6 +40,10 @@ const revokeExample = `  gatehouse revoke --subject u42
   gatehouse revoke --tenant acme --reason "contract ended" --dry-run
   gatehouse revoke --ip-prefix 203.0.113.0/24 --reason "abuse" --yes
   gatehouse revoke --token-stdin --reason "pasted in a ticket" < leaked.txt`
+
+// countPatience is how long a revocation that nobody asked a question about
+// waits for the count of what it hits.
+const countPatience = 3 * time.Second
 
 // ending is what revoke and lock have in common: the flags, and the order of
 // asking, doing and waiting.
@@ -142,20 +148,22 @@ func (c *cli) end(ctx context.Context, e *ending, call func(ctx context.Context,
 		return err
 	}
 	defer cl.close()
-	if ask || e.dryRun {
-		counting, cancel := context.WithTimeout(ctx, e.timeout)
-		hit, err := call(counting, cl, true)
-		cancel()
-		if err != nil {
-			return err
-		}
-		if e.dryRun {
-			return c.printDryRun(e, hit)
-		}
+	hit, err := e.count(ctx, cl, ask || e.dryRun, call)
+	switch {
+	case err != nil:
+		return err
+	case e.dryRun:
+		return c.printDryRun(e, hit)
+	case ask:
 		would := fmt.Sprintf("gatehouse: %s at %s: %s and %s", e.sel, cl.settings.Address, count(hit.tokens, "token"), count(hit.sessions, "live socket"))
 		if err := c.confirm(ctx, would, e.sel.value); err != nil {
 			return err
 		}
+	case hit == nil:
+		c.note("what it hits was not counted within %v; it goes on without", countPatience)
+	case e.verb == "close" && hit.sessions == 0:
+		return failed(exitNotFound, "gatehouse session list shows the live sessions; gatehouse revoke --session revokes it all the same",
+			"nothing was live: session %s has ended, or never was", e.sel.value)
 	}
 	if e.requestID == "" {
 		if e.requestID, err = c.newRequestID(); err != nil {
@@ -166,7 +174,24 @@ func (c *cli) end(ctx context.Context, e *ending, call func(ctx context.Context,
 	if err != nil {
 		return err
 	}
-	return c.finish(ctx, cl, e, done)
+	return c.finish(ctx, cl, e, hit, done)
+}
+
+// count asks what e would hit. Where nobody needs to know before it is done, it
+// is not waited for for long, and no count is a nil one: who revokes in a hurry
+// is not held up by numbers.
+func (e *ending) count(ctx context.Context, cl *client, must bool, call func(ctx context.Context, cl *client, dryRun bool) (*ended, error)) (*ended, error) {
+	limit := e.timeout
+	if !must {
+		limit = min(limit, countPatience)
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	hit, err := call(ctx, cl, true)
+	if f := (&failure{}); !must && errors.As(err, &f) && f.exit == exitUnavailable {
+		return nil, nil
+	}
+	return hit, err
 }
 
 // newRequestID draws a request id.
@@ -190,13 +215,13 @@ func (c *cli) printDryRun(e *ending, hit *ended) error {
 }
 
 // finish waits for the receipt of what was committed, and prints it.
-func (c *cli) finish(ctx context.Context, cl *client, e *ending, done *ended) error {
+func (c *cli) finish(ctx context.Context, cl *client, e *ending, hit, done *ended) error {
 	var r *pb.Receipt
 	var waitErr error
 	if e.wait {
 		r, waitErr = c.waitReceipt(ctx, cl, done.revision, e.timeout)
 	}
-	if err := c.printEnded(e, done, r); err != nil {
+	if err := c.printEnded(e, hit, done, r); err != nil {
 		return err
 	}
 	switch {
@@ -205,7 +230,13 @@ func (c *cli) finish(ctx context.Context, cl *client, e *ending, done *ended) er
 	case r != nil && !r.GetComplete():
 		return c.unconfirmed(r)
 	}
-	return e.missing(done, r)
+	if err := e.missing(done, r); err != nil {
+		return err
+	}
+	if closed, _ := closedSockets(r); e.verb == "revoke" && hit != nil && hit.tokens+hit.sessions+closed == 0 {
+		c.note("nothing was hit: no token and no live socket is of %s; check the spelling%s", e.sel, e.sel.elsewhere())
+	}
+	return nil
 }
 
 // missing says that nothing had the token or session id. The revocation stands
@@ -226,22 +257,34 @@ func (e *ending) missing(done *ended, r *pb.Receipt) error {
 	return nil
 }
 
-func (c *cli) printEnded(e *ending, done *ended, r *pb.Receipt) error {
+// printEnded prints what was committed. hit was counted just before: what came
+// in between is closed all the same.
+func (c *cli) printEnded(e *ending, hit, done *ended, r *pb.Receipt) error {
 	if c.format == formatJSON {
-		return c.printValue(struct {
+		out := struct {
 			LockID   string          `json:"lock_id,omitempty"`
 			Revision string          `json:"revision"`
+			Tokens   *uint64         `json:"tokens"`
+			Sessions *uint64         `json:"sessions"`
 			Receipt  json.RawMessage `json:"receipt"`
-		}{done.lockID, revisionText(done.revision), rawMessage(r)})
+		}{LockID: done.lockID, Revision: revisionText(done.revision), Receipt: rawMessage(r)}
+		if hit != nil {
+			out.Tokens, out.Sessions = &hit.tokens, &hit.sessions
+		}
+		return c.printValue(out)
 	}
 	what := e.past
 	if done.lockID != "" {
 		what += " (lock " + done.lockID + ")"
 	}
-	if r == nil {
-		return c.printf("%s: revision %s, not confirmed by nodes yet\n", what, revisionText(done.revision))
+	what += ": "
+	if hit != nil && e.verb != "close" {
+		what += count(hit.tokens, "token") + ", " + count(hit.sessions, "live socket") + "; "
 	}
-	if err := c.printf("%s: %s\n", what, receiptText(r)); err != nil {
+	if r == nil {
+		return c.printf("%srevision %s, not confirmed by nodes yet\n", what, revisionText(done.revision))
+	}
+	if err := c.printf("%s%s\n", what, receiptText(r)); err != nil {
 		return err
 	}
 	return c.printRows(r)

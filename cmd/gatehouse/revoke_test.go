@@ -34,26 +34,28 @@ func TestRevokeSelectors(t *testing.T) {
 		name string
 		args []string
 		want *pb.RevokeRequest
+		hit  string
 	}{
-		{"token", []string{"--token", strings.ToLower(id.String())}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_TokenId{TokenId: id.String()}}}},
-		{"session", []string{"--session", testSession}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_SessionId{SessionId: testSession}}}},
-		{"subject", []string{"--subject", "u42"}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Subject: "u42"}}}}},
+		{"token", []string{"--token", strings.ToLower(id.String())}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_TokenId{TokenId: id.String()}}}, "1 token, 3 live sockets"},
+		{"session", []string{"--session", testSession}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_SessionId{SessionId: testSession}}}, "0 tokens, 1 live socket"},
+		{"subject", []string{"--subject", "u42"}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Subject: "u42"}}}}, "12 tokens, 3 live sockets"},
 		{"subject of a tenant", []string{"--tenant", "acme", "--subject", "u42", "--reason", "left"}, &pb.RevokeRequest{
-			Selector: &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: "acme", Subject: "u42"}}}, Reason: "left"}},
-		{"tenant", []string{"--tenant", "acme", "--reason", "left", "--yes"}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_Tenant{Tenant: "acme"}}, Reason: "left"}},
+			Selector: &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: "acme", Subject: "u42"}}}, Reason: "left"}, "12 tokens, 3 live sockets"},
+		{"tenant", []string{"--tenant", "acme", "--reason", "left", "--yes"}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_Tenant{Tenant: "acme"}}, Reason: "left"}, "12 tokens, 3 live sockets"},
 		{"prefix", []string{"--ip-prefix", "203.0.113.0/24", "--reason", "abuse", "--yes"}, &pb.RevokeRequest{
-			Selector: &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: "203.0.113.0/24"}}, Reason: "abuse"}},
+			Selector: &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: "203.0.113.0/24"}}, Reason: "abuse"}, "12 tokens, 3 live sockets"},
 		{"one address", []string{"--ip-prefix", "2001:db8::1", "--reason", "abuse", "--yes"}, &pb.RevokeRequest{
-			Selector: &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: "2001:db8::1"}}, Reason: "abuse"}},
-		{"issuer", []string{"--issuer", "login", "--reason", "key leaked", "--yes"}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_Issuer{Issuer: "login"}}, Reason: "key leaked"}},
+			Selector: &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: "2001:db8::1"}}, Reason: "abuse"}, "12 tokens, 3 live sockets"},
+		{"issuer", []string{"--issuer", "login", "--reason", "key leaked", "--yes"}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_Issuer{Issuer: "login"}}, Reason: "key leaked"}, "12 tokens, 3 live sockets"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			before := len(requestsOf[*pb.RevokeRequest](c.authority))
-			c.check(c.run("", append([]string{"revoke"}, tc.args...)...), exitOK, "revoked: 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+			c.check(c.run("", append([]string{"revoke"}, tc.args...)...), exitOK, "revoked: "+tc.hit+"; 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
 			sent := requestsOf[*pb.RevokeRequest](c.authority)[before:]
-			if len(sent) != 1 {
-				t.Fatalf("%d requests, want 1: no dry run where nobody is asked", len(sent))
+			if len(sent) != 2 || !sent[0].GetDryRun() || sent[1].GetDryRun() || !proto.Equal(sent[0].GetSelector(), sent[1].GetSelector()) {
+				t.Fatalf("sent %v, want a count and the revocation", sent)
 			}
+			sent = sent[1:]
 			if b, err := hex.DecodeString(sent[0].GetRequestId()); err != nil || len(b) != 16 {
 				t.Errorf("request id %q", sent[0].GetRequestId())
 			}
@@ -146,7 +148,7 @@ func TestWideSelectorsAskOnATerminal(t *testing.T) {
 			got := c.runCtx(context.Background(), &lines{tc.typed}, "revoke", "--tenant", "acme", "--reason", "left")
 			asked := "gatehouse: tenant acme at ADDRESS: 12 tokens and 3 live sockets\nType acme to go on: "
 			if tc.code == exitOK {
-				c.check(got, exitOK, "revoked: 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, asked)
+				c.check(got, exitOK, "revoked: 12 tokens, 3 live sockets; 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, asked)
 			} else {
 				c.check(got, tc.code, "", asked+"gatehouse: error: not confirmed: nothing was changed\n")
 			}
@@ -175,8 +177,8 @@ func TestRevokeDryRun(t *testing.T) {
 func TestRevokeWithoutWaiting(t *testing.T) {
 	for _, flag := range []string{"--no-wait", "--wait=false"} {
 		c := newCaller(t)
-		c.check(c.run("", "revoke", "--subject=u42", flag), exitOK, "revoked: revision 7.1, not confirmed by nodes yet\n", "")
-		c.check(c.run("", "revoke", "--subject=u42", flag, "-ojson"), exitOK, "{\n  \"revision\": \"7.2\",\n  \"receipt\": null\n}\n", "")
+		c.check(c.run("", "revoke", "--subject=u42", flag), exitOK, "revoked: 12 tokens, 3 live sockets; revision 7.1, not confirmed by nodes yet\n", "")
+		c.check(c.run("", "revoke", "--subject=u42", flag, "-ojson"), exitOK, "{\n  \"revision\": \"7.2\",\n  \"tokens\": 12,\n  \"sessions\": 3,\n  \"receipt\": null\n}\n", "")
 		if len(c.authority.asked) != 0 {
 			t.Error("the receipt was asked for")
 		}
@@ -200,9 +202,9 @@ func TestReceipts(t *testing.T) {
 				r.Rows = r.Rows[1:]
 			}
 			return r
-		}, stdout: "revoked: 3 sockets closed on 2 of 2 nodes in 12 ms\n" + completeRows},
+		}, stdout: "revoked: 12 tokens, 3 live sockets; 3 sockets closed on 2 of 2 nodes in 12 ms\n" + completeRows},
 		{name: "a silent node is named with its deadline", receipt: partial, code: exitUnconfirmed,
-			stdout: "revoked: 2 sockets closed on 1 of 2 nodes in 12 ms\n" + silentRows,
+			stdout: "revoked: 12 tokens, 3 live sockets; 2 sockets closed on 1 of 2 nodes in 12 ms\n" + silentRows,
 			stderr: "gatehouse: error: not confirmed by 1 of 2 nodes: node-2 (instance " + instance(2) + ", by 2026-11-23 14:00:00 CET (in 60 min))\n" + hint},
 		{name: "a silent node without a deadline", receipt: func(rev *pb.Revision, asked int) *pb.Receipt {
 			r := testReceipt(rev, false)
@@ -210,17 +212,17 @@ func TestReceipts(t *testing.T) {
 			r.Rows[0].Deadline = nil
 			return r
 		}, code: exitUnconfirmed,
-			stdout: "revoked: 0 sockets closed on 0 of 1 node\n" + rowsHeader + "node-2  " + instance(2) + "  no        0       0          no deadline\n",
+			stdout: "revoked: 12 tokens, 3 live sockets; 0 sockets closed on 0 of 1 node\n" + rowsHeader + "node-2  " + instance(2) + "  no        0       0          no deadline\n",
 			stderr: "gatehouse: error: not confirmed by 1 of 1 node: node-2 (instance " + instance(2) + ", no deadline)\n" + hint},
 		{name: "no node", receipt: func(rev *pb.Revision, asked int) *pb.Receipt { return &pb.Receipt{Revision: rev, Complete: true} },
-			stdout: "revoked: no node is registered, so no socket was open\n"},
+			stdout: "revoked: 12 tokens, 3 live sockets; no node is registered, so no socket was open\n"},
 		{name: "the authority restarts meanwhile", err: withReason(codes.Unavailable, pb.Reason_REASON_STOPPING, "authority is stopping"), fails: 2,
-			stdout: "revoked: 3 sockets closed on 2 of 2 nodes in 12 ms\n" + completeRows},
+			stdout: "revoked: 12 tokens, 3 live sockets; 3 sockets closed on 2 of 2 nodes in 12 ms\n" + completeRows},
 		{name: "the receipt can't be read", err: withReason(codes.Internal, pb.Reason_REASON_INTERNAL, "internal error"), fails: 1, code: exitUnconfirmed,
-			stdout: "revoked: revision 7.1, not confirmed by nodes yet\n",
+			stdout: "revoked: 12 tokens, 3 live sockets; revision 7.1, not confirmed by nodes yet\n",
 			stderr: "gatehouse: error: revoked, but who has enforced it could not be learnt: internal error\n" + hint},
 		{name: "nobody answers for the receipt", err: withReason(codes.Unavailable, pb.Reason_REASON_STOPPING, "authority is stopping"), fails: 1000, code: exitUnconfirmed,
-			stdout: "revoked: revision 7.1, not confirmed by nodes yet\n",
+			stdout: "revoked: 12 tokens, 3 live sockets; revision 7.1, not confirmed by nodes yet\n",
 			stderr: "gatehouse: error: revoked, but who has enforced it could not be learnt: authority is stopping\n" + hint},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -244,6 +246,8 @@ func TestRevokeJSON(t *testing.T) {
 	got := c.run("", "revoke", "--subject=u42", "--timeout=100ms", "-o", "json")
 	c.check(got, exitUnconfirmed, `{
   "revision": "7.1",
+  "tokens": 12,
+  "sessions": 3,
   "receipt": {
     "revision": "7.1",
     "committed_at": "2026-11-23T12:00:00Z",
@@ -294,16 +298,51 @@ func TestRevokeOfTheUnknown(t *testing.T) {
 	rows := strings.NewReplacer("2       1", "0       0", "1       0", "0       0").Replace(completeRows)
 	noToken := "gatehouse: error: the authority knows no token " + id.String() + ": it never was, or it expired and was forgotten\n" +
 		"gatehouse: hint: should such a token turn up, it is revoked\n"
-	c.check(c.run("", "revoke", "--token", id.String()), exitNotFound, "revoked: 0 sockets closed on 2 of 2 nodes in 12 ms\n"+rows, noToken)
-	c.check(c.run("", "revoke", "--token", id.String(), "--no-wait"), exitNotFound, "revoked: revision 7.2, not confirmed by nodes yet\n", noToken)
+	c.check(c.run("", "revoke", "--token", id.String()), exitNotFound, "revoked: 0 tokens, 0 live sockets; 0 sockets closed on 2 of 2 nodes in 12 ms\n"+rows, noToken)
+	c.check(c.run("", "revoke", "--token", id.String(), "--no-wait"), exitNotFound, "revoked: 0 tokens, 0 live sockets; revision 7.2, not confirmed by nodes yet\n", noToken)
 	noSession := "gatehouse: error: the authority knows no live session " + testSession + ": it has ended, or never was\n" +
 		"gatehouse: hint: gatehouse session list shows the live sessions\n"
-	c.check(c.run("", "revoke", "--session", testSession), exitNotFound, "revoked: 0 sockets closed on 2 of 2 nodes in 12 ms\n"+rows, noSession)
-	c.check(c.run("", "session", "close", testSession), exitNotFound, "session closed: 0 sockets closed on 2 of 2 nodes in 12 ms\n"+rows, noSession)
+	c.check(c.run("", "revoke", "--session", testSession), exitNotFound, "revoked: 0 tokens, 0 live sockets; 0 sockets closed on 2 of 2 nodes in 12 ms\n"+rows, noSession)
 
 	// A token is forgotten before the sessions it opened have ended.
 	c.authority.receipt = nil
-	c.check(c.run("", "revoke", "--token", id.String()), exitOK, "revoked: 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+	c.check(c.run("", "revoke", "--token", id.String()), exitOK, "revoked: 0 tokens, 0 live sockets; 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+}
+
+// Whoever mistypes a subject wants to be told, though there is no error in it.
+func TestRevokeOfNothing(t *testing.T) {
+	c := newCaller(t)
+	c.authority.unknown["typo"] = true
+	c.authority.receipt = func(rev *pb.Revision, _ int) *pb.Receipt { return &pb.Receipt{Revision: rev, Complete: true} }
+	const done = "revoked: 0 tokens, 0 live sockets; no node is registered, so no socket was open\n"
+	c.check(c.run("", "revoke", "--subject=typo"), exitOK, done,
+		"gatehouse: nothing was hit: no token and no live socket is of subject typo; check the spelling, and --tenant, since subjects are of a tenant\n")
+	c.check(c.run("", "revoke", "--subject=typo", "--tenant=acme"), exitOK, done,
+		"gatehouse: nothing was hit: no token and no live socket is of subject typo of tenant acme; check the spelling\n")
+	got := c.run("", "revoke", "--subject=typo", "-ojson")
+	if got.code != exitOK || got.stderr != "" || !strings.Contains(got.stdout, "\"tokens\": 0,\n  \"sessions\": 0,") {
+		t.Errorf("%+v", got)
+	}
+	c.authority.receipt = nil
+	c.check(c.run("", "revoke", "--subject=typo"), exitOK, "revoked: 0 tokens, 0 live sockets; 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+}
+
+// Nobody waits long for numbers before what is urgent.
+func TestRevokeGoesOnWithoutACount(t *testing.T) {
+	c := newCaller(t)
+	c.authority.errs["Revoke"], c.authority.fails["Revoke"] = withReason(codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "busy"), 1
+	c.check(c.run("", "revoke", "--subject=u42", "--no-wait", "-ojson"), exitOK, "{\n  \"revision\": \"7.1\",\n  \"tokens\": null,\n  \"sessions\": null,\n  \"receipt\": null\n}\n", "")
+	c.authority.fails["Revoke"] = 1
+	c.check(c.run("", "revoke", "--subject=u42", "--no-wait"), exitOK, "revoked: revision 7.2, not confirmed by nodes yet\n",
+		"gatehouse: what it hits was not counted within 3s; it goes on without\n")
+	c.authority.fails["Revoke"] = 1
+	if got := c.run("", "revoke", "--subject=u42", "--dry-run"); got.code != exitUnavailable {
+		t.Errorf("a dry run that could not count: %+v", got)
+	}
+	c.authority.errs["Revoke"], c.authority.fails["Revoke"] = withReason(codes.PermissionDenied, pb.Reason_REASON_PERMISSION_DENIED, "viewer alice may not call it"), 1
+	if got := c.run("", "revoke", "--subject=u42"); got.code != exitDenied {
+		t.Errorf("%+v", got)
+	}
 }
 
 func TestInterruptedWhileWaiting(t *testing.T) {
@@ -315,7 +354,7 @@ func TestInterruptedWhileWaiting(t *testing.T) {
 		return testReceipt(rev, false)
 	}
 	c.check(c.runCtx(ctx, strings.NewReader(""), "revoke", "--subject=u42"), exitInterrupted,
-		"revoked: 2 sockets closed on 1 of 2 nodes in 12 ms\n"+silentRows,
+		"revoked: 12 tokens, 3 live sockets; 2 sockets closed on 1 of 2 nodes in 12 ms\n"+silentRows,
 		"gatehouse: error: revoked, but who has enforced it could not be learnt: interrupted\n"+
 			"gatehouse: hint: ask again with gatehouse revocation show 7.1\n")
 }

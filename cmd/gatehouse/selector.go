@@ -33,6 +33,14 @@ func (s selector) String() string {
 	return text
 }
 
+// elsewhere says what else to look at when nothing is hit.
+func (s selector) elsewhere() string {
+	if s.by == "subject" && s.tenant == "" {
+		return ", and --tenant, since subjects are of a tenant"
+	}
+	return ""
+}
+
 func (s selector) proto() *pb.Selector {
 	switch s.by {
 	case "token":

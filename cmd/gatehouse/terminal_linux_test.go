@@ -126,7 +126,7 @@ func TestTerminalConfirmation(t *testing.T) {
 		if got := exitOf(cmd.Wait()); got != want {
 			t.Errorf("%q: exit code %d, want %d: %s", typed, got, want, term.text())
 		}
-		revoked := strings.HasPrefix(stdout.String(), "revoked: 3 sockets closed on 2 of 2 nodes in 12 ms\n")
+		revoked := strings.HasPrefix(stdout.String(), "revoked: 12 tokens, 3 live sockets; 3 sockets closed on 2 of 2 nodes in 12 ms\n")
 		if n := len(requestsOf[*pb.RevokeRequest](c.authority)); revoked != (want == 0) || (n == 2) != revoked {
 			t.Errorf("%q: %d requests, %s", typed, n, stdout.String())
 		}
@@ -184,7 +184,7 @@ func TestTerminalProgress(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	if got := exitOf(cmd.Wait()); got != int(exitInterrupted) || !strings.HasPrefix(stdout.String(), "revoked: 2 sockets closed on 1 of 2 nodes") {
+	if got := exitOf(cmd.Wait()); got != int(exitInterrupted) || !strings.HasPrefix(stdout.String(), "revoked: 12 tokens, 3 live sockets; 2 sockets closed on 1 of 2 nodes") {
 		t.Errorf("exit code %d: %s", got, stdout.String())
 	}
 	term.wait(t, "\r\x1b[Kgatehouse: error: revoked, but who has enforced it could not be learnt: interrupted")
