@@ -43,13 +43,22 @@ const (
 type leakTally struct {
 	Lines          int   `json:"lines"`
 	Revoked        int   `json:"revoked"`
-	Unknown        int   `json:"unknown"`      // of those revoked, to the authority
+	Counted        int   `json:"counted"`      // on a dry run
+	Unknown        int   `json:"unknown"`      // of those, to the authority
 	OutOfReach     int   `json:"out_of_reach"` // not revoked: an issuer's credential doesn't see them
 	Repeated       int   `json:"repeated"`
 	Malformed      int   `json:"malformed"`       // lines
 	MalformedLines []int `json:"malformed_lines"` // the first namedLines of them
 	Tokens         int   `json:"tokens"`          // on a dry run
 	Sessions       int   `json:"sessions"`        // on a dry run
+}
+
+// did is what was done so far.
+func (t *leakTally) did() string {
+	if t.Counted > 0 {
+		return fmt.Sprintf("%d counted", t.Counted)
+	}
+	return fmt.Sprintf("%d revoked", t.Revoked)
 }
 
 // leakRun revokes leaked tokens, many at a time.
@@ -263,15 +272,19 @@ func (r *leakRun) done(l leak, resp *pb.RevokeResponse) (due *pb.Revision) {
 		r.tally.OutOfReach++
 		return nil
 	case r.dryRun:
+		r.tally.Counted++
 		r.tally.Tokens += int(resp.GetTokens())
 		r.tally.Sessions += int(resp.GetSessions())
-		return nil
+	default:
+		r.tally.Revoked++
 	}
-	r.tally.Revoked++
 	if resp.GetTokens() == 0 {
 		r.tally.Unknown++
 	}
-	r.update(fmt.Sprintf("line %d: %d revoked, %d malformed", r.tally.Lines, r.tally.Revoked, r.tally.Malformed))
+	r.update(fmt.Sprintf("line %d: %s, %d malformed", r.tally.Lines, r.tally.did(), r.tally.Malformed))
+	if r.dryRun {
+		return nil
+	}
 	rev := resp.GetRevision()
 	if rev.GetSequence() > r.head.GetSequence() {
 		r.head = rev
@@ -367,6 +380,9 @@ func (c *cli) printLeaked(run *leakRun, r *pb.Receipt) error {
 	var text string
 	if run.dryRun {
 		text = fmt.Sprintf("would revoke: %s and %s", count(t.Tokens, "token"), count(t.Sessions, "live socket"))
+		if t.Unknown > 0 {
+			text += fmt.Sprintf("; %d of %s unknown to the authority", t.Unknown, count(t.Counted, "token"))
+		}
 	} else {
 		text = fmt.Sprintf("%d revoked, of which %d were unknown to the authority", t.Revoked, t.Unknown)
 	}
@@ -398,20 +414,22 @@ func (r *leakRun) outcome(c *cli, receipt *pb.Receipt, stopped, waitErr error) e
 	t := r.sofar()
 	done := t.Revoked
 	switch {
+	case stopped != nil && r.dryRun:
+		return partly(stopped, 0, fmt.Sprintf("stopped after %d tokens were counted; nothing was revoked", t.Counted))
 	case stopped != nil:
 		return partly(stopped, done, fmt.Sprintf("stopped after %d tokens; lines from %d on may not be done", done, r.firstUndone()))
 	case waitErr != nil:
 		return unread(waitErr, "revoked", r.head)
 	case receipt != nil && !receipt.GetComplete():
 		return c.unconfirmed(receipt)
-	case t.Malformed > 0 && done+t.Tokens+t.OutOfReach+t.Repeated == 0:
+	case t.Malformed > 0 && done+t.Counted+t.OutOfReach+t.Repeated == 0:
 		return failed(exitUsage, fmt.Sprintf("a token's text has %d characters, its id %d", token.TextSize, idTextSize),
 			"standard input holds no token: %s", malformedText(&t))
 	case t.Malformed > 0:
 		return failed(exitUnconfirmed, "these lines hold no token, or one that is cut or edited", "%s", malformedText(&t))
 	case t.OutOfReach > 0:
 		return failed(exitUnconfirmed, "an admin's credential reaches all tenants", "%d tokens were not revoked: not of this credential's tenants, or unknown", t.OutOfReach)
-	case done+t.Repeated == 0 && !r.dryRun:
+	case done+t.Counted+t.Repeated == 0:
 		return usagef("standard input holds no token")
 	}
 	return nil

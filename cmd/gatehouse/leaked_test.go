@@ -69,6 +69,47 @@ func TestRevokeLeaked(t *testing.T) {
 	c.check(c.run(texts[0]+"\n"+texts[1]+"\n", "revoke", "--token-stdin", "--dry-run"), exitOK, "would revoke: 2 tokens and 6 live sockets; 0 lines malformed\n", "")
 }
 
+func TestRevokeLeakedDryRun(t *testing.T) {
+	c := newCaller(t)
+	known, _ := testToken(1)
+	unknown, _ := testToken(2)
+	c.authority.unknown[unknown.String()] = true
+	c.check(c.run(known.String()+"\n"+unknown.String()+"\n", "revoke", "--token-stdin", "--dry-run"), exitOK,
+		"would revoke: 1 token and 3 live sockets; 1 of 2 tokens unknown to the authority; 0 lines malformed\n", "")
+	c.check(c.run(unknown.String()+"\nodd\n", "revoke", "--token-stdin", "--dry-run"), exitUnconfirmed,
+		"would revoke: 0 tokens and 0 live sockets; 1 of 1 token unknown to the authority; 1 line malformed\n",
+		"gatehouse: error: 1 malformed line: 2\ngatehouse: hint: these lines hold no token, or one that is cut or edited\n")
+	c.check(c.run("", "revoke", "--token-stdin", "--dry-run"), exitUsage, "would revoke: 0 tokens and 0 live sockets; 0 lines malformed\n",
+		"gatehouse: error: standard input holds no token\n")
+
+	r, w := io.Pipe()
+	defer w.Close()
+	ctx, cancel := context.WithCancel(context.Background())
+	before := len(requestsOf[*pb.RevokeRequest](c.authority))
+	go func() {
+		_, _ = io.WriteString(w, known.String()+"\n")
+		for len(requestsOf[*pb.RevokeRequest](c.authority)) == before {
+			time.Sleep(time.Millisecond)
+		}
+		time.Sleep(50 * time.Millisecond)
+		cancel()
+	}()
+	c.check(c.runCtx(ctx, r, "revoke", "--token-stdin", "--dry-run"), exitInterrupted, "would revoke: 1 token and 3 live sockets; 0 lines malformed\n",
+		"gatehouse: error: stopped after 1 tokens were counted; nothing was revoked: interrupted\n")
+	for _, r := range requestsOf[*pb.RevokeRequest](c.authority) {
+		if !r.GetDryRun() {
+			t.Error("a dry run revoked")
+		}
+	}
+
+	var shown string
+	run := testRun()
+	run.dryRun, run.update = true, func(text string) { shown = text }
+	if err := run.all(context.Background(), strings.NewReader(known.String()+"\n")); err != nil || shown != "line 1: 1 counted, 0 malformed" {
+		t.Errorf("progress %q, %v", shown, err)
+	}
+}
+
 func TestRevokeLeakedJSON(t *testing.T) {
 	c := newCaller(t)
 	_, text := testToken(1)
@@ -76,6 +117,7 @@ func TestRevokeLeakedJSON(t *testing.T) {
   "dry_run": false,
   "lines": 2,
   "revoked": 1,
+  "counted": 0,
   "unknown": 0,
   "out_of_reach": 0,
   "repeated": 0,

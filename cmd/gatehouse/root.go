@@ -223,10 +223,10 @@ revoke, lock and session close write revision, tokens and sessions (what was hit
 when it was counted just before; null if that took too long), receipt (null if
 nobody waited or it could not be read) and for a lock its lock_id; a dry run
 writes tokens and sessions. revoke --token-stdin writes how many lines were
-read, and tokens were revoked, unknown, out_of_reach and repeated;
-malformed_lines has the first 100 numbers; closed counts sockets over all
-receipts, and is a lower bound if closed_at_least is true; receipt is that of
-the last revocation.
+read, and tokens were revoked (counted, on a dry run), unknown, out_of_reach and
+repeated; malformed_lines has the first 100 numbers; closed counts sockets over
+all receipts, and is a lower bound if closed_at_least is true; receipt is that
+of the last revocation.
 
 New fields may be added; none is renamed or removed within a major version.`
 
