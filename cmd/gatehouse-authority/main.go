@@ -35,6 +35,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		Path:     "/etc/gatehouse/authority.yaml",
 		Environ:  environ,
 		Validate: func(c *authorityd.Config) error { return c.Validate() },
+		Check:    authorityd.Check,
 		Run: func(ctx context.Context, c authorityd.Config) error {
 			return advise(c, authorityd.Run(ctx, c, c.Log.Logger(stderr)))
 		},

@@ -57,7 +57,8 @@ func TestCommandLine(t *testing.T) {
 		{"an unknown flag is a usage error", []string{"--lsiten", "x"}, nil, 2, "unknown flag"},
 		{"an unknown variable is a usage error with a suggestion", []string{"config", "check"}, []string{"GATEHOUSE_LOG_LEVLE=info"}, 2, "GATEHOUSE_LOG_LEVEL"},
 		{"a file that was named must be there", []string{"config", "check", "--config", "/nowhere.yaml"}, nil, 2, "/nowhere.yaml"},
-		{"the sample file is right", []string{"config", "check", "--config", "../../deploy/samples/authority.yaml"}, nil, 0, "ok"},
+		{"the sample file is right", []string{"config", "check", "--config", "../../deploy/samples/authority.yaml"}, nil, 0, "samples/authority.yaml: ok"},
+		{"without a file it says so", []string{"config", "check"}, nil, 0, "no file /etc/gatehouse/authority.yaml: defaults, environment and flags: ok"},
 		{"a bad value names its flag and what is wanted", []string{"config", "check", "--log-level", "loud"}, nil, 2, `--log-level: "loud" is not accepted: want debug, info, warn or error`},
 		{"and the hint is at the settings", []string{"config", "check", "--log-level", "loud"}, nil, 2, "hint: gatehouse-authority config reference lists the settings"},
 	} {
@@ -65,6 +66,29 @@ func TestCommandLine(t *testing.T) {
 		code := run(context.Background(), c.args, c.env, &out, &out)
 		if code != c.code || !strings.Contains(out.String(), c.want) {
 			t.Errorf("%s: exit code %d, want %d; %s", c.rule, code, c.code, out.String())
+		}
+	}
+}
+
+func TestConfigCheckFindsWhatAStartWould(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"ca/ca.crt", "ca/ca.key"} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, "state", name)), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "state", name), []byte("x"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(dir, "authority.yaml")
+	if err := os.WriteFile(file, []byte("state: state\nserver_names: ['authority.example.com:8440']\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	code := run(context.Background(), []string{"config", "check", "--config", file}, nil, &out, &out)
+	for _, want := range []string{":2: server_names: ", ":1: state: load CA: " + dir + "/state/ca/ca."} {
+		if code != 2 || !strings.Contains(out.String(), want) {
+			t.Errorf("exit code %d, no %q in %s", code, want, out.String())
 		}
 	}
 }

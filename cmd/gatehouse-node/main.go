@@ -23,6 +23,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		Path:     "/etc/gatehouse/node.yaml",
 		Environ:  environ,
 		Validate: func(c *noded.Config) error { return c.Validate() },
+		Check:    noded.Check,
 		Run: func(ctx context.Context, c noded.Config) error {
 			d, err := noded.Open(c, c.Log.Logger(stderr))
 			if err != nil {

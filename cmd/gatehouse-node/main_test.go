@@ -4,9 +4,15 @@ import (
 	"bytes"
 	"context"
 	"flag"
+	"log/slog"
+	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/authorityd"
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
 var update = flag.Bool("update", false, "write docs/node.md and testdata/deps.txt anew")
@@ -52,7 +58,7 @@ func TestCommandLine(t *testing.T) {
 		{"an unknown flag is a usage error", []string{"--lsiten", "x"}, nil, 2, "unknown flag"},
 		{"an unknown variable is a usage error with a suggestion", []string{"config", "check"}, []string{"GATEHOUSE_LOG_LEVLE=info"}, 2, "GATEHOUSE_LOG_LEVEL"},
 		{"a file that was named must be there", []string{"config", "check", "--config", "/nowhere.yaml"}, nil, 2, "/nowhere.yaml"},
-		{"the sample file is right", []string{"config", "check", "--config", "../../deploy/samples/node.yaml"}, nil, 0, "ok"},
+		{"without a file it says so", []string{"config", "check"}, nil, 2, "listeners: required"},
 		{"a bad value names its flag and what is wanted", []string{"config", "check", "--log-level", "loud"}, nil, 2, `--log-level: "loud" is not accepted: want debug, info, warn or error`},
 		{"and the hint is at the settings", []string{"config", "check", "--log-level", "loud"}, nil, 2, "hint: gatehouse-node config reference lists the settings"},
 	} {
@@ -61,5 +67,95 @@ func TestCommandLine(t *testing.T) {
 		if code != c.code || !strings.Contains(out.String(), c.want) {
 			t.Errorf("%s: exit code %d, want %d; %s", c.rule, code, c.code, out.String())
 		}
+	}
+}
+
+// sample is the sample file in a folder with all that it names.
+func sample(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.CopyFS(dir, os.DirFS("../../deploy/samples")); err != nil {
+		t.Fatal(err)
+	}
+	cfg, quiet := authorityd.DefaultConfig(), slog.New(slog.DiscardHandler)
+	cfg.State = filepath.Join(t.TempDir(), "state")
+	if _, err := authorityd.Init(t.Context(), cfg, quiet); err != nil {
+		t.Fatal(err)
+	}
+	e := authorityd.Enrolment{Credential: &pb.Credential{Name: "node-1", Role: pb.Role_ROLE_NODE}, Out: filepath.Join(dir, "node")}
+	if _, err := authorityd.Enroll(t.Context(), cfg, e, quiet); err != nil {
+		t.Fatal(err)
+	}
+	for from, to := range map[string]string{"server.crt": "public.crt", "server.key": "public.key"} {
+		if err := os.Rename(filepath.Join(cfg.State, "tls", from), filepath.Join(dir, to)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// config check finds what a start would, all of it at once, from any folder.
+func TestConfigCheck(t *testing.T) {
+	dir := sample(t)
+	file := filepath.Join(dir, "node.yaml")
+	check := func(code int, want ...string) {
+		t.Helper()
+		var out bytes.Buffer
+		if got := run(context.Background(), []string{"config", "check", "--config", file}, nil, &out, &out); got != code {
+			t.Errorf("exit code %d, want %d", got, code)
+		}
+		for _, w := range want {
+			if !strings.Contains(out.String(), w) {
+				t.Errorf("no %q in %s", w, out.String())
+			}
+		}
+	}
+	check(0, file+": ok")
+
+	write := func(name, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("public.key", "x")
+	write("node/ca.crt", "x")
+	write("schemas/chat.json", `{"$defs": {"chat": {"type": "objekt"}, "ping": {}}}`)
+	check(2, ":5: listeners[0].cert_file: ", "error: credential: "+dir+"/node/ca.crt", ":21: routes[0].messages: ", "types[0].schema: chat.json#/$defs/chat", "hint: gatehouse-node config reference")
+	write("schemas/chat.json", "{")
+	check(2, "chat.json")
+
+	// A value of the wrong kind does not hide one of the wrong meaning.
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("node.yaml", strings.Replace(string(text), "max: 60,", "max: many,", 1)+"allow_plain: maybe\nhandler: own\n")
+	check(2, "limits.new_per_address.max: ", "allow_plain: ", "handler: \"own\" is not echo")
+	write("node.yaml", "handler: own\nlisteners: [")
+	var out bytes.Buffer
+	run(context.Background(), []string{"config", "check", "--config", file}, nil, &out, &out)
+	if strings.Count(out.String(), "error: ") != 1 {
+		t.Errorf("a file that can't be read is judged: %s", out.String())
+	}
+}
+
+func TestBusyPortNamesItsSetting(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	file := filepath.Join(sample(t), "node.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, bytes.Replace(text, []byte("0.0.0.0:8443"), []byte(l.Addr().String()), 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if code := run(context.Background(), []string{"--config", file}, nil, &out, &out); code != 1 || !strings.Contains(out.String(), "choose another address with listeners[0].address, or end the other") {
+		t.Errorf("exit code %d: %s", code, out.String())
 	}
 }

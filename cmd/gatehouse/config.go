@@ -6,7 +6,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,10 +16,10 @@ import (
 // config is how the CLI reaches its authority.
 type config struct {
 	Address     string        `yaml:"address" help:"host:port of the authority"`
-	CAFile      string        `yaml:"ca_file" help:"the CA of the authority, in PEM; no other is trusted"`
-	CertFile    string        `yaml:"cert_file" help:"the certificate to call with, in PEM"`
-	KeyFile     string        `yaml:"key_file" help:"its private key, in PEM"`
-	APIKeyFile  string        `yaml:"api_key_file" help:"a file with the API key to call with, instead of a certificate"`
+	CAFile      string        `yaml:"ca_file" path:"true" help:"the CA of the authority, in PEM; no other is trusted"`
+	CertFile    string        `yaml:"cert_file" path:"true" help:"the certificate to call with, in PEM"`
+	KeyFile     string        `yaml:"key_file" path:"true" help:"its private key, in PEM"`
+	APIKeyFile  string        `yaml:"api_key_file" path:"true" help:"a file with the API key to call with, instead of a certificate"`
 	ServerName  string        `yaml:"server_name" help:"the name in the authority's certificate, where it is not the address's"`
 	CallTimeout time.Duration `yaml:"call_timeout" help:"how long one call may take"`
 }
@@ -98,25 +97,12 @@ func (c *cli) read(src settings.Source) (*loaded, error) {
 			l.file = path
 		}
 	}
-	l.resolveFiles()
 	return l, nil
 }
 
 // namesAuthority reports whether anything says where to call, or with what.
 func (l *loaded) namesAuthority() bool {
 	return l.Address != "" || l.CAFile != "" || l.CertFile != "" || l.KeyFile != "" || l.APIKeyFile != ""
-}
-
-// resolveFiles makes names in the settings file relative to its folder: they
-// must not mean something else in each folder that the CLI is called from.
-func (l *loaded) resolveFiles() {
-	for key, path := range l.files() {
-		origin := l.origins[key]
-		fromFile := origin != "" && origin != "GATEHOUSE_"+strings.ToUpper(key) && origin != "--"+strings.ReplaceAll(key, "_", "-")
-		if fromFile && *path != "" && !filepath.IsAbs(*path) {
-			*path = filepath.Join(filepath.Dir(l.file), *path)
-		}
-	}
 }
 
 func (l *loaded) files() map[string]*string {

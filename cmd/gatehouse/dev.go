@@ -182,7 +182,7 @@ func (d *dev) listen() error {
 		{&d.onPage, d.web, "page-address"},
 	} {
 		var err error
-		if *l.to, err = ops.Listen(l.address, l.flag); err != nil {
+		if *l.to, err = ops.Listen(l.address, "--"+l.flag); err != nil {
 			return err
 		}
 	}

@@ -206,7 +206,7 @@ func (a *Authority) Ready() error {
 
 // Run opens the state folder and serves until ctx ends: the whole daemon.
 func Run(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
-	l, err := ops.Listen(cfg.Listen, "listen")
+	l, err := ops.Listen(cfg.Listen, "--listen")
 	if err != nil {
 		return err
 	}
@@ -217,7 +217,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 	}
 	defer func() { err = errors.Join(err, a.Close()) }()
 	if cfg.Admin != "" {
-		admin, err := ops.Listen(cfg.Admin, "admin")
+		admin, err := ops.Listen(cfg.Admin, "--admin")
 		if err != nil {
 			return err
 		}

@@ -4,13 +4,17 @@
 package authorityd
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/gatehouse-ws/gatehouse/authority"
+	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
 )
 
@@ -18,10 +22,10 @@ import (
 type Config struct {
 	Listen      string        `yaml:"listen" help:"host:port of the gRPC listener, for issuers, nodes and admins"`
 	Admin       string        `yaml:"admin" help:"host:port of /livez, /readyz and /metrics, plain HTTP; keep it off public networks, or empty for none"`
-	State       string        `yaml:"state" help:"the folder of the CA, certificates, credentials and the store; nobody else may read it"`
+	State       string        `yaml:"state" path:"true" help:"the folder of the CA, certificates, credentials and the store; nobody else may read it"`
 	ServerNames []string      `yaml:"server_names" help:"DNS names and IP addresses by which callers reach the authority; its certificate is for these"`
 	Reflection  bool          `yaml:"reflection" help:"let callers list the services, as grpcurl does"`
-	AuditFile   string        `yaml:"audit_file" help:"the audit trail, appended to; audit.jsonl in the state folder where empty"`
+	AuditFile   string        `yaml:"audit_file" path:"true" help:"the audit trail, appended to; audit.jsonl in the state folder where empty"`
 	Log         ops.LogConfig `yaml:"log"`
 
 	authority.Config `yaml:",inline"`
@@ -55,6 +59,36 @@ func (c *Config) Validate() error {
 		problems = append(problems, errors.New("server_names: required, at least one"))
 	}
 	return errors.Join(problems...)
+}
+
+// Check tells what a start would find wrong with the names and the CA. It makes
+// nothing that stays.
+func Check(cfg Config) error {
+	problems := []error{checkNames(cfg.ServerNames)}
+	if _, err := os.Stat(cfg.caDir()); err == nil {
+		if _, err := pki.Load(cfg.caDir(), time.Now, rand.Reader); err != nil {
+			problems = append(problems, fmt.Errorf("state: %w", err))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// checkNames has a CA for the moment sign a certificate for names: what may be
+// one is the CA's to say.
+func checkNames(names []string) error {
+	dir, err := os.MkdirTemp("", "gatehouse-check-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	ca, err := pki.Create(filepath.Join(dir, "ca"), time.Now, rand.Reader)
+	if err != nil {
+		return err
+	}
+	if _, err := ca.EnsureServer(filepath.Join(dir, "tls"), names); err != nil {
+		return fmt.Errorf("server_names: %w", err)
+	}
+	return nil
 }
 
 // Reach is the address to tell callers.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"strings"
 
@@ -31,6 +32,7 @@ type Program[T any] struct {
 	Path                 string   // of the configuration file where nobody names one
 	Environ              []string // as os.Environ gives it
 	Validate             func(*T) error
+	Check                func(T) error // what else a start finds out before it does anything
 	Run                  func(context.Context, T) error
 
 	source settings.Source
@@ -81,6 +83,7 @@ func (p *Program[T]) Command(stdout, stderr io.Writer) *cobra.Command {
 
 Settings come from the configuration file, the environment and flags; flags win
 over the environment, the environment over the file, the file over defaults.
+Relative paths in the file are relative to its folder.
 SIGTERM or SIGINT ends it gracefully; a second one ends it at once.`,
 		SilenceErrors: true, SilenceUsage: true, Version: pb.Version,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -118,12 +121,19 @@ func (p *Program[T]) configCommand(stdout io.Writer) *cobra.Command {
 		Example: "  " + p.Name + " config check --config ./" + strings.TrimPrefix(p.Name, "gatehouse-") + ".yaml",
 		Args:    NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := p.Load(cmd); err != nil {
-				return err
+			cfg, origins, err := p.load()
+			if err == nil {
+				err = origins.Locate(p.Check(cfg))
+			}
+			if err != nil {
+				return p.misconfigured(err)
 			}
 			path, _ := p.source.File()
-			fmt.Fprintf(stdout, "%s: ok\n", path)
-			return nil
+			if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+				path = "no file " + path + ": defaults, environment and flags"
+			}
+			_, err = fmt.Fprintf(stdout, "%s: ok\n", path)
+			return err
 		},
 	}, &cobra.Command{
 		Use: "print", Short: "Print the configuration in force, and where each value was set",
@@ -139,7 +149,8 @@ func (p *Program[T]) configCommand(stdout io.Writer) *cobra.Command {
 		Use: "reference", Short: "Print every setting with its default, variable, flag and meaning, as Markdown",
 		Args: NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			fmt.Fprintf(stdout, "# Settings of %s\n\nWritten by `%[1]s config reference`. Flags win over the environment, the environment over the file, the file over defaults.\n\n", p.Name)
+			fmt.Fprintf(stdout, "# Settings of %s\n\nWritten by `%[1]s config reference`. Flags win over the environment, the environment over the file, the file over defaults. "+
+				"Relative paths in the file, and those of defaults beside a file, are relative to its folder; in variables and flags they are relative to the working directory.\n\n", p.Name)
 			return settings.Reference(stdout, p.Defaults)
 		},
 	})
@@ -148,14 +159,16 @@ func (p *Program[T]) configCommand(stdout io.Writer) *cobra.Command {
 
 // Load reads and checks the configuration.
 func (p *Program[T]) Load(*cobra.Command) (T, error) {
-	cfg, origins, err := settings.Load(p.Defaults, p.source)
-	if err == nil {
-		err = origins.Locate(p.Validate(&cfg))
-	}
+	cfg, _, err := p.load()
 	if err != nil {
 		return cfg, p.misconfigured(err)
 	}
 	return cfg, nil
+}
+
+func (p *Program[T]) load() (T, settings.Origins, error) {
+	cfg, origins, form := settings.Load(p.Defaults, p.source)
+	return cfg, origins, origins.Beside(form, p.Validate(&cfg))
 }
 
 func (p *Program[T]) misconfigured(err error) error {

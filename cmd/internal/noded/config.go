@@ -16,9 +16,9 @@ type Config struct {
 	Listeners  []Listener       `yaml:"listeners" help:"where clients connect"`
 	AllowPlain bool             `yaml:"allow_plain" help:"permit listeners without TLS: tokens and messages then cross the network for all to read"`
 	Admin      string           `yaml:"admin" help:"host:port of /livez, /readyz and /metrics, plain HTTP; keep it off public networks, or empty for none"`
-	State      string           `yaml:"state" help:"a folder of this node alone, so that a restarted node can tell the authority that the one before is dead; empty for none"`
+	State      string           `yaml:"state" path:"true" help:"a folder of this node alone, so that a restarted node can tell the authority that the one before is dead; empty for none"`
 	Credential CredentialConfig `yaml:"credential"`
-	Schemas    string           `yaml:"schemas" help:"the folder of the routes' schema files"`
+	Schemas    string           `yaml:"schemas" path:"true" help:"the folder of the routes' schema files"`
 	Handler    string           `yaml:"handler" help:"where messages go: echo sends each back; programs that embed the node bring their own"`
 	Log        ops.LogConfig    `yaml:"log"`
 
@@ -28,16 +28,16 @@ type Config struct {
 // Listener is an address that clients connect to.
 type Listener struct {
 	Address  string `yaml:"address" help:"host:port"`
-	CertFile string `yaml:"cert_file" help:"the certificate chain in PEM; read again when it changes"`
-	KeyFile  string `yaml:"key_file" help:"its private key in PEM"`
+	CertFile string `yaml:"cert_file" path:"true" help:"the certificate chain in PEM; read again when it changes"`
+	KeyFile  string `yaml:"key_file" path:"true" help:"its private key in PEM"`
 	Plain    bool   `yaml:"plain" help:"ws without TLS; needs allow_plain"`
 }
 
 // CredentialConfig is what the node calls its authority with.
 type CredentialConfig struct {
-	CAFile   string `yaml:"ca_file" help:"the CA of the authority, in PEM"`
-	CertFile string `yaml:"cert_file" help:"the node's certificate, in PEM; read again when it changes"`
-	KeyFile  string `yaml:"key_file" help:"its private key, in PEM"`
+	CAFile   string `yaml:"ca_file" path:"true" help:"the CA of the authority, in PEM"`
+	CertFile string `yaml:"cert_file" path:"true" help:"the node's certificate, in PEM; read again when it changes"`
+	KeyFile  string `yaml:"key_file" path:"true" help:"its private key, in PEM"`
 }
 
 // DefaultConfig has no listener, route or credential.

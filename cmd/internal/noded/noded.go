@@ -15,7 +15,6 @@ import (
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
-	"github.com/gatehouse-ws/gatehouse/tlsfile"
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 )
@@ -51,10 +50,8 @@ func Open(cfg Config, log *slog.Logger) (_ *Daemon, err error) {
 	}()
 	for i, l := range cfg.Listeners {
 		open := listener{}
-		if !l.Plain {
-			if open.tls, err = tlsfile.Public(l.CertFile, l.KeyFile, time.Now, log); err != nil {
-				return nil, fmt.Errorf("listeners[%d]: %w", i, err)
-			}
+		if open.tls, err = cfg.listenerTLS(i, log); err != nil {
+			return nil, err
 		}
 		if open.Listener, err = ops.Listen(l.Address, fmt.Sprintf("listeners[%d].address", i)); err != nil {
 			return nil, err
@@ -62,7 +59,7 @@ func Open(cfg Config, log *slog.Logger) (_ *Daemon, err error) {
 		d.listeners = append(d.listeners, open)
 	}
 	if cfg.Admin != "" {
-		if d.admin, err = ops.Listen(cfg.Admin, "admin"); err != nil {
+		if d.admin, err = ops.Listen(cfg.Admin, "--admin"); err != nil {
 			return nil, err
 		}
 	}
@@ -72,8 +69,8 @@ func Open(cfg Config, log *slog.Logger) (_ *Daemon, err error) {
 		}
 		cfg.Dead = d.instances.known
 	}
-	if cfg.TLS, err = tlsfile.Client(cfg.Credential.CAFile, cfg.Credential.CertFile, cfg.Credential.KeyFile, time.Now, log); err != nil {
-		return nil, fmt.Errorf("credential: %w", err)
+	if cfg.TLS, err = cfg.Credential.load(log); err != nil {
+		return nil, err
 	}
 	cfg.Config.Log, cfg.Metrics, cfg.Config.Schemas = log, d.metrics, os.DirFS(cfg.Schemas)
 	if d.node, err = wsnode.New(cfg.Config, deliver.Echo{}); err != nil {

@@ -80,15 +80,15 @@ func UntilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
-// Listen opens a TCP listener; when it can't, the error names the flag that
-// chooses another address.
-func Listen(address, flag string) (net.Listener, error) {
+// Listen opens a TCP listener; when it can't, the error names the flag or
+// setting that chooses another address.
+func Listen(address, setting string) (net.Listener, error) {
 	l, err := net.Listen("tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s is in use by another process; choose another address with --%s, or end the other: %w", address, flag, err)
+		return nil, fmt.Errorf("%s is in use by another process; choose another address with %s, or end the other: %w", address, setting, err)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s (--%s): %w", address, flag, err)
+		return nil, fmt.Errorf("listen on %s (%s): %w", address, setting, err)
 	}
 	return l, nil
 }

@@ -33,17 +33,17 @@ func TestLogger(t *testing.T) {
 }
 
 func TestListenNamesItsFlag(t *testing.T) {
-	l, err := Listen("127.0.0.1:0", "listen")
+	l, err := Listen("127.0.0.1:0", "listeners[0].address")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
-	again, err := Listen(l.Addr().String(), "listen")
+	again, err := Listen(l.Addr().String(), "listeners[0].address")
 	if err == nil {
 		again.Close()
 		t.Fatal("one address is listened on twice")
 	}
-	if want := l.Addr().String() + " is in use by another process; choose another address with --listen"; !strings.HasPrefix(err.Error(), want) {
+	if want := l.Addr().String() + " is in use by another process; choose another address with listeners[0].address, or end the other"; !strings.HasPrefix(err.Error(), want) {
 		t.Errorf("%v, want %s ...", err, want)
 	}
 }

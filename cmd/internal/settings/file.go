@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -36,6 +37,34 @@ func (l *loader) readFile(v reflect.Value) {
 	}
 	d := decoder{l: l, name: shown(path), top: v.Type()}
 	d.document(text, v)
+	resolvePaths(v, filepath.Dir(path))
+}
+
+// resolvePaths makes the paths that v has by now relative to dir instead of to
+// wherever the program was started.
+func resolvePaths(v reflect.Value, dir string) {
+	switch kindOf(v.Type()) {
+	case section:
+		for _, f := range fieldsOf(v.Type()) {
+			fv := v.FieldByIndex(f.index)
+			if !f.isPath {
+				resolvePaths(fv, dir)
+			} else if path := fv.String(); path != "" && !filepath.IsAbs(path) {
+				fv.SetString(filepath.Join(dir, path))
+			}
+		}
+	case list:
+		for i := range v.Len() {
+			resolvePaths(v.Index(i), dir)
+		}
+	case table:
+		for _, key := range v.MapKeys() {
+			elem := reflect.New(v.Type().Elem()).Elem()
+			elem.Set(v.MapIndex(key))
+			resolvePaths(elem, dir)
+			v.SetMapIndex(key, elem)
+		}
+	}
 }
 
 func readBounded(path string) ([]byte, error) {

@@ -17,6 +17,7 @@ type field struct {
 	typ    reflect.Type // of the Go field
 	help   string
 	secret bool
+	isPath bool
 }
 
 // env and flag are meant for fields whose path starts at the top.
@@ -82,7 +83,7 @@ func fieldsOf(t reflect.Type) []field {
 		default:
 			fields = append(fields, field{
 				key: key, path: key, index: []int{i}, typ: sf.Type,
-				help: sf.Tag.Get("help"), secret: sf.Tag.Get("secret") == "true",
+				help: sf.Tag.Get("help"), secret: sf.Tag.Get("secret") == "true", isPath: sf.Tag.Get("path") == "true",
 			})
 		}
 	}
@@ -147,6 +148,9 @@ func checkType(t reflect.Type, path string, above []reflect.Type) {
 				panic(fmt.Sprintf("settings: %v has two fields for %s", t, join(path, f.key)))
 			}
 			keys[f.key] = true
+			if f.isPath && f.typ.Kind() != reflect.String {
+				panic(fmt.Sprintf("settings: %v is no path", f.typ))
+			}
 			checkType(f.typ, join(path, f.key), above)
 		}
 	}

@@ -143,6 +143,50 @@ func (o Origins) Locate(err error) error {
 	return err
 }
 
+// Beside adds what a Validate found, located, to what Load found. Where the file
+// could not be read, its values mean nothing; a key whose value could not be
+// read is not said to be wrong twice.
+func (o Origins) Beside(form, meaning error) error {
+	var unread []string
+	for _, err := range parts(form) {
+		p := (*Problem)(nil)
+		switch {
+		case !errors.As(err, &p):
+		case p.Key != "":
+			unread = append(unread, p.Key)
+		case !strings.HasPrefix(p.Source, envPrefix) && !strings.HasPrefix(p.Source, "--"):
+			return form
+		}
+	}
+	within := func(key, other string) bool {
+		return key == other || strings.HasPrefix(key, other+".") || strings.HasPrefix(key, other+"[")
+	}
+	problems := parts(form)
+	for _, err := range parts(meaning) {
+		key, _, _ := strings.Cut(err.Error(), ": ")
+		if !slices.ContainsFunc(unread, func(u string) bool { return within(key, u) || within(u, key) }) {
+			problems = append(problems, o.Locate(err))
+		}
+	}
+	return errors.Join(problems...)
+}
+
+// parts are the errors that are joined in err, at any depth.
+func parts(err error) []error {
+	joined, ok := err.(interface{ Unwrap() []error })
+	switch {
+	case err == nil:
+		return nil
+	case !ok:
+		return []error{err}
+	}
+	var all []error
+	for _, e := range joined.Unwrap() {
+		all = append(all, parts(e)...)
+	}
+	return all
+}
+
 // loader gathers what one Load finds.
 type loader struct {
 	src      Source

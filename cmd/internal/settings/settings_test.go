@@ -533,3 +533,72 @@ func tryLoad[T any](cfg T) { Load(cfg, Source{}) }
 type readOnly int
 
 func (*readOnly) UnmarshalText([]byte) error { return nil }
+
+// A file means the same from whatever folder a program is started in.
+func TestPathsInAFileAreRelativeToIt(t *testing.T) {
+	type files struct {
+		Cert string `yaml:"cert" path:"true"`
+		Name string `yaml:"name"`
+	}
+	type config struct {
+		State   string           `yaml:"state" path:"true"`
+		Schemas string           `yaml:"schemas" path:"true"`
+		Empty   string           `yaml:"empty" path:"true"`
+		Inner   files            `yaml:"inner"`
+		Many    []files          `yaml:"many"`
+		Named   map[string]files `yaml:"named"`
+	}
+	dir := t.TempDir()
+	file := filepath.Join(dir, "x.yaml")
+	text := "state: /abs\nempty: ''\ninner: {cert: ../a.crt, name: n}\nmany: [{cert: b.crt, name: n}]\nnamed: {x: {cert: ./c.crt, name: n}}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	at := func(name string) string { return filepath.Join(dir, name) }
+	want := config{
+		State: "/abs", Schemas: at("."), Inner: files{at("../a.crt"), "n"},
+		Many: []files{{at("b.crt"), "n"}}, Named: map[string]files{"x": {at("c.crt"), "n"}},
+	}
+	got, _, err := Load(config{Schemas: "."}, Source{Path: file})
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v\nwant %+v", got, err, want)
+	}
+	want.Inner.Cert = "d.crt" // of where the program runs
+	if got, _, err := Load(config{Schemas: "."}, Source{Path: file, Environ: []string{"GATEHOUSE_INNER_CERT=d.crt"}}); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, %v\nwant %+v", got, err, want)
+	}
+	if got, _, err := Load(config{Schemas: "."}, Source{Path: at("none.yaml")}); err != nil || got.Schemas != "." {
+		t.Errorf("without a file: %+v, %v", got, err)
+	}
+}
+
+func TestBesideTellsFormAndMeaningOnce(t *testing.T) {
+	o := Origins{"a": "f.yaml:1", "list[0]": "f.yaml:2", "f": "f.yaml:9"}
+	meaning := errors.Join(errors.New("a: is wrong"), errors.Join(errors.New("list[0].x: is missing"), errors.New("b: required")))
+	form := func(p ...Problem) error {
+		var all []error
+		for i := range p {
+			all = append(all, &p[i])
+		}
+		return errors.Join(all...)
+	}
+	for _, c := range []struct {
+		rule string
+		form error
+		want string
+	}{
+		{"nothing of form", nil, "f.yaml:1: a: is wrong\nf.yaml:2: list[0].x: is missing\nb: required"},
+		{"another key", form(Problem{Source: "f.yaml", Line: 3, Key: "c", Text: "t"}), "f.yaml:3: c: t\nf.yaml:1: a: is wrong\nf.yaml:2: list[0].x: is missing\nb: required"},
+		{"the same key, and the element around one", form(Problem{Source: "f.yaml", Line: 1, Key: "a", Text: "t"}, Problem{Source: "f.yaml", Line: 2, Key: "list", Text: "t"}),
+			"f.yaml:1: a: t\nf.yaml:2: list: t\nb: required"},
+		{"a variable and a flag", form(Problem{Source: "GATEHOUSE_B", Text: "t"}, Problem{Source: "--b", Text: "t"}), "GATEHOUSE_B: t\n--b: t\nf.yaml:1: a: is wrong\nf.yaml:2: list[0].x: is missing\nb: required"},
+		{"a file that is none", form(Problem{Source: "f.yaml", Line: 3, Text: "not YAML"}), "f.yaml:3: not YAML"},
+	} {
+		if got := o.Beside(c.form, meaning); got.Error() != c.want {
+			t.Errorf("%s:\n%v\nwant:\n%s", c.rule, got, c.want)
+		}
+	}
+	if err := o.Beside(nil, nil); err != nil {
+		t.Errorf("nothing wrong: %v", err)
+	}
+}
