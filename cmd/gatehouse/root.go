@@ -179,11 +179,12 @@ const exitCodesHelp = `Exit codes of gatehouse:
     1  failure: anything that is not below
     2  usage: the command line, the settings or a field of the request is wrong
     3  not found: the authority knows nothing of this name or id
-    4  denied: the credential is missing, unknown, disabled or may not do this
+    4  denied: the credential is missing, unknown, disabled or may not do this,
+       or a node let nobody in with the token (connect)
     6  partial or unconfirmed: a node has not confirmed a revocation yet, or not
        all of a batch was done, or some of its lines held no token
-    7  unavailable: the authority can't be reached, is stopping, or did not
-       answer in time
+    7  unavailable: the authority, or the node of connect, can't be reached, is
+       stopping, or did not answer in time
   130  interrupted by Ctrl-C or SIGTERM
 
 A revocation that ends with 6 is committed: nodes enforce it as they come back,

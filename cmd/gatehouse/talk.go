@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -31,8 +32,11 @@ const connectExample = `  gatehouse connect ws://localhost:8081/chat --subject u
 
 const (
 	codeServiceRestart ws.StatusCode = 1012
+	codeTryAgainLater  ws.StatusCode = 1013
 	maxShown                         = 1 << 20 // bytes of one message
 	closeWait                        = 5 * time.Second
+	// refusalWait is how long a refusal by close frame may follow the 101.
+	refusalWait = 300 * time.Millisecond
 )
 
 // talkOptions are the flags of gatehouse connect.
@@ -75,14 +79,54 @@ func (c *cli) talk(ctx context.Context, target string, o *talkOptions) error {
 		return err
 	}
 	defer func() { _ = s.nc.Close() }() // it is over by then
-	c.note("connected with token %s; a line is a message, Ctrl-D ends", issued.GetTokenId())
-	return c.converse(ctx, s)
+	return c.converse(ctx, s, issued.GetTokenId())
 }
 
 // socket is an open WebSocket.
 type socket struct {
 	nc net.Conn
 	in io.Reader
+
+	mu sync.Mutex // held while a frame is written
+}
+
+// write sends a frame whole: what is typed and what answers a ping come from
+// two goroutines.
+func (s *socket) write(f ws.Frame) error {
+	b, err := ws.CompileFrame(ws.MaskFrame(f))
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	_, err = s.nc.Write(b)
+	return err
+}
+
+const refusalHint = "the node's log tells the exact cause under the handshake's id"
+
+// statusRefusals says how a handshake that was refused by HTTP ends the process.
+// Others are failures.
+var statusRefusals = map[int]exitCode{
+	http.StatusUnauthorized: exitDenied, http.StatusForbidden: exitDenied,
+	http.StatusNotFound: exitNotFound, http.StatusServiceUnavailable: exitUnavailable,
+}
+
+// closeRefusals tells a handshake that was refused by a close frame from a
+// session that was closed, and how it ends the process. An empty reason fits
+// any; the first match wins.
+var closeRefusals = []struct {
+	code   ws.StatusCode
+	reason string
+	exit   exitCode
+}{
+	{4401, "", exitDenied},
+	{4504, "", exitDenied},
+	{4500, "no_such_route", exitNotFound},
+	{4500, "", exitFailure},
+	{4029, "too_many_requests", exitFailure},
+	{codeTryAgainLater, "unavailable", exitUnavailable},
+	{codeTryAgainLater, "request_timeout", exitUnavailable},
 }
 
 // openSocket makes the opening handshake. A refusal by HTTP is an error that
@@ -110,12 +154,19 @@ func (cl *client) openSocket(ctx context.Context, target, token, origin string) 
 					said = text(body)
 				}
 			}
-			refused = failed(exitDenied, "the node's log tells the exact cause under the handshake's id", "the node refused the handshake with %d: %s", status, plain(said))
+			exit, ok := statusRefusals[status]
+			if !ok {
+				exit = exitFailure
+			}
+			refused = failed(exit, refusalHint, "the node refused the handshake with %d: %s", status, plain(said))
 		},
 	}
 	nc, buffered, _, err := d.Dial(ctx, target)
 	if refused != nil {
 		return nil, refused
+	}
+	if errors.As(err, new(*tls.CertificateVerificationError)) {
+		return nil, failed(exitUnavailable, "its certificate must be for the name in the URL, and of a CA that this system or "+cl.settings.CAFile+" knows", "connect to %s: %w", target, err)
 	}
 	if err != nil {
 		return nil, failed(exitUnavailable, "is a node listening there?", "connect to %s: %w", target, err)
@@ -137,28 +188,34 @@ func (e *closed) Error() string { return fmt.Sprintf("closed with %d %s", e.code
 
 // converse copies lines to the socket and messages to stdout until one side
 // ends.
-func (c *cli) converse(ctx context.Context, s *socket) error {
+func (c *cli) converse(ctx context.Context, s *socket, tokenID string) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.nc.Close() }) // ends both directions
 	defer stop()
-	done := make(chan error, 1)
-	go func() { done <- c.hear(s) }() // ends with the connection, which talk closes
-	go func() {                       // ends with the input; a terminal's ends with the process
-		lines := bufio.NewScanner(c.stdin)
-		lines.Buffer(nil, maxShown)
-		for lines.Scan() {
-			if len(lines.Bytes()) == 0 {
-				continue
-			}
-			if ws.WriteFrame(s.nc, ws.MaskFrame(ws.NewTextFrame(lines.Bytes()))) != nil {
-				return // the reader tells why
-			}
+	heard, said, done := make(chan struct{}), make(chan error, 1), make(chan error, 1)
+	go func() { done <- c.hear(s, sync.OnceFunc(func() { close(heard) })) }() // ends with the connection, which talk closes
+	go func() { said <- c.say(s) }()                                          // ends with the input; a terminal's ends with the process
+	var err error
+	select { // a refusal comes at once, before anything else
+	case err = <-done:
+		if refused := asRefusal(err); refused != nil {
+			return refused
 		}
-		_ = s.nc.SetReadDeadline(c.now().Add(closeWait))
-		_ = ws.WriteFrame(s.nc, ws.MaskFrame(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, ""))))
-	}()
-	err := <-done
+	case <-heard:
+	case <-time.After(refusalWait):
+	}
+	c.note("connected with token %s; a line is a message, Ctrl-D ends", tokenID)
+	if err == nil {
+		err = <-done
+	}
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	select {
+	case unsaid := <-said:
+		if unsaid != nil {
+			return unsaid
+		}
+	default: // the node ended it
 	}
 	var end *closed
 	if !errors.As(err, &end) {
@@ -170,8 +227,48 @@ func (c *cli) converse(ctx context.Context, s *socket) error {
 	return failed(exitFailure, closeHint(end.code), "the node closed with %d %s", end.code, plain(end.reason))
 }
 
-// hear prints messages until the connection ends, and tells why it did.
-func (c *cli) hear(s *socket) error {
+// asRefusal is the failure of a handshake that was refused by a close frame; nil
+// for the end of a session.
+func asRefusal(err error) error {
+	var end *closed
+	if !errors.As(err, &end) {
+		return nil
+	}
+	for _, r := range closeRefusals {
+		if r.code == end.code && (r.reason == "" || r.reason == end.reason) {
+			return failed(r.exit, refusalHint, "the node refused the handshake by closing with %d %s", end.code, plain(end.reason))
+		}
+	}
+	return nil
+}
+
+// say sends what is typed, a message a line, and then the close frame. It
+// returns why the input ended early; the reader tells why the connection did.
+func (c *cli) say(s *socket) error {
+	lines := bufio.NewScanner(c.stdin)
+	lines.Buffer(nil, maxShown)
+	for lines.Scan() {
+		if len(lines.Bytes()) == 0 {
+			continue
+		}
+		if s.write(ws.NewTextFrame(lines.Bytes())) != nil {
+			return nil
+		}
+	}
+	_ = s.nc.SetReadDeadline(time.Now().Add(closeWait))
+	_ = s.write(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, "")))
+	switch err := lines.Err(); {
+	case errors.Is(err, bufio.ErrTooLong):
+		return failed(exitFailure, "", "a line is longer than %d bytes: it was not sent, and nothing after it", maxShown)
+	case err != nil:
+		return failed(exitFailure, "", "read standard input: %w", err)
+	}
+	return nil
+}
+
+// hear prints messages until the connection ends, and tells why it did. open is
+// called at each frame that only a session gets.
+func (c *cli) hear(s *socket, open func()) error {
 	for {
 		h, err := ws.ReadHeader(s.in)
 		if err != nil {
@@ -184,11 +281,14 @@ func (c *cli) hear(s *socket) error {
 		if _, err := io.ReadFull(s.in, payload); err != nil {
 			return err
 		}
+		if h.OpCode != ws.OpClose {
+			open()
+		}
 		switch h.OpCode {
 		case ws.OpPing:
-			err = ws.WriteFrame(s.nc, ws.MaskFrame(ws.NewPongFrame(payload)))
+			_ = s.write(ws.NewPongFrame(payload)) // a node that is gone may have said why
 		case ws.OpClose:
-			_ = ws.WriteFrame(s.nc, ws.MaskFrame(ws.NewCloseFrame(payload[:min(len(payload), 2)])))
+			_ = s.write(ws.NewCloseFrame(payload[:min(len(payload), 2)]))
 			code, reason := ws.ParseCloseFrameData(payload)
 			return &closed{code, reason}
 		case ws.OpText:
