@@ -54,6 +54,7 @@ func TestCommandLine(t *testing.T) {
 		{"a command that does nothing by itself says so", []string{"config"}, nil, 2, "gatehouse-node config needs a command"},
 		{"an unknown shell is a usage error", []string{"completion", "nope"}, nil, 2, `gatehouse-node completion has no command "nope"`},
 		{"a known shell is not", []string{"completion", "bash"}, nil, 0, "gatehouse-node"},
+		{"no files are offered where none are taken", []string{"__complete", "config", "check", ""}, nil, 0, ":4\n"},
 		{"an argument too many is a usage error", []string{"config", "check", "x"}, nil, 2, `takes no argument, but got "x"`},
 		{"an unknown flag is a usage error", []string{"--lsiten", "x"}, nil, 2, "unknown flag"},
 		{"an unknown variable is a usage error with a suggestion", []string{"config", "check"}, []string{"GATEHOUSE_LOG_LEVLE=info"}, 2, "GATEHOUSE_LOG_LEVEL"},

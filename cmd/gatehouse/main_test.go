@@ -252,6 +252,10 @@ func TestCompletion(t *testing.T) {
 		"token issue --user-agent-binding ": "off\nlog\nclass\nstrict\n:4\n",
 		"credential create x --role ":       "issuer\nnode\nadmin\nviewer\n:4\n",
 		"node list -o ":                     "table\njson\n:4\n",
+		"node list ":                        ":4\n", // no files
+		"revoke ":                           ":4\n",
+		"session close ":                    ":4\n",
+		"dev ":                              ":4\n",
 	} {
 		if got := c.run("", append([]string{"__complete"}, strings.Split(args, " ")...)...); got.stdout != want {
 			t.Errorf("%s: %+v", args, got)

@@ -102,6 +102,9 @@ func (c *cli) revokeCommand() *cobra.Command {
 			if err := e.check(cmd.Flags()); err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("token-stdin") && !fromStdin {
+				return usagef("--token-stdin=false says nothing to hit: leave it out")
+			}
 			sel, found, err := parseSelector(cmd, "token-stdin")
 			if err != nil {
 				return err

@@ -102,6 +102,7 @@ func TestRevokeUsage(t *testing.T) {
 		{"a time to wait", []string{"--subject=u", "--timeout=0s"}, "--timeout: 0s is not above 0", "--no-wait does not wait at all"},
 		{"one request id for many", []string{"--token-stdin", "--request-id=0123456789abcdef"},
 			"--request-id names one revocation; --token-stdin makes many, each with an id of its own", ""},
+		{"standard input that is not to be read", []string{"--token-stdin=false"}, "--token-stdin=false says nothing to hit: leave it out", ""},
 		{"an argument", []string{"u42"}, `gatehouse revoke takes no argument, but got "u42"`, "gatehouse revoke --help shows how"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -91,7 +91,18 @@ func (c *cli) rootCommand() *cobra.Command {
 			needVerb(cmd)
 		}
 	}
+	completeNoFiles(root)
 	return root
+}
+
+// completeNoFiles keeps the shell from offering files where commands take none.
+func completeNoFiles(cmd *cobra.Command) {
+	if cmd.ValidArgsFunction == nil && len(cmd.ValidArgs) == 0 {
+		cmd.ValidArgsFunction = cobra.NoFileCompletions
+	}
+	for _, sub := range cmd.Commands() {
+		completeNoFiles(sub)
+	}
 }
 
 // completeWith lets the shell complete the values of a flag.

@@ -145,12 +145,32 @@ func (s *selector) check() error {
 			return usage("gatehouse session list shows ids", "%q is not a session id: want 32 hexadecimal digits", s.value)
 		}
 	case "ip-prefix":
-		_, err := netip.ParsePrefix(s.value)
-		if _, single := netip.ParseAddr(s.value); err != nil && single != nil {
-			return usagef("--ip-prefix: %q is neither a CIDR prefix such as 203.0.113.0/24 nor an address", s.value)
-		}
+		return checkPrefix(s.value)
 	}
 	return nil
+}
+
+func checkPrefix(v string) error {
+	_, err := netip.ParsePrefix(v)
+	if _, single := netip.ParseAddr(v); err != nil && single != nil {
+		return usagef("--ip-prefix: %q is neither a CIDR prefix such as 203.0.113.0/24 nor an address", v)
+	}
+	return nil
+}
+
+// checkFilters refuses filters of a list that were given and filter nothing: an
+// empty one would list everything.
+func checkFilters(cmd *cobra.Command, prefix string) error {
+	var err error
+	cmd.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+		if f.Changed && f.Value.String() == "" && err == nil {
+			err = usage("an unset shell variable, perhaps", "--%s is empty: leave it out to list all", f.Name)
+		}
+	})
+	if err == nil && prefix != "" {
+		err = checkPrefix(prefix)
+	}
+	return err
 }
 
 // selectorOf reads what the authority says that a revocation hits.

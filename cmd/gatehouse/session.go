@@ -26,6 +26,9 @@ func (c *cli) sessionListCommand() *cobra.Command {
 			if err := checkLimit(limit); err != nil {
 				return err
 			}
+			if err := checkFilters(cmd, req.GetIpPrefix()); err != nil {
+				return err
+			}
 			cl, err := c.connect()
 			if err != nil {
 				return err

@@ -234,6 +234,9 @@ are given must all match. Rows are written as they come.`,
 			if err := checkLimit(limit); err != nil {
 				return err
 			}
+			if err := checkFilters(cmd, req.GetIpPrefix()); err != nil {
+				return err
+			}
 			cl, err := c.connect()
 			if err != nil {
 				return err

@@ -205,3 +205,23 @@ func TestListsPageToTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// A filter that a script left empty must not list everything.
+func TestListsRefuseFiltersThatAreNone(t *testing.T) {
+	c := newCaller(t)
+	for _, tc := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"token", "list", "--subject", ""}, "--subject is empty: leave it out to list all\ngatehouse: hint: an unset shell variable, perhaps\n"},
+		{[]string{"token", "list", "--subject=u", "--issuer="}, "--issuer is empty: leave it out to list all\ngatehouse: hint: an unset shell variable, perhaps\n"},
+		{[]string{"session", "list", "--node="}, "--node is empty: leave it out to list all\ngatehouse: hint: an unset shell variable, perhaps\n"},
+		{[]string{"token", "list", "--ip-prefix=10.0.0.0/33"}, "--ip-prefix: \"10.0.0.0/33\" is neither a CIDR prefix such as 203.0.113.0/24 nor an address\n"},
+		{[]string{"session", "list", "--ip-prefix=u42"}, "--ip-prefix: \"u42\" is neither a CIDR prefix such as 203.0.113.0/24 nor an address\n"},
+	} {
+		c.check(c.run("", tc.args...), exitUsage, "", "gatehouse: error: "+tc.want)
+	}
+	if n := len(c.authority.requests); n != 0 {
+		t.Errorf("%d requests were made", n)
+	}
+}

@@ -56,6 +56,16 @@ func Usage(hint, format string, args ...any) error {
 // helpOf is the hint at what a command takes.
 func helpOf(cmd *cobra.Command) string { return cmd.CommandPath() + " --help shows how" }
 
+// completeNoFiles keeps the shell from offering files where commands take none.
+func completeNoFiles(cmd *cobra.Command) {
+	if cmd.ValidArgsFunction == nil && len(cmd.ValidArgs) == 0 {
+		cmd.ValidArgsFunction = cobra.NoFileCompletions
+	}
+	for _, sub := range cmd.Commands() {
+		completeNoFiles(sub)
+	}
+}
+
 // NoArgs refuses positional arguments.
 func NoArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
@@ -183,6 +193,7 @@ func (p *Program[T]) Execute(ctx context.Context, root *cobra.Command, args []st
 			needsVerb(cmd)
 		}
 	}
+	completeNoFiles(root)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
