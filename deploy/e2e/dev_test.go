@@ -177,6 +177,13 @@ func TestDevPage(t *testing.T) {
 	click("send")
 	until("the echo", `String(document.querySelectorAll('#log li[data-kind="received"]').length)`, "1")
 
+	click("connect-again")
+	const result = `document.getElementById("again-result")`
+	until("the second socket is refused", result+`.dataset.code`, "4401")
+	if got := text(result + `.textContent`); !strings.Contains(got, "The first socket stays open.") {
+		t.Errorf("the page says %q", got)
+	}
+
 	line := text(`document.getElementById("command-0").textContent`)
 	if !strings.Contains(line, "revoke --token "+id) {
 		t.Errorf("the page shows %q", line)
@@ -187,6 +194,33 @@ func TestDevPage(t *testing.T) {
 	words := text(`document.getElementById("banner").innerText`)
 	if !strings.Contains(strings.ToLower(words), "revoked") {
 		t.Errorf("the banner says %q", words)
+	}
+	if hidden := text(`String(` + result + `.hidden)`); hidden != "true" {
+		t.Error("the page still says that the first socket stays open")
+	}
+	const offered = `String(!document.getElementById("banner-restart").hidden)`
+	if text(offered) != "true" {
+		t.Error("after a revocation the user may log in again")
+	}
+
+	// A certificate that the browser does not trust is no matter of pauses.
+	click("get-token")
+	until("a token", `document.body.dataset.token`, "fresh")
+	text(`(document.getElementById("endpoint").selectedIndex = 1, document.getElementById("endpoint").dispatchEvent(new Event("change")), "")`)
+	click("connect")
+	until("no connection", `document.getElementById("banner").dataset.code ?? ""`, "1006")
+	if got := text(`document.getElementById("banner-again").textContent`); got != "May try again once the certificate is trusted" {
+		t.Errorf("the banner says %q", got)
+	}
+
+	// Whoever is locked out is offered nothing that would be refused too.
+	text(`(document.getElementById("endpoint").selectedIndex = 0, document.getElementById("endpoint").dispatchEvent(new Event("change")), "")`)
+	click("connect")
+	until("connected", `document.body.dataset.phase`, "open")
+	d.cli("lock", "--subject", "demo-user", "--reason", "test").want(t, 0)
+	until("the close code", `document.getElementById("banner").dataset.code ?? ""`, "4503")
+	if text(offered) != "false" {
+		t.Error("a new token is offered beside the words that it would be refused")
 	}
 	if leak := text(`String(document.documentElement.outerHTML.includes("gh1_A"))`); leak != "false" {
 		t.Error("the document holds token text")

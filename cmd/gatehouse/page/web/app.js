@@ -154,6 +154,7 @@ function disconnect() {
 
 function ended(conn, event) {
   live = null;
+  $("again-result").hidden = true; // it speaks of the socket that was open
   const reason = mask(event.reason);
   const said = reason === "" ? `${event.code}` : `${event.code} ${reason}`;
   if (conn.byUser && event.code === 1000) {
@@ -162,7 +163,7 @@ function ended(conn, event) {
     return;
   }
   const row = explain(event.code, reason, conn.url, conn.opened);
-  if (row.again === "same") {
+  if (row.again === "same" || row.again === "trust") {
     conn.token.state = "fresh"; // a refusal by close opens first, but spends no token
   } else if (event.code === 4401) {
     conn.token.state = "dead";
@@ -299,6 +300,7 @@ function showBanner(code, reason, row) {
   $("banner-reason").textContent = reason === "" ? "none" : reason;
   $("banner-reason").classList.toggle("none", reason === "");
   $("banner-again").textContent = AGAIN[row.again];
+  $("banner-restart").hidden = row.again === "never" && code !== 4501; // a new token would be refused too
   banner.hidden = false;
   banner.scrollIntoView({ block: "nearest" });
 }

@@ -9,6 +9,7 @@ export const AGAIN = {
   token: "May come back with a new token",
   later: "May come back after a pause, with a new token",
   same: "May try again after a pause",
+  trust: "May try again once the certificate is trusted",
   done: "Nothing to come back for",
 };
 
@@ -53,7 +54,7 @@ const NEVER_OPENED = {
 };
 
 const NEVER_OPENED_TLS = {
-  again: "same",
+  again: "trust",
   title: "The secure connection never opened",
   words: "When a handshake fails, a browser tells its page nothing but 1006. Most likely it does not trust the certificate, which is signed by gatehouse dev’s own CA. Trust that CA, or choose the endpoint without TLS.",
 };
