@@ -33,9 +33,9 @@ func rounds() int {
 	return 6
 }
 
-// kill -9 under issue, redeem and revoke load, many times over on one file: no
-// acknowledged token is unknown, none is redeemed twice, none that was revoked
-// is admitted.
+// TestKilledUnderLoad proves promise 3 by kill -9 under issue, redeem and revoke
+// load, many times over on one file: no acknowledged token is unknown, none is
+// redeemed twice, none that was revoked is admitted.
 func TestKilledUnderLoad(t *testing.T) {
 	s := prepare(t)
 	s.extra = "tokens: {default_ttl: 30m, max_ttl: 1h}\nfleet: {heartbeat_interval: 50ms}\n"

@@ -78,7 +78,7 @@ func TestReadme(t *testing.T) {
 	dev.wait()
 
 	dir := t.TempDir()
-	nodeConfig(t, dir)
+	write(t, filepath.Join(dir, "node.yaml"), block(t, filepath.Join(root, "README.md"), "yaml"))
 	for _, line := range all[3] {
 		if !strings.HasSuffix(line, "# runs") {
 			shell(dir, line)
@@ -88,14 +88,82 @@ func TestReadme(t *testing.T) {
 		eventually(t, line, func() bool { return strings.Contains(p.output(), "started") })
 	}
 	eventually(t, "the node is attached", func() bool { code, _ := get("http://127.0.0.1:8442/readyz"); return code == 200 })
+
+	build(t, root, filepath.Join(dir, "handler"), block(t, filepath.Join(root, "README.md"), "go"))
+	token := strings.TrimSpace(shell(dir, "./handler"))
+	mustOpen(t, offer{url: "ws://localhost:8081/chat", token: token}).echo(hello)
 }
 
-// nodeConfig writes the smallest node.yaml.
-func nodeConfig(t *testing.T, dir string) {
+// block is the one block of a page in a language.
+func block(t *testing.T, page, language string) string {
 	t.Helper()
-	write(t, filepath.Join(dir, "node.yaml"), fmt.Sprintf(`listeners: [{address: %s, plain: true}]
-allow_plain: true
-credential: {ca_file: node-1/ca.crt, cert_file: node-1/tls.crt, key_file: node-1/tls.key}
-routes: [{path: /chat, audience: chat, missing_origin: allow, unchecked: true}]
-`, address(t)))
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile("(?ms)^```"+language+"\n(.*?)^```").FindAllStringSubmatch(string(text), -1)
+	if len(found) != 1 {
+		t.Fatalf("%s has %d blocks of %s", page, len(found), language)
+	}
+	return found[0][1]
+}
+
+// build makes a program that prints one token out of the README's login handler.
+// It lies in this module for the compiler only.
+func build(t *testing.T, root, program, handler string) {
+	t.Helper()
+	file, overlay := program+".go", program+".json"
+	write(t, file, `package main
+
+import (
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/tlsfile"
+)
+
+`+handler+`
+func main() {
+	tokens, err := newTokens()
+	if err != nil {
+		panic(err)
+	}
+	text, err := issue(&http.Request{}, tokens, "u42")
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(text)
+}
+`)
+	write(t, overlay, fmt.Sprintf(`{"Replace": {%q: %q}}`, filepath.Join(root, "deploy", "handler", "main.go"), file))
+	cmd := exec.Command("go", "build", "-overlay", overlay, "-o", program, "./deploy/handler")
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("the README's login handler: %v\n%s", err, out)
+	}
+}
+
+// Each promise of the README has tests that say so.
+func TestPromisesHaveTests(t *testing.T) {
+	text, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(string(text), "## What it holds to\n")
+	list, _, _ = strings.Cut(list, "\n## ")
+	numbers := regexp.MustCompile(`(?m)^(\d)\. `).FindAllStringSubmatch(list, -1)
+	if len(numbers) != 8 {
+		t.Fatalf("the README has %d promises", len(numbers))
+	}
+	for _, n := range numbers {
+		if out, err := exec.Command("grep", "-rn", "promise "+n[1], "--include=*_test.go", "../..").CombinedOutput(); err != nil {
+			t.Errorf("promise %s: %v %s", n[1], err, out)
+		}
+	}
 }
