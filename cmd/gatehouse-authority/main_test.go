@@ -50,6 +50,8 @@ func TestCommandLine(t *testing.T) {
 		{"so does --version", []string{"--version"}, nil, 0, "gatehouse-authority 0."},
 		{"an unknown command is a usage error", []string{"strat"}, nil, 2, `has no command "strat"`},
 		{"and so is one below another", []string{"config", "chekc"}, nil, 2, `gatehouse-authority config has no command "chekc"`},
+		{"help of an unknown command is one too", []string{"help", "nope"}, nil, 2, `no command is called "nope"`},
+		{"help of a known one is not", []string{"help", "config"}, nil, 0, "gatehouse-authority config [command]"},
 		{"a command that does nothing by itself says so", []string{"config"}, nil, 2, "gatehouse-authority config needs a command"},
 		{"an unknown shell is a usage error", []string{"completion", "nope"}, nil, 2, `gatehouse-authority completion has no command "nope"`},
 		{"a known shell is not", []string{"completion", "bash"}, nil, 0, "gatehouse-authority"},

@@ -56,6 +56,21 @@ func Usage(hint, format string, args ...any) error {
 // helpOf is the hint at what a command takes.
 func helpOf(cmd *cobra.Command) string { return cmd.CommandPath() + " --help shows how" }
 
+// helpCommand is cobra's, but for a name that it does not know.
+func helpCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "help [command]", Short: "Help about a command",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			about, rest, err := cmd.Root().Find(args)
+			if err != nil || len(rest) > 0 {
+				return Usage(helpOf(cmd.Root()), "no command is called %q", strings.Join(args, " "))
+			}
+			about.InitDefaultHelpFlag()
+			return about.Help()
+		},
+	}
+}
+
 // completeNoFiles keeps the shell from offering files where commands take none.
 func completeNoFiles(cmd *cobra.Command) {
 	if cmd.ValidArgsFunction == nil && len(cmd.ValidArgs) == 0 {
@@ -194,6 +209,7 @@ func (p *Program[T]) Execute(ctx context.Context, root *cobra.Command, args []st
 		}
 	}
 	completeNoFiles(root)
+	root.SetHelpCommand(helpCommand())
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
