@@ -20,6 +20,7 @@ import (
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/authorityd"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/callerr"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/daemon"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/shell"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
@@ -53,7 +54,7 @@ func advise(cfg authorityd.Config, err error) error {
 	if !errors.Is(err, authorityd.ErrStoreMissing) {
 		return err
 	}
-	return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "restore gatehouse.db from a backup; or gatehouse-authority init --begin-anew --state " + cfg.State +
+	return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "restore gatehouse.db from a backup; or gatehouse-authority init --begin-anew --state " + shell.Word(cfg.State) +
 		" makes an empty store and a new CA, and every caller must be enrolled again"}
 }
 
@@ -99,7 +100,7 @@ admin credential: %s
 Start it:   gatehouse-authority --state %[1]s
 Enroll:     gatehouse-authority enroll node node-1 --state %[1]s
 Use it:     gatehouse --address %[3]s --ca-file %[2]s/ca.crt --cert-file %[2]s/tls.crt --key-file %[2]s/tls.key node list
-`, cfg.State, dir, cfg.Reach())
+`, shell.Word(cfg.State), shell.Word(dir), shell.Word(cfg.Reach()))
 			return nil
 		},
 	}

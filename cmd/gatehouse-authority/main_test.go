@@ -97,7 +97,7 @@ func TestConfigCheckFindsWhatAStartWould(t *testing.T) {
 }
 
 func TestInit(t *testing.T) {
-	state := filepath.Join(t.TempDir(), "state")
+	state := filepath.Join(t.TempDir(), "my state")
 	try := func(code int, wants []string, args ...string) {
 		t.Helper()
 		var out bytes.Buffer
@@ -113,13 +113,13 @@ func TestInit(t *testing.T) {
 			t.Errorf("%v: a log line among what a person reads: %s", args, out.String())
 		}
 	}
-	try(0, []string{"gatehouse --address localhost:8440 --ca-file "}, "init", "--listen", "0.0.0.0:8440")
+	try(0, []string{"gatehouse --address localhost:8440 --ca-file '" + state + "/credentials/admin'/ca.crt "}, "init", "--listen", "0.0.0.0:8440")
 	try(0, []string{"nothing to do"}, "init")
 	try(1, []string{"gatehouse.db is there"}, "init", "--begin-anew")
 	if err := os.Remove(filepath.Join(state, "gatehouse.db")); err != nil {
 		t.Fatal(err)
 	}
-	lost := []string{"the store is gone", "hint: restore gatehouse.db from a backup; or gatehouse-authority init --begin-anew --state " + state}
+	lost := []string{"the store is gone", "hint: restore gatehouse.db from a backup; or gatehouse-authority init --begin-anew --state '" + state + "'"}
 	try(1, lost, "init")
 	try(1, lost, "--listen", "127.0.0.1:0", "--admin", "")
 	try(1, lost, "enroll", "viewer", "v")
