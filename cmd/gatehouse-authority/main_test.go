@@ -89,7 +89,7 @@ func TestConfigCheckFindsWhatAStartWould(t *testing.T) {
 	}
 	var out bytes.Buffer
 	code := run(context.Background(), []string{"config", "check", "--config", file}, nil, &out, &out)
-	for _, want := range []string{":2: server_names: ", ":1: state: load CA: " + dir + "/state/ca/ca."} {
+	for _, want := range []string{":2: server_names: ", ":1: state: load CA: " + dir + "/state/ca/ca.", ":1: state: " + dir + "/state/gatehouse.db: the store is gone"} {
 		if code != 2 || !strings.Contains(out.String(), want) {
 			t.Errorf("exit code %d, no %q in %s", code, want, out.String())
 		}

@@ -61,11 +61,14 @@ func (c *Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-// Check tells what a start would find wrong with the names and the CA. It makes
-// nothing that stays.
+// Check tells what a start would find wrong with the names, the CA, and the
+// store, which it does not open. It makes nothing that stays.
 func Check(cfg Config) error {
 	problems := []error{checkNames(cfg.ServerNames)}
 	if _, err := os.Stat(cfg.caDir()); err == nil {
+		if _, err := os.Lstat(cfg.storeAt()); errors.Is(err, os.ErrNotExist) {
+			problems = append(problems, fmt.Errorf("state: %s: %w", cfg.storeAt(), ErrStoreMissing))
+		}
 		if _, err := pki.Load(cfg.caDir(), time.Now, rand.Reader); err != nil {
 			problems = append(problems, fmt.Errorf("state: %w", err))
 		}
