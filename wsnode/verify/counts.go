@@ -48,7 +48,7 @@ func (c *counts) told(heartbeat uint64) {
 // heard says that a heartbeat of this stream was answered.
 func (c *counts) heard(heartbeat uint64) {
 	n := 0
-	for n < c.sent && c.kept[n].by <= heartbeat {
+	for n < c.sent && c.kept[n].by != 0 && c.kept[n].by <= heartbeat {
 		n++
 	}
 	c.drop(n)

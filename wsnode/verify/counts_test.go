@@ -34,6 +34,9 @@ func TestCountsAreToldUntilHeard(t *testing.T) {
 	for seq := uint64(1); seq <= 5; seq++ {
 		c.add(&pb.Enforced{Sequence: seq, Closed: uint32(10 * seq)})
 	}
+	want("what can't be sent", told(9), "[1:10 2:20 3:30 4:40 5:50 ]")
+	c.heard(99)
+	c.untold(true)
 	want("in parts", told(2), "[1:10 2:20 ]<3[3:30 4:40 ]<5[5:50 ]")
 	c.told(7)
 	want("nothing new", told(2), "[]")
