@@ -1,0 +1,224 @@
+package sim
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
+)
+
+// history is what happened at the edges of a world: what the issuers and the
+// admin were told, and what the applications behind the nodes saw. check holds
+// it against the promises.
+type history struct {
+	w *world
+
+	mu       sync.Mutex
+	tokens   map[[16]byte]*issued
+	sessions map[[16]byte]*session
+	order    []*session
+	receipts map[uint64]*receipt // by the revision's sequence
+	killedAt map[*machine]time.Time
+	refused  map[*machine]int // handshakes that a node refused though they were granted
+}
+
+type issued struct {
+	tenant, subject, issuer string
+	ip                      netip.Addr
+	uses                    int
+	revision                uint64
+	opened                  int
+}
+
+type session struct {
+	id       [16]byte
+	token    [16]byte
+	m        *machine
+	ip       netip.Addr
+	accepted []time.Time // its opening and each of its messages
+	closed   time.Time
+	reason   string
+}
+
+// receipt is what the admin was told of one entry.
+type receipt struct {
+	last     *pb.Receipt
+	rows     map[string]*pb.ReceiptRow
+	complete time.Time // when it was told complete
+}
+
+func (h *history) init(w *world) {
+	h.w = w
+	h.tokens, h.sessions = map[[16]byte]*issued{}, map[[16]byte]*session{}
+	h.receipts, h.killedAt, h.refused = map[uint64]*receipt{}, map[*machine]time.Time{}, map[*machine]int{}
+}
+
+func (h *history) issued(id [16]byte, t *issued) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.tokens[id] = t
+}
+
+func (h *history) opened(m *machine, who *deliver.Identity) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := &session{id: who.Session, token: who.Token, m: m, ip: who.ClientAddr, accepted: []time.Time{time.Now()}}
+	h.w.event("%s opens session %s of token %x", m, short(s.id), s.token[12:])
+	if h.sessions[s.id] != nil {
+		h.w.fault("session %s is opened twice", short(s.id))
+	}
+	h.sessions[s.id] = s
+	h.order = append(h.order, s)
+	if t := h.tokens[s.token]; t == nil {
+		h.w.fault("session %s has a token that nobody was given", short(s.id))
+	} else if t.opened++; t.opened > t.uses {
+		h.w.fault("token %x opens socket %d of %d", s.token[12:], t.opened, t.uses)
+	}
+}
+
+func (h *history) message(m *machine, who *deliver.Identity) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.sessions[who.Session]
+	s.accepted = append(s.accepted, time.Now())
+}
+
+func (h *history) closed(m *machine, who *deliver.Identity, code uint16, reason string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s := h.sessions[who.Session]
+	s.closed, s.reason = time.Now(), reason
+	h.w.event("%s closes session %s: %d %s", m, short(s.id), code, reason)
+}
+
+func (h *history) killed(m *machine) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.killedAt[m] = time.Now()
+}
+
+// told notes what the admin is told of a receipt.
+func (h *history) told(rc *pb.Receipt) (complete bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	seq := rc.GetRevision().GetSequence()
+	r := h.receipts[seq]
+	if r == nil {
+		r = &receipt{rows: map[string]*pb.ReceiptRow{}}
+		h.receipts[seq] = r
+	}
+	r.last = rc
+	for _, row := range rc.GetRows() {
+		r.rows[row.GetInstanceId()] = row
+	}
+	if rc.GetComplete() && r.complete.IsZero() {
+		r.complete = time.Now()
+		h.w.event("receipt of %d is complete: %s", seq, rowsText(r.rows))
+	}
+	return rc.GetComplete()
+}
+
+func rowsText(rows map[string]*pb.ReceiptRow) (text string) {
+	var out []string
+	for _, r := range rows {
+		out = append(out, fmt.Sprintf("%s %s closed %d lingering %d", r.GetNode(), r.GetInstanceId()[:8], r.GetClosed(), r.GetLingering()))
+	}
+	slices.Sort(out)
+	return fmt.Sprint(out)
+}
+
+// hits reports whether an entry of the log ends a session: written anew here,
+// as the promise has it.
+func (t *issued) hits(e *storage.Entry, s *session) bool {
+	if e.Kind == storage.LiftLock || e.Revision.Sequence <= t.revision {
+		return false
+	}
+	sel := &e.Selector
+	switch {
+	case sel.Token != storage.TokenID{}:
+		return sel.Token == storage.TokenID(s.token)
+	case sel.Session != storage.SessionID{}:
+		return sel.Session == storage.SessionID(s.id)
+	case sel.Subject != "":
+		return sel.Subject == t.subject && sel.Tenant == t.tenant
+	case sel.Tenant != "":
+		return sel.Tenant == t.tenant
+	case sel.Prefix.IsValid():
+		return sel.Prefix.Contains(t.ip) || sel.Prefix.Contains(s.ip)
+	}
+	return sel.Issuer == t.issuer
+}
+
+// releaseAfter is the deadline that a receipt names, after the commit.
+const releaseAfter = sessionFence + sessionFence/1000 + time.Second
+
+// check holds all that has happened against the promises about revocation.
+func (h *history) check() {
+	entries, err := h.w.store.Entries(context.Background(), storage.Revision{}, 1_000_000)
+	if err != nil {
+		h.w.t.Fatal(err)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range entries {
+		e := &entries[i]
+		r := h.receipts[e.Revision.Sequence]
+		for _, s := range h.order {
+			t := h.tokens[s.token]
+			if t == nil || !t.hits(e, s) {
+				continue
+			}
+			last := s.accepted[len(s.accepted)-1]
+			if r != nil && !r.complete.IsZero() && last.After(r.complete) {
+				h.w.fault("entry %d, complete at %s, hits session %s, which %s accepts at %s", e.Revision.Sequence, h.w.at(r.complete), short(s.id), s.m, h.w.at(last))
+			}
+			if deadline := e.CommittedAt.Add(releaseAfter); last.After(deadline) {
+				h.w.fault("entry %d, with deadline %s, hits session %s, which %s accepts at %s", e.Revision.Sequence, h.w.at(deadline), short(s.id), s.m, h.w.at(last))
+			}
+		}
+	}
+}
+
+// checkCounts holds what receipts count against the sockets that were closed.
+func (h *history) checkCounts() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, m := range h.w.nodes {
+		if _, killed := h.killedAt[m]; killed {
+			continue // what it closed last, nobody heard
+		}
+		instance := m.node.Instance()
+		var counted, closed int
+		for _, r := range h.receipts {
+			if row := r.rows[hex.EncodeToString(instance[:])]; row != nil {
+				counted += int(row.GetClosed())
+			}
+		}
+		for _, s := range h.order {
+			if s.m == m && (s.reason == "token_revoked" || s.reason == "locked") {
+				closed++
+			}
+		}
+		if counted < closed || counted > closed+h.refused[m] {
+			h.w.fault("%s closed %d sockets by entries of the log; receipts count %d", m, closed, counted)
+		}
+	}
+}
+
+// fault is a broken promise.
+func (w *world) fault(format string, args ...any) {
+	text := fmt.Sprintf(format, args...)
+	w.event("FAULT: %s", text)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults = append(w.faults, text)
+}
+
+func (w *world) at(t time.Time) string { return fmt.Sprintf("%.4f", t.Sub(w.started).Seconds()) }
