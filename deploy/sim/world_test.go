@@ -285,7 +285,7 @@ type machine struct {
 	node   *wsnode.Node
 	l      *wstest.Listener
 	drift  float64 // of its clock: what it gains in a second
-	dead   bool    // owned by the schedule
+	dead   bool    // written by the schedule, with w.mu locked
 	served chan error
 
 	mu     sync.Mutex
@@ -412,7 +412,9 @@ func (w *world) startNode(name string, dead ...*machine) *machine {
 // end begins to end the process: in good order, or as kill -9 and a lost machine
 // do. It has ended, for all to know, endsWithin later; then does what comes next.
 func (m *machine) end(kill bool, then func()) {
+	m.w.mu.Lock()
 	m.dead = true
+	m.w.mu.Unlock()
 	kill = kill || m.isPaused()
 	m.w.event("%s ends, killed %t", m, kill)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
