@@ -32,13 +32,19 @@ func (c *cli) credentialListCommand() *cobra.Command {
 				return err
 			}
 			defer cl.close()
-			resp, err := cl.credentials.ListCredentials(cmd.Context(), &pb.ListCredentialsRequest{})
+			out := c.newList("credentials", "NAME", "ROLE", "CALLS WITH", "STATE", "TENANTS", "AUDIENCES", "MAX TTL", "TOKENS/S", "CREATED")
+			_, err = pages(0, func(size int32, from string) (int, string, error) {
+				resp, err := cl.credentials.ListCredentials(cmd.Context(), &pb.ListCredentialsRequest{PageSize: size, PageToken: from})
+				if err != nil {
+					return 0, "", err
+				}
+				for _, cred := range resp.GetCredentials() {
+					out.add(cred, func() []string { return c.credentialRow(cred) })
+				}
+				return len(resp.GetCredentials()), resp.GetNextPageToken(), out.flush()
+			})
 			if err != nil {
 				return err
-			}
-			out := c.newList("credentials", "NAME", "ROLE", "CALLS WITH", "STATE", "TENANTS", "AUDIENCES", "MAX TTL", "TOKENS/S", "CREATED")
-			for _, cred := range resp.GetCredentials() {
-				out.add(cred, func() []string { return c.credentialRow(cred) })
 			}
 			return out.end(false)
 		},

@@ -268,8 +268,9 @@ func (f *fakeAuthority) ListSessions(_ context.Context, req *pb.ListSessionsRequ
 	return &pb.ListSessionsResponse{Sessions: sessions, NextPageToken: next}, nil
 }
 
-func (f *fakeAuthority) ListNodes(context.Context, *pb.ListNodesRequest) (*pb.ListNodesResponse, error) {
-	return &pb.ListNodesResponse{Nodes: f.nodes}, nil
+func (f *fakeAuthority) ListNodes(_ context.Context, req *pb.ListNodesRequest) (*pb.ListNodesResponse, error) {
+	nodes, next := page(f, f.nodes, req.GetPageSize(), req.GetPageToken())
+	return &pb.ListNodesResponse{Nodes: nodes, NextPageToken: next}, nil
 }
 
 func (f *fakeAuthority) ListRevocations(_ context.Context, req *pb.ListRevocationsRequest) (*pb.ListRevocationsResponse, error) {
@@ -376,8 +377,9 @@ func (f *fakeAuthority) WatchReceipt(req *pb.WatchReceiptRequest, stream pb.Revo
 	}
 }
 
-func (f *fakeAuthority) ListCredentials(context.Context, *pb.ListCredentialsRequest) (*pb.ListCredentialsResponse, error) {
-	return &pb.ListCredentialsResponse{Credentials: f.creds}, nil
+func (f *fakeAuthority) ListCredentials(_ context.Context, req *pb.ListCredentialsRequest) (*pb.ListCredentialsResponse, error) {
+	creds, next := page(f, f.creds, req.GetPageSize(), req.GetPageToken())
+	return &pb.ListCredentialsResponse{Credentials: creds, NextPageToken: next}, nil
 }
 
 func (f *fakeAuthority) CreateCredential(_ context.Context, req *pb.CreateCredentialRequest) (*pb.CreateCredentialResponse, error) {

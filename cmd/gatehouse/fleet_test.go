@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -167,4 +169,19 @@ func TestLocks(t *testing.T) {
 `+testLock+`  ip prefix 10.0.0.0/8        3 days ago  alice  fraud
 `+testLock+`  issuer login                3 days ago  alice  fraud
 `, "")
+}
+
+// Lists that need more than one page are told whole.
+func TestNodesAndCredentialsOfManyPages(t *testing.T) {
+	c := newCaller(t)
+	for n := range 3*pageSize + 1 {
+		c.authority.nodes = append(c.authority.nodes, &pb.Node{Name: fmt.Sprintf("node-%04d", n), InstanceId: instance(1)})
+		c.authority.creds = append(c.authority.creds, &pb.Credential{Name: fmt.Sprintf("cred-%04d", n), Role: pb.Role_ROLE_NODE})
+	}
+	for verb, name := range map[string]string{"node": "node-", "credential": "cred-"} {
+		got := c.run("", verb, "list", "-ojson")
+		if n := strings.Count(got.stdout, `"name": "`+name); got.code != exitOK || n != 3*pageSize+1 || !strings.HasSuffix(got.stdout, "\n], \"more\": false}\n") {
+			t.Errorf("%s list: exit code %d, %d of %d names", verb, got.code, n, 3*pageSize+1)
+		}
+	}
 }

@@ -70,7 +70,11 @@ func (c *cli) unlockCommand() *cobra.Command {
 				return err
 			}
 			defer cl.close()
-			resp, err := cl.revocations.Unlock(cmd.Context(), &pb.UnlockRequest{LockId: args[0], Reason: reason})
+			id, err := c.newRequestID() // what is sent again by the transport counts once
+			if err != nil {
+				return err
+			}
+			resp, err := cl.revocations.Unlock(cmd.Context(), &pb.UnlockRequest{LockId: args[0], Reason: reason, RequestId: id})
 			switch {
 			case err != nil:
 				return err

@@ -22,13 +22,19 @@ that is silent is not attached now; its sockets close themselves at its fence.`,
 				return err
 			}
 			defer cl.close()
-			resp, err := cl.sessions.ListNodes(cmd.Context(), &pb.ListNodesRequest{})
+			out := c.newList("nodes", "NODE", "INSTANCE", "STATE", "SESSIONS", "APPLIED", "HEARTBEAT", "VERSION", "ADDRESS")
+			_, err = pages(0, func(size int32, from string) (int, string, error) {
+				resp, err := cl.sessions.ListNodes(cmd.Context(), &pb.ListNodesRequest{PageSize: size, PageToken: from})
+				if err != nil {
+					return 0, "", err
+				}
+				for _, n := range resp.GetNodes() {
+					out.add(n, func() []string { return c.nodeRow(n) })
+				}
+				return len(resp.GetNodes()), resp.GetNextPageToken(), out.flush()
+			})
 			if err != nil {
 				return err
-			}
-			out := c.newList("nodes", "NODE", "INSTANCE", "STATE", "SESSIONS", "APPLIED", "HEARTBEAT", "VERSION", "ADDRESS")
-			for _, n := range resp.GetNodes() {
-				out.add(n, func() []string { return c.nodeRow(n) })
 			}
 			return out.end(false)
 		},

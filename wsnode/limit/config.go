@@ -16,7 +16,7 @@ type Config struct {
 	Sockets                   Ceiling  `yaml:"sockets" help:"open sockets of this node, authenticated or not"`
 	Unauthenticated           Ceiling  `yaml:"unauthenticated" help:"sockets of this node that have not finished their opening handshake"`
 	UnauthenticatedPerAddress Ceiling  `yaml:"unauthenticated_per_address" help:"the same for one address (IPv6: one /64)"`
-	AuthenticatedPerAddress   Ceiling  `yaml:"authenticated_per_address" help:"sockets in use for one address; high, since an office shares one"`
+	AuthenticatedPerAddress   Ceiling  `yaml:"authenticated_per_address" help:"sockets in use for one address; high, since an office shares one; the action is reject"`
 	NewPerAddress             Window   `yaml:"new_per_address" help:"new sockets of one address in a window of time"`
 	Messages                  Messages `yaml:"messages" help:"messages that one socket may send"`
 	Addresses                 int      `yaml:"addresses" help:"addresses remembered at once, 40 bytes each; keep it above sockets.max"`
@@ -109,7 +109,9 @@ func (c *Config) Validate() error {
 	action("sockets", c.Sockets.Action)
 	action("unauthenticated", c.Unauthenticated.Action)
 	action("unauthenticated_per_address", c.UnauthenticatedPerAddress.Action)
-	action("authenticated_per_address", c.AuthenticatedPerAddress.Action)
+	if a := c.AuthenticatedPerAddress.Action; a != Reject {
+		bad("authenticated_per_address.action: %q is not reject; it is known only once the request has been read, and then it is answered", string(a))
+	}
 	action("new_per_address", c.NewPerAddress.Action)
 	if l := c.NewPerAddress.Length; l < 100*time.Millisecond || l > maxWindow {
 		bad("new_per_address.window: %v is not between 100ms and %v; set a length between them", l, maxWindow)

@@ -68,7 +68,7 @@ func TestValidateNamesEveryProblem(t *testing.T) {
 		{func(c *Config) { c.Sockets.Max = 0 }, []string{"sockets.max: 0 is below 1; to refuse nothing, set dry_run: true"}},
 		{func(c *Config) { c.Unauthenticated.Max = -3 }, []string{"unauthenticated.max: -3 is below 1"}},
 		{func(c *Config) { c.UnauthenticatedPerAddress.Max = 1<<24 + 1 }, []string{"unauthenticated_per_address.max: 16777217 is above 16777216; set 16777216 or less"}},
-		{func(c *Config) { c.AuthenticatedPerAddress.Action = "ban" }, []string{`authenticated_per_address.action: "ban" is neither drop nor reject`}},
+		{func(c *Config) { c.AuthenticatedPerAddress.Action = "ban" }, []string{`authenticated_per_address.action: "ban" is not reject`}},
 		{func(c *Config) { c.NewPerAddress.Max = 0 }, []string{"new_per_address.max: 0 is below 1"}},
 		{func(c *Config) { c.NewPerAddress.Length = time.Millisecond }, []string{"new_per_address.window: 1ms is not between 100ms and 24h"}},
 		{func(c *Config) { c.NewPerAddress.Length = 25 * time.Hour }, []string{"new_per_address.window: 25h"}},

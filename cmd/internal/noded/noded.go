@@ -142,7 +142,7 @@ func (d *Daemon) start() {
 	}
 	id := d.node.Instance()
 	d.log.Info("node started", "version", pb.Version, "instance", fmt.Sprintf("%x", id), "authority", d.cfg.Authority.Address,
-		"admin", d.cfg.Admin, "sockets_max", d.cfg.Limits.Sockets.Max, "routes", len(d.cfg.Routes))
+		"admin", d.cfg.Admin, "sockets_max", d.node.MaxSockets(), "routes", len(d.cfg.Routes))
 }
 
 // close closes what is open; after Run all of it is closed already but for the
