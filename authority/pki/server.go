@@ -133,6 +133,12 @@ type names struct {
 	ips []net.IP
 }
 
+// CheckServerNames reports the first name that EnsureServer would not take.
+func CheckServerNames(list []string) error {
+	_, err := parseNames(list)
+	return err
+}
+
 func parseNames(list []string) (names, error) {
 	var n names
 	for _, name := range list {

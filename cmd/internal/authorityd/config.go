@@ -62,9 +62,12 @@ func (c *Config) Validate() error {
 }
 
 // Check tells what a start would find wrong with the names, the CA, and the
-// store, which it does not open. It makes nothing that stays.
+// store, which it does not open. It makes nothing.
 func Check(cfg Config) error {
-	problems := []error{checkNames(cfg.ServerNames)}
+	var problems []error
+	if err := pki.CheckServerNames(cfg.ServerNames); err != nil {
+		problems = append(problems, fmt.Errorf("server_names: %w", err))
+	}
 	if _, err := os.Stat(cfg.caDir()); err == nil {
 		if _, err := os.Lstat(cfg.storeAt()); errors.Is(err, os.ErrNotExist) {
 			problems = append(problems, fmt.Errorf("state: %s: %w", cfg.storeAt(), ErrStoreMissing))
@@ -74,24 +77,6 @@ func Check(cfg Config) error {
 		}
 	}
 	return errors.Join(problems...)
-}
-
-// checkNames has a CA for the moment sign a certificate for names: what may be
-// one is the CA's to say.
-func checkNames(names []string) error {
-	dir, err := os.MkdirTemp("", "gatehouse-check-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
-	ca, err := pki.Create(filepath.Join(dir, "ca"), time.Now, rand.Reader)
-	if err != nil {
-		return err
-	}
-	if _, err := ca.EnsureServer(filepath.Join(dir, "tls"), names); err != nil {
-		return fmt.Errorf("server_names: %w", err)
-	}
-	return nil
 }
 
 // Reach is the address to tell callers.
