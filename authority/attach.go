@@ -88,7 +88,7 @@ func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (s
 			continue
 		}
 		owned := func() bool { return s.fleet.owner(d) == c.Name } // else gone already, or not this node's to declare
-		if err := s.removeInstance(ctx, storage.Instance{ID: d, Node: c.Name}, owned, "declared dead by its successor"); err != nil {
+		if err := s.removeInstance(storage.Instance{ID: d, Node: c.Name}, owned, "declared dead by its successor"); err != nil {
 			return none, nil, err
 		}
 	}
@@ -97,9 +97,7 @@ func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (s
 	if err := s.fleet.mayRegister(&inst); err != nil {
 		return none, nil, err
 	}
-	ctx, cancel := s.carriedThrough(ctx)
-	defer cancel()
-	if err := s.store.PutInstance(ctx, inst); err != nil {
+	if err := s.store.PutInstance(s.writes.context(), inst); err != nil {
 		return none, nil, fmt.Errorf("register instance: %w", err)
 	}
 	s.audit.record(s.now(), "RegisterInstance", "ok", slog.String("node", inst.Node), slog.String("instance_id", hex.EncodeToString(id[:])),
@@ -132,14 +130,12 @@ func parseAttachHello(h *pb.AttachHello) (id storage.InstanceID, dead []storage.
 
 // removeInstance forgets an instance and its sessions, if still says so once no
 // other change of it is under way; receipts no longer wait for it.
-func (s *Service) removeInstance(ctx context.Context, i storage.Instance, still func() bool, cause string) error {
+func (s *Service) removeInstance(i storage.Instance, still func() bool, cause string) error {
 	defer s.fleet.lock(i.ID)()
 	if !still() {
 		return nil
 	}
-	ctx, cancel := s.carriedThrough(ctx)
-	defer cancel()
-	if err := s.store.RemoveInstance(ctx, i.ID); err != nil {
+	if err := s.store.RemoveInstance(s.writes.context(), i.ID); err != nil {
 		return fmt.Errorf("remove instance: %w", err)
 	}
 	s.fleet.remove(i.ID)
@@ -179,7 +175,7 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 				return errReplaced // what it says no longer goes for the instance
 			}
 			gone := func() bool { return s.fleet.attached(inst.ID) == nil }
-			if err := s.removeInstance(ctx, inst, gone, "goodbye"); err != nil {
+			if err := s.removeInstance(inst, gone, "goodbye"); err != nil {
 				return err
 			}
 			return io.EOF

@@ -17,7 +17,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
-	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
@@ -152,19 +151,23 @@ func disabledError(name string) error {
 }
 
 func (c *callers) find(ctx context.Context, p *peer.Peer) (*known, error) {
-	c.mu.RLock()
-	defer c.mu.RUnlock()
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok {
+	var info *certified
+	switch a := p.AuthInfo.(type) {
+	case *certified:
+		info = a
+	case credentials.TLSInfo: // of another transport
+		info = certify(a)
+	default:
 		return nil, errUnauthenticated
 	}
-	if len(info.State.VerifiedChains) > 0 {
-		name, generation, err := pki.CredentialOf(info.State.VerifiedChains[0][0])
-		if err != nil {
-			return nil, fmt.Errorf("client certificate: %w (%w)", err, errUnknown)
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if info.shown {
+		if info.err != nil {
+			return nil, fmt.Errorf("client certificate: %w (%w)", info.err, errUnknown)
 		}
-		k := c.byName[name]
-		if k == nil || k.Generation != generation || k.APIKeyHash != nil {
+		k := c.byName[info.name]
+		if k == nil || k.Generation != info.generation || k.APIKeyHash != nil {
 			return nil, errUnknown
 		}
 		return k, nil

@@ -167,7 +167,7 @@ func FuzzRedeem(f *testing.F) {
 // FuzzAttach lets a hostile node say any three things on a stream.
 func FuzzAttach(f *testing.F) {
 	z := newFuzzed(f)
-	if _, err := z.appendEntry(context.Background(), storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "t"}, Actor: "a"}); err != nil {
+	if _, err := z.appendEntry(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "t"}, Actor: "a"}); err != nil {
 		f.Fatal(err)
 	}
 	head, _ := z.store.Head()
@@ -201,7 +201,7 @@ func FuzzAttach(f *testing.F) {
 			t.Fatalf("%d instances", n)
 		}
 		for _, i := range z.fleet.snapshot() {
-			if err := z.removeInstance(context.Background(), i.Instance, func() bool { return true }, "test"); err != nil {
+			if err := z.removeInstance(i.Instance, func() bool { return true }, "test"); err != nil {
 				t.Fatal(err)
 			}
 		}

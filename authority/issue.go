@@ -21,9 +21,7 @@ func (s *Service) IssueToken(ctx context.Context, req *pb.IssueTokenRequest) (*p
 	i := issuance{req: req}
 	s.prepare(&i, callerFrom(ctx), s.now())
 	if i.err == nil {
-		ctx, cancel := s.carriedThrough(ctx)
-		defer cancel()
-		inserted, err := s.store.Insert(ctx, []*storage.Token{i.rec})
+		inserted, err := s.store.Insert(s.writes.context(), []*storage.Token{i.rec})
 		if err == nil {
 			i.issued, err = inserted[0].IssuedRevision, inserted[0].Err
 		}
@@ -56,7 +54,7 @@ func (s *Service) IssueTokens(ctx context.Context, req *pb.IssueTokensRequest) (
 			ready, recs = append(ready, &items[i]), append(recs, items[i].rec)
 		}
 	}
-	err := s.insert(ctx, ready, recs)
+	err := s.insert(ready, recs)
 	resp := &pb.IssueTokensResponse{Results: make([]*pb.IssueTokensResult, n)}
 	refused := 0
 	for i := range items {
@@ -80,13 +78,11 @@ func (s *Service) IssueTokens(ctx context.Context, req *pb.IssueTokensRequest) (
 
 // insert stores what is ready to be. Its error is the whole batch's, and that
 // of each item.
-func (s *Service) insert(ctx context.Context, ready []*issuance, recs []*storage.Token) error {
+func (s *Service) insert(ready []*issuance, recs []*storage.Token) error {
 	if len(ready) == 0 {
 		return nil
 	}
-	ctx, cancel := s.carriedThrough(ctx)
-	defer cancel()
-	inserted, err := s.store.Insert(ctx, recs)
+	inserted, err := s.store.Insert(s.writes.context(), recs)
 	if err != nil {
 		err = fmt.Errorf("insert %d tokens: %w", len(recs), err)
 		for _, it := range ready {
@@ -215,7 +211,7 @@ func (s *Service) parseIssueToken(req *pb.IssueTokenRequest, c *caller, now time
 	if rec.MaxUses > s.cfg.Tokens.MaxUses {
 		return nil, invalid("max_uses", "%d is above %d, the authority's tokens.max_uses", rec.MaxUses, s.cfg.Tokens.MaxUses)
 	}
-	if err := parseBindings(req, rec); err != nil {
+	if err := s.parseBindings(req, rec); err != nil {
 		return nil, err
 	}
 	if err := checkAttributes(rec.Attributes); err != nil {
@@ -280,7 +276,7 @@ type zeros struct{}
 
 func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-func parseBindings(req *pb.IssueTokenRequest, rec *storage.Token) (err error) {
+func (s *Service) parseBindings(req *pb.IssueTokenRequest, rec *storage.Token) (err error) {
 	if v := req.GetClientIp(); v != "" {
 		if rec.ClientIP, err = addr("client_ip", v); err != nil {
 			return err
@@ -290,7 +286,7 @@ func parseBindings(req *pb.IssueTokenRequest, rec *storage.Token) (err error) {
 		return invalid("user_agent", "%d bytes are above %d: cut it as the node will", len(req.GetUserAgent()), maxUserAgent)
 	}
 	rec.UserAgent = observed(req.GetUserAgent())
-	rec.Browser, rec.OS = families(rec.UserAgent)
+	rec.Browser, rec.OS = s.agents.families(rec.UserAgent)
 	if rec.Origin != "" {
 		if err := origin("origin", rec.Origin); err != nil {
 			return err

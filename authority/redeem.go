@@ -110,10 +110,8 @@ func (s *Service) takeBatches(ctx context.Context, cancel context.CancelCauseFun
 				}
 			}()
 			defer s.recoverPanic(pb.NodeService_Redeem_FullMethodName, &err)
-			ctx, done := s.carriedThrough(ctx)
-			defer done()
 			var resp *pb.RedeemResponse
-			if resp, err = s.redeemBatch(ctx, c, instance, req.GetItems()); err == nil {
+			if resp, err = s.redeemBatch(s.writes.context(), c, instance, req.GetItems()); err == nil {
 				answer <- resp
 			}
 		})
@@ -327,7 +325,7 @@ func (s *Service) judge(a *attempt, c *caller, now time.Time) pb.Reason {
 	case t.Origin != "" && t.Origin != string(a.origin):
 		return s.mismatch(a, "origin", pb.Reason_REASON_ORIGIN_MISMATCH, false)
 	}
-	if !userAgentFits(t, a.userAgent) {
+	if !s.agents.fits(t, a.userAgent) {
 		if reason := s.mismatch(a, "user_agent", pb.Reason_REASON_USER_AGENT_MISMATCH, t.UserAgentBinding == storage.UserAgentLog); reason != 0 {
 			return reason
 		}
@@ -474,7 +472,7 @@ func (s *Service) strike(ctx context.Context, a *attempt, now time.Time) {
 	outcome := "ok"
 	if err == nil {
 		var e storage.Entry
-		if e, err = s.appendEntry(ctx, storage.Entry{
+		if e, err = s.appendEntry(storage.Entry{
 			Kind: storage.Revoke, Selector: storage.Selector{Token: a.token.ID}, Reason: struckReason, Actor: self,
 		}); err == nil {
 			attrs = append(attrs, slog.Uint64("revision", e.Revision.Sequence))

@@ -23,6 +23,11 @@ import (
 // field is at its bound.
 const maxMessage = 4 << 20
 
+// streamWorkers is how many calls run on goroutines that are kept, with their
+// stacks grown: a new one for each call would grow its stack each time. More
+// calls than that get one of their own.
+const streamWorkers = 512
+
 const (
 	// maxConnections bounds the connections that are open at once, a tenth of it
 	// those from one address. Who opens one need not have shown a credential yet.
@@ -44,9 +49,10 @@ type Server struct {
 func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server, error) {
 	srv := &Server{service: s, health: health.NewServer()}
 	srv.Server = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(tlsConfig)),
+		grpc.Creds(certifying{credentials.NewTLS(tlsConfig)}),
 		grpc.UnaryInterceptor(s.interceptUnary),
 		grpc.StreamInterceptor(s.interceptStream),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.ConnectionTimeout(10*time.Second),
@@ -99,7 +105,7 @@ func (srv *Server) Drain(ctx context.Context) {
 	select {
 	case <-done:
 	case <-ctx.Done():
-		srv.service.cutOff()
+		srv.service.writes.cutOff()
 		srv.Stop()
 		<-done
 	}

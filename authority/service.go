@@ -51,13 +51,13 @@ type Service struct {
 	receipts *receipts
 	strikes  *strikes
 	unwanted *unwanted
+	agents   *agents
 	keys     atomic.Pointer[keyring]
 
 	strangers *rate.Limiter // of audit lines about calls without a good credential
 	skipped   atomic.Uint64 // such calls that got no line, since the last that did
 
-	lasting context.Context // ends when even what is carried through must
-	cutOff  context.CancelFunc
+	writes *writes
 
 	stop     sync.Once
 	stopping chan struct{}  // closed when streams must end
@@ -83,10 +83,11 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 		cfg: cfg, store: p.Store, ca: p.CA, audit: p.Audit, log: p.Log, now: p.Now, random: p.Random,
 		strikes:   newStrikes(),
 		unwanted:  newUnwanted(),
+		agents:    newAgents(),
+		writes:    newWrites(),
 		strangers: rate.NewLimiter(strangerLines, strangerBurst),
 		stopping:  make(chan struct{}),
 	}
-	s.lasting, s.cutOff = context.WithCancel(context.Background())
 	var err error
 	if s.callers, err = loadCallers(ctx, p.Store); err != nil {
 		return nil, err
@@ -149,18 +150,6 @@ func (s *Service) watchAudit() {
 			s.log.Info("audit trail can be written again", "lines_lost", lost)
 		}
 	}
-}
-
-// writeTimeout bounds a write that nobody waits for any more.
-const writeTimeout = 30 * time.Second
-
-// carriedThrough is a context for a write whose caller may go away: what becomes
-// of it must be known here, to be counted and audited. A drain that takes too
-// long ends it all the same.
-func (s *Service) carriedThrough(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), writeTimeout)
-	stop := context.AfterFunc(s.lasting, cancel)
-	return ctx, func() { stop(); cancel() }
 }
 
 // Stop ends the streams of nodes and watchers. Unary calls go on.

@@ -25,8 +25,6 @@ func (s *Service) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequ
 		return nil, err
 	}
 	note(ctx, slog.String("instance_id", hex.EncodeToString(instance[:])))
-	ctx, cancel := s.carriedThrough(ctx)
-	defer cancel()
 	now := s.now()
 	for _, id := range ids { // before the look-up: a redemption may be under way
 		s.unwanted.add(reported{instance, id}, now)
@@ -46,7 +44,7 @@ func (s *Service) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequ
 		live = append(live, x.ID)
 	}
 	if len(live) > 0 {
-		if _, err := s.store.EndSessions(ctx, live); err != nil {
+		if _, err := s.store.EndSessions(s.writes.context(), live); err != nil {
 			return nil, fmt.Errorf("end %d sessions: %w", len(live), err)
 		}
 	}

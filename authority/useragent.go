@@ -3,6 +3,7 @@ package authority
 import (
 	"bytes"
 	"strings"
+	"sync"
 
 	"github.com/mileusna/useragent"
 
@@ -11,6 +12,39 @@ import (
 )
 
 const maxFamily = 64 // bytes of a family's name
+
+// agents remembers the families of User-Agents, of which most users have one of
+// a few: to read one takes longer than all else that issuing a token asks. Safe
+// for concurrent use.
+type agents struct {
+	mu    sync.RWMutex
+	known map[string]agent
+}
+
+type agent struct{ browser, os string }
+
+// maxAgents bounds them; they are at most maxUserAgent bytes each.
+const maxAgents = 4096
+
+func newAgents() *agents { return &agents{known: map[string]agent{}} }
+
+// families is families, of many agents remembered.
+func (a *agents) families(userAgent []byte) (browser, os string) {
+	a.mu.RLock()
+	f, ok := a.known[string(userAgent)]
+	a.mu.RUnlock()
+	if ok || len(userAgent) > maxUserAgent {
+		return f.browser, f.os
+	}
+	f.browser, f.os = families(userAgent)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.known) >= maxAgents { // made up to fill it, mostly
+		clear(a.known)
+	}
+	a.known[string(userAgent)] = f
+	return f.browser, f.os
+}
 
 // families reads the browser and OS family from a User-Agent, which need not
 // be UTF-8. Both are empty where it names none. Headless and headful builds of
@@ -49,14 +83,14 @@ func isVersion(word string) bool {
 	return word != "" && '0' <= word[0] && word[0] <= '9'
 }
 
-// userAgentFits compares what was observed with what the token is bound to.
-func userAgentFits(t *storage.Token, observed []byte) bool {
+// fits compares what was observed with what the token is bound to.
+func (a *agents) fits(t *storage.Token, observed []byte) bool {
 	if t.UserAgentBinding == storage.UserAgentOff || bytes.Equal(observed, t.UserAgent) {
 		return true
 	}
 	if t.UserAgentBinding == storage.UserAgentStrict || t.Browser == "" {
 		return false // of an agent without a family only the same fits
 	}
-	browser, os := families(observed)
+	browser, os := a.families(observed)
 	return browser == t.Browser && os == t.OS
 }
