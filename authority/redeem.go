@@ -181,8 +181,9 @@ func (s *Service) redeemBatch(ctx context.Context, c *caller, instance storage.I
 		return nil, err
 	}
 	resp := &pb.RedeemResponse{Results: make([]*pb.RedeemResult, len(attempts))}
+	grants := make([]yes, len(attempts))
 	for i := range attempts {
-		resp.Results[i] = s.conclude(ctx, &attempts[i], c, now)
+		resp.Results[i] = s.conclude(ctx, &attempts[i], &grants[i], c, now)
 	}
 	return resp, nil
 }
@@ -399,8 +400,8 @@ func refusalOf(err error) (pb.Reason, error) {
 	return 0, err
 }
 
-// conclude counts and audits an attempt and answers it.
-func (s *Service) conclude(ctx context.Context, a *attempt, c *caller, now time.Time) *pb.RedeemResult {
+// conclude counts and audits an attempt and answers it, a grant in y.
+func (s *Service) conclude(ctx context.Context, a *attempt, y *yes, c *caller, now time.Time) *pb.RedeemResult {
 	outcome := "ok"
 	if a.reason != 0 {
 		outcome = a.reason.Label()
@@ -411,23 +412,43 @@ func (s *Service) conclude(ctx context.Context, a *attempt, c *caller, now time.
 		s.strike(ctx, a, now)
 		return &pb.RedeemResult{Outcome: &pb.RedeemResult_Refusal{Refusal: &pb.Refusal{Reason: a.reason}}}
 	}
-	return &pb.RedeemResult{Outcome: &pb.RedeemResult_Grant{Grant: grantOf(a)}}
+	return y.say(a)
 }
 
-func grantOf(a *attempt) *pb.Grant {
-	t := a.token
-	g := &pb.Grant{
-		Tenant: t.Tenant, Subject: t.Subject, Scopes: t.Scopes, Attributes: t.Attributes,
-		SessionExpiresAt: timestamppb.New(a.session.ExpiresAt), Issuer: t.Issuer,
-		IssuedRevision: revisionOf(t.IssuedRevision), AsOf: revisionOf(a.asOf),
-	}
+// yes is a grant with all that it points to, so that those of a batch are one
+// allocation and not seven each.
+type yes struct {
+	result  pb.RedeemResult
+	outcome pb.RedeemResult_Grant
+	grant   pb.Grant
+	expires timestamppb.Timestamp
+	issued  pb.Revision
+	asOf    pb.Revision
+	ip      [16]byte
+}
+
+func (y *yes) say(a *attempt) *pb.RedeemResult {
+	t, end := a.token, a.session.ExpiresAt
+	y.expires.Seconds, y.expires.Nanos = end.Unix(), int32(end.Nanosecond())
+	y.issued.Epoch, y.issued.Sequence = t.IssuedRevision.Epoch, t.IssuedRevision.Sequence
+	y.asOf.Epoch, y.asOf.Sequence = a.asOf.Epoch, a.asOf.Sequence
+	g := &y.grant
+	g.Tenant, g.Subject, g.Scopes, g.Attributes, g.Issuer = t.Tenant, t.Subject, t.Scopes, t.Attributes, t.Issuer
+	g.SessionExpiresAt, g.IssuedRevision, g.AsOf = &y.expires, &y.issued, &y.asOf
 	if t.Limits != (storage.SessionLimits{}) {
 		g.Limits = sessionLimits(t.Limits)
 	}
-	if t.ClientIP.IsValid() {
-		g.ClientIp = t.ClientIP.AsSlice()
+	switch {
+	case t.ClientIP.Is4():
+		ip := t.ClientIP.As4()
+		g.ClientIp = y.ip[:copy(y.ip[:], ip[:])]
+	case t.ClientIP.IsValid():
+		y.ip = t.ClientIP.As16()
+		g.ClientIp = y.ip[:]
 	}
-	return g
+	y.outcome.Grant = g
+	y.result.Outcome = &y.outcome
+	return &y.result
 }
 
 func (s *Service) auditRedeem(a *attempt, c *caller, outcome string, now time.Time) {
