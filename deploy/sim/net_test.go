@@ -19,6 +19,8 @@ import (
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
 // server is an authority's process as the network sees it: what grpc.Server
@@ -58,10 +60,12 @@ type link struct {
 	name   string // of the caller's credential
 	number int
 	cert   *x509.Certificate
-	tap    func(proto.Message) // sees, and may change, what comes from the authority; may be nil
+	tap    func(proto.Message) // sees, and may change, what the node is about to get; may be nil
 
 	mu      sync.Mutex
-	held    [2]bool // by direction: partitioned
+	held    [2]bool                  // by direction: partitioned
+	gate    func(proto.Message) bool // holds single messages from the authority, and what comes after them; may be nil
+	beat    uint64                   // the newest heartbeat that was sent
 	streams map[*stream]struct{}
 }
 
@@ -73,6 +77,23 @@ const (
 
 func (w *world) newLink(name string) *link {
 	return &link{w: w, name: name, number: len(w.nodes), cert: certificates()[name], streams: map[*stream]struct{}{}}
+}
+
+// close holds messages from the authority that gate tells, until it is opened by
+// nil.
+func (l *link) close(gate func(proto.Message) bool) {
+	l.mu.Lock()
+	l.gate = gate
+	held := l.held
+	l.mu.Unlock()
+	l.hold(held[up], held[down])
+}
+
+// closed reports whether the gate holds a message.
+func (l *link) closed(m proto.Message) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.gate != nil && m != nil && l.gate(m)
 }
 
 // hold partitions directions, or heals them.
@@ -186,7 +207,7 @@ func (p *pipe) pull(ctx context.Context) (proto.Message, error) {
 		p.mu.Lock()
 		err, changed := p.err, p.changed
 		var wait time.Duration = -1
-		if err == nil && len(p.items) > 0 && !p.l.holds(p.direction) {
+		if err == nil && len(p.items) > 0 && !p.l.holds(p.direction) && !(p.direction == down && p.l.closed(p.items[0].msg)) {
 			if wait = time.Until(p.items[0].at); wait <= 0 {
 				it := p.items[0]
 				p.items = p.items[1:]
@@ -265,7 +286,7 @@ func (s *stream) serve(srv *server, ctx context.Context) {
 			return nil
 		}, srv.unary)
 		if err == nil {
-			s.pipes[down].push(s.tapped(resp.(proto.Message)), nil)
+			s.pipes[down].push(proto.Clone(resp.(proto.Message)), nil)
 		}
 		s.pipes[down].push(nil, endOf(err))
 		return
@@ -279,14 +300,6 @@ func endOf(err error) error {
 		return io.EOF
 	}
 	return status.Convert(err).Err()
-}
-
-func (s *stream) tapped(m proto.Message) proto.Message {
-	m = proto.Clone(m)
-	if s.l.tap != nil {
-		s.l.tap(m)
-	}
-	return m
 }
 
 // cut loses the connection. The authority's side finds out at once, the caller's
@@ -323,7 +336,7 @@ func (s *serverSide) SendMsg(m any) error {
 	if s.ctx.Err() != nil {
 		return status.FromContextError(s.ctx.Err()).Err()
 	}
-	s.pipes[down].push(s.tapped(m.(proto.Message)), nil)
+	s.pipes[down].push(proto.Clone(m.(proto.Message)), nil)
 	return nil
 }
 
@@ -363,6 +376,11 @@ func (c *clientSide) SendMsg(m any) error {
 	if ended || c.ctx.Err() != nil {
 		return io.EOF // RecvMsg tells why
 	}
+	if r, ok := m.(*pb.AttachRequest); ok && r.GetHeartbeat() != nil {
+		c.l.mu.Lock()
+		c.l.beat = r.GetHeartbeat().GetSequence()
+		c.l.mu.Unlock()
+	}
 	c.pipes[up].push(proto.Clone(m.(proto.Message)), nil)
 	return nil
 }
@@ -371,6 +389,9 @@ func (c *clientSide) RecvMsg(m any) error {
 	msg, err := c.pipes[down].pull(c.ctx)
 	if err != nil {
 		return err
+	}
+	if c.l.tap != nil {
+		c.l.tap(msg)
 	}
 	proto.Merge(m.(proto.Message), msg)
 	return nil

@@ -52,8 +52,8 @@ func (w *world) rest(ctx context.Context, d time.Duration) {
 }
 
 // client connects to a node with a token, and sends messages until the socket
-// closes or it leaves.
-func (w *world) client(c *chances, m *machine, text string, from netip.Addr) {
+// closes or leave is over.
+func (w *world) client(c *chances, m *machine, text string, from netip.Addr, leave time.Duration) {
 	m.awake()
 	conn, err := m.l.Dial(from)
 	if err != nil {
@@ -79,7 +79,7 @@ func (w *world) client(c *chances, m *machine, text string, from netip.Addr) {
 	case <-w.ctx.Done():
 		return
 	}
-	until := time.NewTimer(c.between(time.Second, 2*sessionFence))
+	until := time.NewTimer(leave)
 	defer until.Stop()
 	for {
 		m.awake()
@@ -244,7 +244,7 @@ func (w *world) connectSome() {
 				return
 			}
 			own := c.fork()
-			w.wg.Go(func() { w.client(own, m, text, from) })
+			w.wg.Go(func() { w.client(own, m, text, from, own.between(time.Second, 2*sessionFence)) })
 			w.rest(w.ctx, pause)
 		}
 	})

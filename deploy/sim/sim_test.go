@@ -81,6 +81,7 @@ func (w *world) finish() {
 	for _, m := range w.nodes {
 		m.resume()
 		if !m.dead {
+			m.link.close(nil)
 			m.link.hold(false, false)
 		}
 	}

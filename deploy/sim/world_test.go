@@ -112,9 +112,8 @@ type world struct {
 
 // rules are switched off, for a schedule that shows what each is for.
 type rules struct {
-	tap      func(proto.Message)               // changes what nodes are told
-	wrap     func(storage.Store) storage.Store // changes what the authority knows of its store
-	deadLies bool                              // a new process declares its predecessor dead without having its lock
+	tap  func(*link, proto.Message)        // changes what nodes are told
+	wrap func(storage.Store) storage.Store // changes what the authority knows of its store
 }
 
 func newWorld(t *testing.T, seed uint64, r rules) *world {
@@ -381,7 +380,9 @@ func (m *machine) String() string { return fmt.Sprintf("%s#%d", m.name, m.number
 func (w *world) startNode(name string, dead ...*machine) *machine {
 	m := &machine{w: w, name: name, number: len(w.nodes), link: w.newLink(name), l: wstest.Listen(), served: make(chan error, 1)}
 	m.drift = float64(w.draw(1001)-500) / 1e6 // as NTP slews at most
-	m.link.tap = w.rules.tap
+	if w.rules.tap != nil {
+		m.link.tap = func(msg proto.Message) { w.rules.tap(m.link, msg) }
+	}
 	cfg := wsnode.DefaultConfig()
 	cfg.Authority.Address, cfg.Authority.RedeemTimeout = "simulated", 3*time.Second
 	cfg.Limits.Addresses, cfg.Limits.Sockets.Max = 1024, 1000
