@@ -172,6 +172,24 @@ func (s *Service) equip(c *storage.Credential, csrDER []byte) (*pb.IssuedCredent
 	return issued, nil
 }
 
+// RenewCertificate implements CredentialService.
+func (s *Service) RenewCertificate(ctx context.Context, req *pb.RenewCertificateRequest) (*pb.RenewCertificateResponse, error) {
+	c := callerFrom(ctx)
+	if c.APIKeyHash != nil {
+		return nil, invalid("certificate_request", "credential %s calls with an API key: let an admin reissue it", c.Name)
+	}
+	if len(req.GetCertificateRequest()) == 0 {
+		return nil, invalid("certificate_request", "required, PKCS #10 in DER")
+	}
+	renewed := *c.Credential // of which equip changes nothing that is kept
+	issued, err := s.equip(&renewed, req.GetCertificateRequest())
+	if err != nil {
+		return nil, err
+	}
+	note(ctx, slog.Time("expires_at", issued.GetExpiresAt().AsTime()))
+	return &pb.RenewCertificateResponse{Issued: issued}, nil
+}
+
 func parseCredential(in *pb.Credential) (storage.Credential, error) {
 	cred := storage.Credential{
 		Name: in.GetName(), Role: roles[in.GetRole()], Tenants: in.GetTenants(), Audiences: in.GetAudiences(),

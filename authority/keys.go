@@ -9,6 +9,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/token"
@@ -53,12 +55,18 @@ func (s *Service) loadKeys(ctx context.Context) error {
 		s.keys.Store(newKeyring(stored))
 		return nil
 	}
-	return s.addKey(ctx, nil, s.now(), 0)
+	e, err := s.drawKey(nil, s.now(), 0)
+	if err != nil {
+		return err
+	}
+	return s.addKey(ctx, nil, e)
 }
 
 // rotateKeys adds a key when the newest has served its lifetime, and drops
 // those whose tokens are all expired.
 func (s *Service) rotateKeys(ctx context.Context, now time.Time) error {
+	s.rotating.Lock()
+	defer s.rotating.Unlock()
 	stored := s.keys.Load().stored
 	var kept []storage.EdgeKey
 	for i, e := range stored {
@@ -69,7 +77,11 @@ func (s *Service) rotateKeys(ctx context.Context, now time.Time) error {
 		kept = append(kept, e)
 	}
 	if newest := stored[len(stored)-1]; !now.Before(newest.ActiveFrom.Add(s.cfg.EdgeKeys.Lifetime)) {
-		return s.addKey(ctx, kept, now, s.cfg.EdgeKeys.Lead)
+		e, err := s.drawKey(kept, now, s.cfg.EdgeKeys.Lead)
+		if err != nil {
+			return err
+		}
+		return s.addKey(ctx, kept, e)
 	}
 	if len(kept) == len(stored) {
 		return nil
@@ -77,24 +89,76 @@ func (s *Service) rotateKeys(ctx context.Context, now time.Time) error {
 	return s.putKeys(ctx, kept)
 }
 
-// addKey stores kept and a new key that makes tokens after lead. The one
-// before it retires when the last token it may make has expired.
-func (s *Service) addKey(ctx context.Context, kept []storage.EdgeKey, now time.Time, lead time.Duration) error {
-	id, err := freeKeyID(kept)
+// RotateEdgeKeys implements CredentialService.
+func (s *Service) RotateEdgeKeys(ctx context.Context, req *pb.RotateEdgeKeysRequest) (*pb.RotateEdgeKeysResponse, error) {
+	if err := why(req.GetReason(), true); err != nil {
+		return nil, err
+	}
+	note(ctx, slog.String("reason", req.GetReason()), slog.Bool("drop_others", req.GetDropOthers()))
+	s.rotating.Lock()
+	defer s.rotating.Unlock()
+	now, resp := s.now(), &pb.RotateEdgeKeysResponse{}
+	kept, lead := slices.Clone(s.keys.Load().stored), s.cfg.EdgeKeys.Lead
+	if req.GetDropOthers() {
+		lead = 0
+	}
+	e, err := s.drawKey(kept, now, lead)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	if req.GetDropOthers() {
+		resp.Dropped, kept = uint32(len(kept)), nil
+	}
+	if err := s.addKey(s.writes.context(), kept, e); err != nil {
+		return nil, err
+	}
+	note(ctx, slog.Int("key_id", int(e.ID)), slog.Int("dropped", int(resp.GetDropped())))
+	resp.Key = s.keys.Load().describe(&e, now)
+	return resp, nil
+}
+
+// ListEdgeKeys implements CredentialService.
+func (s *Service) ListEdgeKeys(context.Context, *pb.ListEdgeKeysRequest) (*pb.ListEdgeKeysResponse, error) {
+	keys, now, resp := s.keys.Load(), s.now(), &pb.ListEdgeKeysResponse{}
+	for i := range keys.stored {
+		resp.Keys = append(resp.Keys, keys.describe(&keys.stored[i], now))
+	}
+	return resp, nil
+}
+
+func (k *keyring) describe(e *storage.EdgeKey, now time.Time) *pb.EdgeKeyInfo {
+	out := &pb.EdgeKeyInfo{
+		KeyId: uint32(e.ID), CreatedAt: timestamppb.New(e.CreatedAt), ActiveFrom: timestamppb.New(e.ActiveFrom), Active: k.active(now) == e.ID,
+	}
+	if !e.RetiredAt.IsZero() {
+		out.RetiredAt = timestamppb.New(e.RetiredAt)
+	}
+	return out
+}
+
+// drawKey draws a key beside those there are, to make tokens after lead.
+func (s *Service) drawKey(others []storage.EdgeKey, now time.Time, lead time.Duration) (storage.EdgeKey, error) {
+	id, err := freeKeyID(others)
+	if err != nil {
+		return storage.EdgeKey{}, err
 	}
 	e := storage.EdgeKey{ID: id, CreatedAt: now, ActiveFrom: now.Add(lead)}
 	if _, err := io.ReadFull(s.random, e.Key[:]); err != nil {
-		return fmt.Errorf("draw edge key: %w", err)
+		return storage.EdgeKey{}, fmt.Errorf("draw edge key: %w", err)
 	}
+	return e, nil
+}
+
+// addKey stores kept and a new key. The one before it retires when the last
+// token it may make has expired.
+func (s *Service) addKey(ctx context.Context, kept []storage.EdgeKey, e storage.EdgeKey) error {
 	if n := len(kept); n > 0 {
 		kept[n-1].RetiredAt = s.retireAt(e.ActiveFrom)
 	}
 	if err := s.putKeys(ctx, append(kept, e)); err != nil {
 		return err
 	}
-	s.audit.record(now, "RotateEdgeKey", "ok", slog.Int("key_id", int(e.ID)), slog.Time("active_from", e.ActiveFrom))
+	s.audit.record(e.CreatedAt, "RotateEdgeKey", "ok", slog.Int("key_id", int(e.ID)), slog.Time("active_from", e.ActiveFrom))
 	return nil
 }
 

@@ -47,6 +47,9 @@ var rules = map[string][]storage.Role{
 	pb.CredentialService_ListCredentials_FullMethodName:   {admin, viewer},
 	pb.CredentialService_DisableCredential_FullMethodName: {admin},
 	pb.CredentialService_EnableCredential_FullMethodName:  {admin},
+	pb.CredentialService_RenewCertificate_FullMethodName:  {issuer, node, admin, viewer},
+	pb.CredentialService_RotateEdgeKeys_FullMethodName:    {admin},
+	pb.CredentialService_ListEdgeKeys_FullMethodName:      {admin, viewer},
 }
 
 // open are services that any credential may call: they tell nothing of

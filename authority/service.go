@@ -52,6 +52,7 @@ type Service struct {
 	strikes  *strikes
 	unwanted *unwanted
 	agents   *agents
+	rotating sync.Mutex // held from a change of edge keys on disk until it counts here
 	keys     atomic.Pointer[keyring]
 
 	strangers *rate.Limiter // of audit lines about calls without a good credential

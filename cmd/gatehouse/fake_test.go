@@ -395,6 +395,22 @@ func (f *fakeAuthority) ReissueCredential(_ context.Context, req *pb.ReissueCred
 	return &pb.ReissueCredentialResponse{Credential: cred, Issued: issued}, err
 }
 
+func (f *fakeAuthority) ListEdgeKeys(context.Context, *pb.ListEdgeKeysRequest) (*pb.ListEdgeKeysResponse, error) {
+	return &pb.ListEdgeKeysResponse{Keys: []*pb.EdgeKeyInfo{
+		{KeyId: 7, CreatedAt: ago(26 * time.Hour), ActiveFrom: ago(25 * time.Hour), RetiredAt: timestamppb.New(testNow.Add(time.Hour))},
+		{KeyId: 8, CreatedAt: ago(2 * time.Hour), ActiveFrom: ago(time.Hour), RetiredAt: timestamppb.New(testNow.Add(3 * time.Hour)), Active: true},
+		{KeyId: 9, CreatedAt: ago(0), ActiveFrom: timestamppb.New(testNow.Add(time.Minute))},
+	}}, nil
+}
+
+func (f *fakeAuthority) RotateEdgeKeys(_ context.Context, req *pb.RotateEdgeKeysRequest) (*pb.RotateEdgeKeysResponse, error) {
+	resp := &pb.RotateEdgeKeysResponse{Key: &pb.EdgeKeyInfo{KeyId: 9, CreatedAt: ago(0), ActiveFrom: timestamppb.New(testNow.Add(time.Minute))}}
+	if req.GetDropOthers() {
+		resp.Dropped, resp.Key.ActiveFrom, resp.Key.Active = 2, ago(0), true
+	}
+	return resp, nil
+}
+
 func (f *fakeAuthority) equip(csr []byte) (*pb.IssuedCredential, error) {
 	issued := &pb.IssuedCredential{CaPem: string(f.ca.pem)}
 	if len(csr) == 0 {

@@ -9,8 +9,8 @@ import (
 )
 
 func (c *cli) nodeCommand() *cobra.Command {
-	cmd := verbs("node", "See the nodes")
-	cmd.AddCommand(&cobra.Command{
+	cmd := verbs("node", "See the nodes, and stop one")
+	cmd.AddCommand(c.nodeDisableCommand(), &cobra.Command{
 		Use: "list", Short: "List the registered node instances",
 		Long: `List the node instances that are registered: those that a receipt waits for. One
 that is silent is not attached now; its sockets close themselves at its fence.`,
@@ -39,6 +39,18 @@ that is silent is not attached now; its sockets close themselves at its fence.`,
 			return out.end(false)
 		},
 	})
+	return cmd
+}
+
+// nodeDisableCommand is credential disable, and the help for a stolen node.
+func (c *cli) nodeDisableCommand() *cobra.Command {
+	cmd := c.credentialDisableCommand()
+	cmd.Short = "Stop a node: its calls and streams end, and its sockets at its fence"
+	cmd.Long = cmd.Short + `.
+
+A stolen node knows the edge keys and its own certificate. The certificate is of
+no use from then on; gatehouse key rotate --now makes the keys useless too.`
+	cmd.Example = "  gatehouse node disable node-7 --reason stolen"
 	return cmd
 }
 

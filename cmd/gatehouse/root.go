@@ -79,7 +79,7 @@ func (c *cli) rootCommand() *cobra.Command {
 		c.devCommand(),
 		c.connectCommand(), c.tokenCommand(), c.revokeCommand(), c.revocationCommand(),
 		c.lockCommand(), c.unlockCommand(), c.locksCommand(),
-		c.sessionCommand(), c.nodeCommand(), c.credentialCommand(),
+		c.sessionCommand(), c.nodeCommand(), c.credentialCommand(), c.keyCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
 	for _, t := range topics {

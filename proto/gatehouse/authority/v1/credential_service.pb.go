@@ -822,6 +822,375 @@ func (x *EnableCredentialResponse) GetCredential() *Credential {
 	return nil
 }
 
+// RenewCertificateRequest holds the key to certify.
+type RenewCertificateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. A PKCS #10 certificate request in DER, as in
+	// CreateCredentialRequest.
+	CertificateRequest []byte `protobuf:"bytes,1,opt,name=certificate_request,json=certificateRequest,proto3" json:"certificate_request,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *RenewCertificateRequest) Reset() {
+	*x = RenewCertificateRequest{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateRequest) ProtoMessage() {}
+
+func (x *RenewCertificateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateRequest.ProtoReflect.Descriptor instead.
+func (*RenewCertificateRequest) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *RenewCertificateRequest) GetCertificateRequest() []byte {
+	if x != nil {
+		return x.CertificateRequest
+	}
+	return nil
+}
+
+// RenewCertificateResponse holds the new certificate.
+type RenewCertificateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. What to call with from now on.
+	Issued        *IssuedCredential `protobuf:"bytes,1,opt,name=issued,proto3" json:"issued,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewCertificateResponse) Reset() {
+	*x = RenewCertificateResponse{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewCertificateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewCertificateResponse) ProtoMessage() {}
+
+func (x *RenewCertificateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewCertificateResponse.ProtoReflect.Descriptor instead.
+func (*RenewCertificateResponse) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RenewCertificateResponse) GetIssued() *IssuedCredential {
+	if x != nil {
+		return x.Issued
+	}
+	return nil
+}
+
+// RotateEdgeKeysRequest says how.
+type RotateEdgeKeysRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Why, 1 to 512 bytes.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Optional. Make tokens with the new key at once and forget all others, as
+	// after a node was stolen.
+	DropOthers    bool `protobuf:"varint,2,opt,name=drop_others,json=dropOthers,proto3" json:"drop_others,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateEdgeKeysRequest) Reset() {
+	*x = RotateEdgeKeysRequest{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateEdgeKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateEdgeKeysRequest) ProtoMessage() {}
+
+func (x *RotateEdgeKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateEdgeKeysRequest.ProtoReflect.Descriptor instead.
+func (*RotateEdgeKeysRequest) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RotateEdgeKeysRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RotateEdgeKeysRequest) GetDropOthers() bool {
+	if x != nil {
+		return x.DropOthers
+	}
+	return false
+}
+
+// RotateEdgeKeysResponse tells of the new key.
+type RotateEdgeKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The key.
+	Key *EdgeKeyInfo `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Optional. How many keys were forgotten.
+	Dropped       uint32 `protobuf:"varint,2,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateEdgeKeysResponse) Reset() {
+	*x = RotateEdgeKeysResponse{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateEdgeKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateEdgeKeysResponse) ProtoMessage() {}
+
+func (x *RotateEdgeKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateEdgeKeysResponse.ProtoReflect.Descriptor instead.
+func (*RotateEdgeKeysResponse) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RotateEdgeKeysResponse) GetKey() *EdgeKeyInfo {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *RotateEdgeKeysResponse) GetDropped() uint32 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+// ListEdgeKeysRequest is empty.
+type ListEdgeKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEdgeKeysRequest) Reset() {
+	*x = ListEdgeKeysRequest{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEdgeKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEdgeKeysRequest) ProtoMessage() {}
+
+func (x *ListEdgeKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEdgeKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListEdgeKeysRequest) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{16}
+}
+
+// ListEdgeKeysResponse lists edge keys.
+type ListEdgeKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Optional. The keys, oldest first.
+	Keys          []*EdgeKeyInfo `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEdgeKeysResponse) Reset() {
+	*x = ListEdgeKeysResponse{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEdgeKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEdgeKeysResponse) ProtoMessage() {}
+
+func (x *ListEdgeKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEdgeKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListEdgeKeysResponse) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListEdgeKeysResponse) GetKeys() []*EdgeKeyInfo {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// EdgeKeyInfo is what may be told of an edge key.
+type EdgeKeyInfo struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The id that tokens carry.
+	KeyId uint32 `protobuf:"varint,1,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"`
+	// Required. When it was made.
+	CreatedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Required. From when on tokens are made with it.
+	ActiveFrom *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=active_from,json=activeFrom,proto3" json:"active_from,omitempty"`
+	// Optional. When nodes may forget it; absent while it is the newest.
+	RetiredAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=retired_at,json=retiredAt,proto3" json:"retired_at,omitempty"`
+	// Required. Whether tokens are made with it now.
+	Active        bool `protobuf:"varint,5,opt,name=active,proto3" json:"active,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EdgeKeyInfo) Reset() {
+	*x = EdgeKeyInfo{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EdgeKeyInfo) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EdgeKeyInfo) ProtoMessage() {}
+
+func (x *EdgeKeyInfo) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EdgeKeyInfo.ProtoReflect.Descriptor instead.
+func (*EdgeKeyInfo) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *EdgeKeyInfo) GetKeyId() uint32 {
+	if x != nil {
+		return x.KeyId
+	}
+	return 0
+}
+
+func (x *EdgeKeyInfo) GetCreatedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return nil
+}
+
+func (x *EdgeKeyInfo) GetActiveFrom() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ActiveFrom
+	}
+	return nil
+}
+
+func (x *EdgeKeyInfo) GetRetiredAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RetiredAt
+	}
+	return nil
+}
+
+func (x *EdgeKeyInfo) GetActive() bool {
+	if x != nil {
+		return x.Active
+	}
+	return false
+}
+
 var File_gatehouse_authority_v1_credential_service_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_credential_service_proto_rawDesc = "" +
@@ -887,20 +1256,46 @@ const file_gatehouse_authority_v1_credential_service_proto_rawDesc = "" +
 	"\x18EnableCredentialResponse\x12B\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\".gatehouse.authority.v1.CredentialR\n" +
-	"credential*]\n" +
+	"credential\"J\n" +
+	"\x17RenewCertificateRequest\x12/\n" +
+	"\x13certificate_request\x18\x01 \x01(\fR\x12certificateRequest\"\\\n" +
+	"\x18RenewCertificateResponse\x12@\n" +
+	"\x06issued\x18\x01 \x01(\v2(.gatehouse.authority.v1.IssuedCredentialR\x06issued\"P\n" +
+	"\x15RotateEdgeKeysRequest\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1f\n" +
+	"\vdrop_others\x18\x02 \x01(\bR\n" +
+	"dropOthers\"i\n" +
+	"\x16RotateEdgeKeysResponse\x125\n" +
+	"\x03key\x18\x01 \x01(\v2#.gatehouse.authority.v1.EdgeKeyInfoR\x03key\x12\x18\n" +
+	"\adropped\x18\x02 \x01(\rR\adropped\"\x15\n" +
+	"\x13ListEdgeKeysRequest\"O\n" +
+	"\x14ListEdgeKeysResponse\x127\n" +
+	"\x04keys\x18\x01 \x03(\v2#.gatehouse.authority.v1.EdgeKeyInfoR\x04keys\"\xef\x01\n" +
+	"\vEdgeKeyInfo\x12\x15\n" +
+	"\x06key_id\x18\x01 \x01(\rR\x05keyId\x129\n" +
+	"\n" +
+	"created_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tcreatedAt\x12;\n" +
+	"\vactive_from\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"activeFrom\x129\n" +
+	"\n" +
+	"retired_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tretiredAt\x12\x16\n" +
+	"\x06active\x18\x05 \x01(\bR\x06active*]\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_ISSUER\x10\x01\x12\r\n" +
 	"\tROLE_NODE\x10\x02\x12\x0e\n" +
 	"\n" +
 	"ROLE_ADMIN\x10\x03\x12\x0f\n" +
-	"\vROLE_VIEWER\x10\x042\xe9\x04\n" +
+	"\vROLE_VIEWER\x10\x042\xbc\a\n" +
 	"\x11CredentialService\x12u\n" +
 	"\x10CreateCredential\x12/.gatehouse.authority.v1.CreateCredentialRequest\x1a0.gatehouse.authority.v1.CreateCredentialResponse\x12x\n" +
 	"\x11ReissueCredential\x120.gatehouse.authority.v1.ReissueCredentialRequest\x1a1.gatehouse.authority.v1.ReissueCredentialResponse\x12r\n" +
 	"\x0fListCredentials\x12..gatehouse.authority.v1.ListCredentialsRequest\x1a/.gatehouse.authority.v1.ListCredentialsResponse\x12x\n" +
 	"\x11DisableCredential\x120.gatehouse.authority.v1.DisableCredentialRequest\x1a1.gatehouse.authority.v1.DisableCredentialResponse\x12u\n" +
-	"\x10EnableCredential\x12/.gatehouse.authority.v1.EnableCredentialRequest\x1a0.gatehouse.authority.v1.EnableCredentialResponseBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
+	"\x10EnableCredential\x12/.gatehouse.authority.v1.EnableCredentialRequest\x1a0.gatehouse.authority.v1.EnableCredentialResponse\x12u\n" +
+	"\x10RenewCertificate\x12/.gatehouse.authority.v1.RenewCertificateRequest\x1a0.gatehouse.authority.v1.RenewCertificateResponse\x12o\n" +
+	"\x0eRotateEdgeKeys\x12-.gatehouse.authority.v1.RotateEdgeKeysRequest\x1a..gatehouse.authority.v1.RotateEdgeKeysResponse\x12i\n" +
+	"\fListEdgeKeys\x12+.gatehouse.authority.v1.ListEdgeKeysRequest\x1a,.gatehouse.authority.v1.ListEdgeKeysResponseBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
 
 var (
 	file_gatehouse_authority_v1_credential_service_proto_rawDescOnce sync.Once
@@ -915,7 +1310,7 @@ func file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP() []byte {
 }
 
 var file_gatehouse_authority_v1_credential_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gatehouse_authority_v1_credential_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_gatehouse_authority_v1_credential_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_gatehouse_authority_v1_credential_service_proto_goTypes = []any{
 	(Role)(0),                         // 0: gatehouse.authority.v1.Role
 	(*Credential)(nil),                // 1: gatehouse.authority.v1.Credential
@@ -930,37 +1325,56 @@ var file_gatehouse_authority_v1_credential_service_proto_goTypes = []any{
 	(*DisableCredentialResponse)(nil), // 10: gatehouse.authority.v1.DisableCredentialResponse
 	(*EnableCredentialRequest)(nil),   // 11: gatehouse.authority.v1.EnableCredentialRequest
 	(*EnableCredentialResponse)(nil),  // 12: gatehouse.authority.v1.EnableCredentialResponse
-	(*durationpb.Duration)(nil),       // 13: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 14: google.protobuf.Timestamp
+	(*RenewCertificateRequest)(nil),   // 13: gatehouse.authority.v1.RenewCertificateRequest
+	(*RenewCertificateResponse)(nil),  // 14: gatehouse.authority.v1.RenewCertificateResponse
+	(*RotateEdgeKeysRequest)(nil),     // 15: gatehouse.authority.v1.RotateEdgeKeysRequest
+	(*RotateEdgeKeysResponse)(nil),    // 16: gatehouse.authority.v1.RotateEdgeKeysResponse
+	(*ListEdgeKeysRequest)(nil),       // 17: gatehouse.authority.v1.ListEdgeKeysRequest
+	(*ListEdgeKeysResponse)(nil),      // 18: gatehouse.authority.v1.ListEdgeKeysResponse
+	(*EdgeKeyInfo)(nil),               // 19: gatehouse.authority.v1.EdgeKeyInfo
+	(*durationpb.Duration)(nil),       // 20: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 21: google.protobuf.Timestamp
 }
 var file_gatehouse_authority_v1_credential_service_proto_depIdxs = []int32{
 	0,  // 0: gatehouse.authority.v1.Credential.role:type_name -> gatehouse.authority.v1.Role
-	13, // 1: gatehouse.authority.v1.Credential.max_ttl:type_name -> google.protobuf.Duration
-	14, // 2: gatehouse.authority.v1.Credential.created_at:type_name -> google.protobuf.Timestamp
+	20, // 1: gatehouse.authority.v1.Credential.max_ttl:type_name -> google.protobuf.Duration
+	21, // 2: gatehouse.authority.v1.Credential.created_at:type_name -> google.protobuf.Timestamp
 	1,  // 3: gatehouse.authority.v1.CreateCredentialRequest.credential:type_name -> gatehouse.authority.v1.Credential
 	1,  // 4: gatehouse.authority.v1.CreateCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
 	4,  // 5: gatehouse.authority.v1.CreateCredentialResponse.issued:type_name -> gatehouse.authority.v1.IssuedCredential
-	14, // 6: gatehouse.authority.v1.IssuedCredential.expires_at:type_name -> google.protobuf.Timestamp
+	21, // 6: gatehouse.authority.v1.IssuedCredential.expires_at:type_name -> google.protobuf.Timestamp
 	1,  // 7: gatehouse.authority.v1.ReissueCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
 	4,  // 8: gatehouse.authority.v1.ReissueCredentialResponse.issued:type_name -> gatehouse.authority.v1.IssuedCredential
 	1,  // 9: gatehouse.authority.v1.ListCredentialsResponse.credentials:type_name -> gatehouse.authority.v1.Credential
 	1,  // 10: gatehouse.authority.v1.DisableCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
 	1,  // 11: gatehouse.authority.v1.EnableCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
-	2,  // 12: gatehouse.authority.v1.CredentialService.CreateCredential:input_type -> gatehouse.authority.v1.CreateCredentialRequest
-	5,  // 13: gatehouse.authority.v1.CredentialService.ReissueCredential:input_type -> gatehouse.authority.v1.ReissueCredentialRequest
-	7,  // 14: gatehouse.authority.v1.CredentialService.ListCredentials:input_type -> gatehouse.authority.v1.ListCredentialsRequest
-	9,  // 15: gatehouse.authority.v1.CredentialService.DisableCredential:input_type -> gatehouse.authority.v1.DisableCredentialRequest
-	11, // 16: gatehouse.authority.v1.CredentialService.EnableCredential:input_type -> gatehouse.authority.v1.EnableCredentialRequest
-	3,  // 17: gatehouse.authority.v1.CredentialService.CreateCredential:output_type -> gatehouse.authority.v1.CreateCredentialResponse
-	6,  // 18: gatehouse.authority.v1.CredentialService.ReissueCredential:output_type -> gatehouse.authority.v1.ReissueCredentialResponse
-	8,  // 19: gatehouse.authority.v1.CredentialService.ListCredentials:output_type -> gatehouse.authority.v1.ListCredentialsResponse
-	10, // 20: gatehouse.authority.v1.CredentialService.DisableCredential:output_type -> gatehouse.authority.v1.DisableCredentialResponse
-	12, // 21: gatehouse.authority.v1.CredentialService.EnableCredential:output_type -> gatehouse.authority.v1.EnableCredentialResponse
-	17, // [17:22] is the sub-list for method output_type
-	12, // [12:17] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	4,  // 12: gatehouse.authority.v1.RenewCertificateResponse.issued:type_name -> gatehouse.authority.v1.IssuedCredential
+	19, // 13: gatehouse.authority.v1.RotateEdgeKeysResponse.key:type_name -> gatehouse.authority.v1.EdgeKeyInfo
+	19, // 14: gatehouse.authority.v1.ListEdgeKeysResponse.keys:type_name -> gatehouse.authority.v1.EdgeKeyInfo
+	21, // 15: gatehouse.authority.v1.EdgeKeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	21, // 16: gatehouse.authority.v1.EdgeKeyInfo.active_from:type_name -> google.protobuf.Timestamp
+	21, // 17: gatehouse.authority.v1.EdgeKeyInfo.retired_at:type_name -> google.protobuf.Timestamp
+	2,  // 18: gatehouse.authority.v1.CredentialService.CreateCredential:input_type -> gatehouse.authority.v1.CreateCredentialRequest
+	5,  // 19: gatehouse.authority.v1.CredentialService.ReissueCredential:input_type -> gatehouse.authority.v1.ReissueCredentialRequest
+	7,  // 20: gatehouse.authority.v1.CredentialService.ListCredentials:input_type -> gatehouse.authority.v1.ListCredentialsRequest
+	9,  // 21: gatehouse.authority.v1.CredentialService.DisableCredential:input_type -> gatehouse.authority.v1.DisableCredentialRequest
+	11, // 22: gatehouse.authority.v1.CredentialService.EnableCredential:input_type -> gatehouse.authority.v1.EnableCredentialRequest
+	13, // 23: gatehouse.authority.v1.CredentialService.RenewCertificate:input_type -> gatehouse.authority.v1.RenewCertificateRequest
+	15, // 24: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:input_type -> gatehouse.authority.v1.RotateEdgeKeysRequest
+	17, // 25: gatehouse.authority.v1.CredentialService.ListEdgeKeys:input_type -> gatehouse.authority.v1.ListEdgeKeysRequest
+	3,  // 26: gatehouse.authority.v1.CredentialService.CreateCredential:output_type -> gatehouse.authority.v1.CreateCredentialResponse
+	6,  // 27: gatehouse.authority.v1.CredentialService.ReissueCredential:output_type -> gatehouse.authority.v1.ReissueCredentialResponse
+	8,  // 28: gatehouse.authority.v1.CredentialService.ListCredentials:output_type -> gatehouse.authority.v1.ListCredentialsResponse
+	10, // 29: gatehouse.authority.v1.CredentialService.DisableCredential:output_type -> gatehouse.authority.v1.DisableCredentialResponse
+	12, // 30: gatehouse.authority.v1.CredentialService.EnableCredential:output_type -> gatehouse.authority.v1.EnableCredentialResponse
+	14, // 31: gatehouse.authority.v1.CredentialService.RenewCertificate:output_type -> gatehouse.authority.v1.RenewCertificateResponse
+	16, // 32: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:output_type -> gatehouse.authority.v1.RotateEdgeKeysResponse
+	18, // 33: gatehouse.authority.v1.CredentialService.ListEdgeKeys:output_type -> gatehouse.authority.v1.ListEdgeKeysResponse
+	26, // [26:34] is the sub-list for method output_type
+	18, // [18:26] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_credential_service_proto_init() }
@@ -974,7 +1388,7 @@ func file_gatehouse_authority_v1_credential_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_authority_v1_credential_service_proto_rawDesc), len(file_gatehouse_authority_v1_credential_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   12,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,6 +24,9 @@ const (
 	CredentialService_ListCredentials_FullMethodName   = "/gatehouse.authority.v1.CredentialService/ListCredentials"
 	CredentialService_DisableCredential_FullMethodName = "/gatehouse.authority.v1.CredentialService/DisableCredential"
 	CredentialService_EnableCredential_FullMethodName  = "/gatehouse.authority.v1.CredentialService/EnableCredential"
+	CredentialService_RenewCertificate_FullMethodName  = "/gatehouse.authority.v1.CredentialService/RenewCertificate"
+	CredentialService_RotateEdgeKeys_FullMethodName    = "/gatehouse.authority.v1.CredentialService/RotateEdgeKeys"
+	CredentialService_ListEdgeKeys_FullMethodName      = "/gatehouse.authority.v1.CredentialService/ListEdgeKeys"
 )
 
 // CredentialServiceClient is the client API for CredentialService service.
@@ -54,6 +57,21 @@ type CredentialServiceClient interface {
 	//
 	// Callers: admin. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE.
 	EnableCredential(ctx context.Context, in *EnableCredentialRequest, opts ...grpc.CallOption) (*EnableCredentialResponse, error)
+	// RenewCertificate answers with a new certificate for the calling credential.
+	// The one it calls with stays good until its end.
+	//
+	// Callers: issuer; node; admin; viewer. Errors: INVALID_ARGUMENT.
+	RenewCertificate(ctx context.Context, in *RenewCertificateRequest, opts ...grpc.CallOption) (*RenewCertificateResponse, error)
+	// RotateEdgeKeys makes a new edge key ahead of its time. With drop_others it
+	// makes tokens at once, and all other keys are forgotten: tokens that are out
+	// open no socket any more.
+	//
+	// Callers: admin. Errors: INVALID_ARGUMENT, UNAVAILABLE.
+	RotateEdgeKeys(ctx context.Context, in *RotateEdgeKeysRequest, opts ...grpc.CallOption) (*RotateEdgeKeysResponse, error)
+	// ListEdgeKeys tells of the edge keys, oldest first, and not what they are.
+	//
+	// Callers: admin; viewer. Errors: none of its own.
+	ListEdgeKeys(ctx context.Context, in *ListEdgeKeysRequest, opts ...grpc.CallOption) (*ListEdgeKeysResponse, error)
 }
 
 type credentialServiceClient struct {
@@ -114,6 +132,36 @@ func (c *credentialServiceClient) EnableCredential(ctx context.Context, in *Enab
 	return out, nil
 }
 
+func (c *credentialServiceClient) RenewCertificate(ctx context.Context, in *RenewCertificateRequest, opts ...grpc.CallOption) (*RenewCertificateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RenewCertificateResponse)
+	err := c.cc.Invoke(ctx, CredentialService_RenewCertificate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *credentialServiceClient) RotateEdgeKeys(ctx context.Context, in *RotateEdgeKeysRequest, opts ...grpc.CallOption) (*RotateEdgeKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateEdgeKeysResponse)
+	err := c.cc.Invoke(ctx, CredentialService_RotateEdgeKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *credentialServiceClient) ListEdgeKeys(ctx context.Context, in *ListEdgeKeysRequest, opts ...grpc.CallOption) (*ListEdgeKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListEdgeKeysResponse)
+	err := c.cc.Invoke(ctx, CredentialService_ListEdgeKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CredentialServiceServer is the server API for CredentialService service.
 // All implementations should embed UnimplementedCredentialServiceServer
 // for forward compatibility.
@@ -142,6 +190,21 @@ type CredentialServiceServer interface {
 	//
 	// Callers: admin. Errors: INVALID_ARGUMENT, NOT_FOUND, UNAVAILABLE.
 	EnableCredential(context.Context, *EnableCredentialRequest) (*EnableCredentialResponse, error)
+	// RenewCertificate answers with a new certificate for the calling credential.
+	// The one it calls with stays good until its end.
+	//
+	// Callers: issuer; node; admin; viewer. Errors: INVALID_ARGUMENT.
+	RenewCertificate(context.Context, *RenewCertificateRequest) (*RenewCertificateResponse, error)
+	// RotateEdgeKeys makes a new edge key ahead of its time. With drop_others it
+	// makes tokens at once, and all other keys are forgotten: tokens that are out
+	// open no socket any more.
+	//
+	// Callers: admin. Errors: INVALID_ARGUMENT, UNAVAILABLE.
+	RotateEdgeKeys(context.Context, *RotateEdgeKeysRequest) (*RotateEdgeKeysResponse, error)
+	// ListEdgeKeys tells of the edge keys, oldest first, and not what they are.
+	//
+	// Callers: admin; viewer. Errors: none of its own.
+	ListEdgeKeys(context.Context, *ListEdgeKeysRequest) (*ListEdgeKeysResponse, error)
 }
 
 // UnimplementedCredentialServiceServer should be embedded to have
@@ -165,6 +228,15 @@ func (UnimplementedCredentialServiceServer) DisableCredential(context.Context, *
 }
 func (UnimplementedCredentialServiceServer) EnableCredential(context.Context, *EnableCredentialRequest) (*EnableCredentialResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method EnableCredential not implemented")
+}
+func (UnimplementedCredentialServiceServer) RenewCertificate(context.Context, *RenewCertificateRequest) (*RenewCertificateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RenewCertificate not implemented")
+}
+func (UnimplementedCredentialServiceServer) RotateEdgeKeys(context.Context, *RotateEdgeKeysRequest) (*RotateEdgeKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateEdgeKeys not implemented")
+}
+func (UnimplementedCredentialServiceServer) ListEdgeKeys(context.Context, *ListEdgeKeysRequest) (*ListEdgeKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListEdgeKeys not implemented")
 }
 func (UnimplementedCredentialServiceServer) testEmbeddedByValue() {}
 
@@ -276,6 +348,60 @@ func _CredentialService_EnableCredential_Handler(srv interface{}, ctx context.Co
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CredentialService_RenewCertificate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RenewCertificateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialServiceServer).RenewCertificate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialService_RenewCertificate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialServiceServer).RenewCertificate(ctx, req.(*RenewCertificateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CredentialService_RotateEdgeKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateEdgeKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialServiceServer).RotateEdgeKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialService_RotateEdgeKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialServiceServer).RotateEdgeKeys(ctx, req.(*RotateEdgeKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CredentialService_ListEdgeKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListEdgeKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialServiceServer).ListEdgeKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialService_ListEdgeKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialServiceServer).ListEdgeKeys(ctx, req.(*ListEdgeKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CredentialService_ServiceDesc is the grpc.ServiceDesc for CredentialService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -302,6 +428,18 @@ var CredentialService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "EnableCredential",
 			Handler:    _CredentialService_EnableCredential_Handler,
+		},
+		{
+			MethodName: "RenewCertificate",
+			Handler:    _CredentialService_RenewCertificate_Handler,
+		},
+		{
+			MethodName: "RotateEdgeKeys",
+			Handler:    _CredentialService_RotateEdgeKeys_Handler,
+		},
+		{
+			MethodName: "ListEdgeKeys",
+			Handler:    _CredentialService_ListEdgeKeys_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
