@@ -38,11 +38,12 @@ type CredentialConfig struct {
 	CAFile   string `yaml:"ca_file" path:"true" help:"the CA of the authority, in PEM"`
 	CertFile string `yaml:"cert_file" path:"true" help:"the node's certificate, in PEM; read again when it changes"`
 	KeyFile  string `yaml:"key_file" path:"true" help:"its private key, in PEM"`
+	Renew    bool   `yaml:"renew" help:"have the authority renew the certificate when two thirds of its life are over, and write it to cert_file"`
 }
 
 // DefaultConfig has no listener, route or credential.
 func DefaultConfig() Config {
-	c := Config{Admin: "127.0.0.1:8442", Handler: "echo", Schemas: ".", Log: ops.DefaultLog(), Config: wsnode.DefaultConfig()}
+	c := Config{Admin: "127.0.0.1:8442", Handler: "echo", Schemas: ".", Log: ops.DefaultLog(), Config: wsnode.DefaultConfig(), Credential: CredentialConfig{Renew: true}}
 	c.Authority.Address = "127.0.0.1:8440"
 	return c
 }

@@ -37,6 +37,7 @@ type Daemon struct {
 	listeners []listener
 	admin     net.Listener
 	instances *instances // nil without a state folder
+	renewer   *renewer
 	metrics   *prometheus.Registry
 }
 
@@ -72,6 +73,10 @@ func Open(cfg Config, log *slog.Logger) (_ *Daemon, err error) {
 	if cfg.TLS, err = cfg.Credential.load(log); err != nil {
 		return nil, err
 	}
+	d.renewer = &renewer{cfg: cfg.Credential, address: cfg.Authority.Address, tls: cfg.TLS, log: log, now: time.Now}
+	if err = d.renewer.register(d.metrics); err != nil {
+		return nil, err
+	}
 	cfg.Config.Log, cfg.Metrics, cfg.Config.Schemas = log, d.metrics, os.DirFS(cfg.Schemas)
 	if d.node, err = wsnode.New(cfg.Config, deliver.Echo{}); err != nil {
 		return nil, err
@@ -102,6 +107,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 			}
 		})
 	}
+	wg.Go(func() { d.renewer.run(adminCtx) })
 	d.node.Start()
 	for _, l := range d.listeners {
 		wg.Go(func() {
