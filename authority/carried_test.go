@@ -142,7 +142,6 @@ func TestListsHavePages(t *testing.T) {
 	for i := range scopes {
 		scopes[i] = fmt.Sprintf("%s-%03d", strings.Repeat("tenant", 20), i)
 	}
-	want := []string{}
 	for i := range 120 {
 		f.ok(f.store.CreateCredential(f.ctx, storage.Credential{
 			Name: fmt.Sprintf("many-%03d", i), Role: storage.Issuer, Generation: 1, Tenants: scopes, Audiences: scopes,
@@ -162,10 +161,7 @@ func TestListsHavePages(t *testing.T) {
 			break
 		}
 	}
-	for _, c := range f.credentialsOnDisk() {
-		want = append(want, c)
-	}
-	f.equal("names", names, want)
+	f.equal("names", names, f.credentialsOnDisk())
 	if pages < 2 {
 		t.Errorf("%d pages of 8 MB in all", pages)
 	}

@@ -121,6 +121,7 @@ func TestDisabledCredentialEndsStreams(t *testing.T) {
 			idle := f.node("node-2")
 			n := f.node("node-1")
 			redeem := n.open(f.ctx)
+			n.redeem = n.open(f.ctx) // by default it ends with n.attach, whose end comes first
 			n.grant(n.item(f.issue().GetToken()))
 			resp, err := f.revocations("login").Revoke(f.ctx, &pb.RevokeRequest{Selector: bySubject("acme", "ada")})
 			f.ok(err)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/netip"
@@ -108,13 +109,17 @@ func read(conn net.Conn, accepted chan<- bool) {
 	}
 	accepted <- true
 	for {
-		f, err := ws.ReadFrame(r)
+		h, err := ws.ReadHeader(r)
 		if err != nil {
 			return
 		}
-		if f.Header.OpCode == ws.OpClose {
+		payload := make([]byte, h.Length)
+		if _, err := io.ReadFull(r, payload); err != nil {
+			return
+		}
+		if h.OpCode == ws.OpClose {
 			_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
-			_, _ = conn.Write(wstest.Frame(ws.OpClose, f.Payload[:min(2, len(f.Payload))]))
+			_, _ = conn.Write(wstest.Frame(ws.OpClose, payload[:min(2, len(payload))]))
 			return
 		}
 	}

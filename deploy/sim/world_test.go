@@ -269,7 +269,7 @@ func (w *world) stopAuthority(kill bool) {
 	}
 	p.stop()
 	p.server.calls.Wait()
-	_ = <-p.ran
+	<-p.ran
 	if err := p.audit.Close(); err != nil {
 		w.t.Error(err)
 	}
