@@ -97,7 +97,7 @@ func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (s
 	if err := s.fleet.mayRegister(&inst); err != nil {
 		return none, nil, err
 	}
-	if err := s.store.PutInstance(s.writes.context(), inst); err != nil {
+	if err := s.store.PutInstance(s.writes.context(), &inst); err != nil {
 		return none, nil, fmt.Errorf("register instance: %w", err)
 	}
 	s.audit.record(s.now(), "RegisterInstance", "ok", slog.String("node", inst.Node), slog.String("instance_id", hex.EncodeToString(id[:])),
@@ -135,7 +135,7 @@ func (s *Service) removeInstance(i storage.Instance, still func() bool, cause st
 	if !still() {
 		return nil
 	}
-	if err := s.store.RemoveInstance(s.writes.context(), i.ID); err != nil {
+	if err := s.store.RemoveInstance(s.writes.context(), i.ID, s.now(), cause); err != nil {
 		return fmt.Errorf("remove instance: %w", err)
 	}
 	s.fleet.remove(i.ID)

@@ -371,7 +371,7 @@ func TestSilentNodesAreReleased(t *testing.T) {
 func TestReleasedWhileItCameBack(t *testing.T) {
 	f := newFixture(t)
 	n := f.node("node-1")
-	f.ok(f.store.RemoveInstance(f.ctx, n.id))
+	f.ok(f.store.RemoveInstance(f.ctx, n.id, start, "goodbye"))
 	stream := n.open(f.ctx)
 	f.ok(stream.Send(&pb.RedeemRequest{Items: []*pb.RedeemItem{n.item(f.issue().GetToken())}}))
 	_, err := stream.Recv()

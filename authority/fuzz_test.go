@@ -140,7 +140,7 @@ func FuzzRedeem(f *testing.F) {
 	}
 	instance := storage.InstanceID{1}
 	inst := storage.Instance{ID: instance, Node: "node-1"}
-	if err := z.store.PutInstance(context.Background(), inst); err != nil {
+	if err := z.store.PutInstance(context.Background(), &inst); err != nil {
 		f.Fatal(err)
 	}
 	z.fleet.attach(inst, testStart)

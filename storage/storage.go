@@ -101,15 +101,37 @@ type Store interface {
 	// selector would hit now. It reads in pieces and may take long.
 	Count(ctx context.Context, s Selector, now time.Time) (tokens, sessions int, err error)
 
-	// PutInstance registers a node instance; again, it changes its record.
-	PutInstance(ctx context.Context, i Instance) error
+	// PutInstance registers a node instance and sets its Registered; again, it
+	// changes its record, but not that.
+	PutInstance(ctx context.Context, i *Instance) error
 
 	// RemoveInstance ends an instance's sessions, in steps, then forgets it.
-	// Forgetting an unknown one succeeds.
-	RemoveInstance(ctx context.Context, id InstanceID) error
+	// Forgetting an unknown one succeeds. If entries were appended while it was
+	// registered, it stays known as departed until the last of them is swept.
+	RemoveInstance(ctx context.Context, id InstanceID, at time.Time, cause string) error
 
 	// Instances returns the registered instances in the order of their ids.
 	Instances(ctx context.Context) ([]Instance, error)
+
+	// Acknowledge keeps through where instances have enforced the log, and what
+	// entries closed there: all of one call or nothing. It never moves an instance
+	// back; a count is written over an older one of the same entry and instance.
+	// Of instances that are not registered, of entries that the log does not have,
+	// and where nothing was closed, it keeps nothing.
+	Acknowledge(ctx context.Context, acks []Acknowledgement) error
+
+	// Acknowledged tells through which sequence each registered instance has
+	// enforced the log; those that have said nothing are left out.
+	Acknowledged(ctx context.Context) (map[InstanceID]uint64, error)
+
+	// Departed returns the instances that were registered when the entry with this
+	// sequence was appended and have been removed since, in the order of their
+	// heads and ids.
+	Departed(ctx context.Context, sequence uint64) ([]Departed, error)
+
+	// Counts returns what the entry with this sequence closed on instances,
+	// registered or departed.
+	Counts(ctx context.Context, sequence uint64) (map[InstanceID]Closed, error)
 
 	// CreateCredential stores a new credential; ErrExists if its name is taken.
 	CreateCredential(ctx context.Context, c Credential) error
@@ -134,6 +156,8 @@ type Store interface {
 	// whatever a later call gives for now: no id that expires in or before the
 	// minute of a swept token, and before now less keep, can be stored or redeemed
 	// again. Ids beyond that can: a clock that was wrong once does no lasting harm.
+	// With entries go their counts, and departed instances none of whose entries is
+	// left; of those too many, the oldest go: see MaxCounts and MaxDeparted.
 	// It works in steps that each hold writers up shortly, and writes nothing where
 	// there is nothing to forget; after an error, Swept counts what was done.
 	Sweep(ctx context.Context, now time.Time, keep time.Duration) (Swept, error)
@@ -438,6 +462,9 @@ type Instance struct {
 	RegisteredAt time.Time
 	Version      string
 	Address      string
+	// Registered is the sequence of the log's head when it was registered first,
+	// set by PutInstance. Of a record that is older than this field it is 0.
+	Registered uint64
 }
 
 // Role says what a credential is for.

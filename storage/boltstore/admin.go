@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"go.etcd.io/bbolt"
 
@@ -15,26 +16,53 @@ import (
 )
 
 // PutInstance registers a node instance; see storage.Store.
-func (s *Store) PutInstance(ctx context.Context, i storage.Instance) error {
-	v, err := record.EncodeInstance(&i)
-	if err != nil {
-		return fmt.Errorf("encode node instance: %w", err)
-	}
-	return s.do(ctx, &call{items: 1, decide: func(g *group) error {
-		s.ledger.PutInstance(i.ID)
-		return g.bucket(instancesBucket, func(b *bbolt.Bucket) error { return b.Put(i.ID[:], v) })
+func (s *Store) PutInstance(ctx context.Context, i *storage.Instance) error {
+	kept := *i
+	err := s.do(ctx, &call{items: 1, decide: func(g *group) error {
+		kept.Registered = s.ledger.PutInstance(kept.ID)
+		known, err := g.instance(kept.ID)
+		if err != nil {
+			return err
+		}
+		if known != nil {
+			kept.Registered = known.Registered
+		}
+		v, err := record.EncodeInstance(&kept)
+		if err != nil {
+			return fmt.Errorf("encode node instance: %w", err)
+		}
+		return g.bucket(instancesBucket, func(b *bbolt.Bucket) error { return b.Put(kept.ID[:], v) })
 	}})
+	if err == nil {
+		i.Registered = kept.Registered
+	}
+	return err
+}
+
+// instance is the record of a registered instance, or nil.
+func (g *group) instance(id storage.InstanceID) (*storage.Instance, error) {
+	v := g.tx.Bucket(instancesBucket).Get(id[:])
+	if v == nil {
+		return nil, nil
+	}
+	i, err := record.Instance(id, v)
+	return &i, err
 }
 
 // RemoveInstance forgets an instance; see storage.Store.
-func (s *Store) RemoveInstance(ctx context.Context, id storage.InstanceID) error {
+func (s *Store) RemoveInstance(ctx context.Context, id storage.InstanceID, at time.Time, cause string) error {
 	for {
 		var removed bool
 		err := s.do(ctx, &call{items: 1, decide: func(g *group) error {
-			if removed = s.ledger.RemoveInstance(id); !removed {
+			var head uint64
+			if removed, head = s.ledger.RemoveInstance(id); !removed {
 				return nil
 			}
-			return g.bucket(instancesBucket, func(b *bbolt.Bucket) error { return b.Delete(id[:]) })
+			i, err := g.instance(id)
+			if i == nil || err != nil {
+				return err
+			}
+			return g.depart(i, head, at, cause)
 		}})
 		if err != nil || removed {
 			return err

@@ -88,7 +88,7 @@ func benchIDsFrom(start time.Time, n, rate int) []storage.TokenID {
 func benchStore(b *testing.B) *Store {
 	s := open(b, filepath.Join(b.TempDir(), "gatehouse.db"), Options{})
 	b.Cleanup(func() { s.Close() })
-	if err := s.PutInstance(b.Context(), storage.Instance{ID: benchNode, Node: "node-1"}); err != nil {
+	if err := s.PutInstance(b.Context(), &storage.Instance{ID: benchNode, Node: "node-1"}); err != nil {
 		b.Fatal(err)
 	}
 	if b.N == 1 {

@@ -41,6 +41,8 @@ type Options struct {
 
 	// For tests.
 	slotTokens int                         // 0 is 25,000
+	counts     uint64                      // 0 is storage.MaxCounts
+	departed   uint64                      // 0 is storage.MaxDeparted
 	freshBytes int                         // 0 is 64 MiB
 	purgeMin   int                         // 0 is 50,000
 	commit     func(tx *bbolt.Tx) error    // in place of tx.Commit
@@ -80,6 +82,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.purgeMin == 0 {
 		o.purgeMin = defaultPurgeMin
+	}
+	if o.counts == 0 {
+		o.counts = storage.MaxCounts
+	}
+	if o.departed == 0 {
+		o.departed = storage.MaxDeparted
 	}
 	if o.commit == nil {
 		o.commit = (*bbolt.Tx).Commit

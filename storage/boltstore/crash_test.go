@@ -185,7 +185,7 @@ func childCrash(path string) error {
 		return err
 	}
 	w := crashWorker{s: s, ctx: context.Background(), next: round << 12}
-	if err := s.PutInstance(w.ctx, storage.Instance{ID: testNode, Node: "node-1"}); err != nil {
+	if err := s.PutInstance(w.ctx, &storage.Instance{ID: testNode, Node: "node-1"}); err != nil {
 		return err
 	}
 	for q := (storage.TokenQuery{Limit: 1000}); ; {

@@ -86,7 +86,7 @@ func childFull(path string) error {
 		return err
 	}
 	ctx := context.Background()
-	if err := s.PutInstance(ctx, storage.Instance{ID: testNode, Node: "node-1"}); err != nil {
+	if err := s.PutInstance(ctx, &storage.Instance{ID: testNode, Node: "node-1"}); err != nil {
 		return err
 	}
 	kept, lost, err := fill(ctx, s)

@@ -19,6 +19,11 @@ import (
 //	log          sequence -> Entry; the bucket's sequence is the head
 //	locks        lock id -> Lock
 //	instances    instance id -> Instance
+//	acknowledged instance id -> Acknowledgement
+//	departed     log's head at the removal, instance id -> Departed; the bucket's
+//	             sequence counts its keys
+//	counts       sequence of the entry, instance id -> Closed; the bucket's
+//	             sequence counts its keys
 //	credentials  name -> Credential
 //	edgekeys     id -> EdgeKey
 //
@@ -37,10 +42,19 @@ var (
 	credentialsBucket = []byte("credentials")
 	edgeKeysBucket    = []byte("edgekeys")
 
+	acknowledgedBucket = []byte("acknowledged")
+	departedBucket     = []byte("departed")
+	countsBucket       = []byte("counts")
+
 	allBuckets = [][]byte{
 		metaBucket, tokensBucket, usesBucket, sessionsBucket, endedBucket, logBucket,
 		locksBucket, instancesBucket, credentialsBucket, edgeKeysBucket,
 	}
+
+	// laterBuckets are not in the oldest files, and are made when one is opened.
+	// That leaves the format at 1: an older version passes over them and keeps
+	// every promise it made, it only adds nothing to what receipts are made of.
+	laterBuckets = [][]byte{acknowledgedBucket, departedBucket, countsBucket}
 
 	formatKey  = []byte("format")
 	epochKey   = []byte("epoch")

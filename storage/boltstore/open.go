@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -52,6 +53,9 @@ func (s *Store) open() error {
 	s.room = room{file: file, direct: openDirect(s.path), grow: s.opts.grow, ahead: s.opts.AheadBytes}
 	err = s.rebuild()
 	if err == nil {
+		err = s.addLaterBuckets()
+	}
+	if err == nil {
 		err = s.room.measure()
 	}
 	if err != nil {
@@ -81,7 +85,7 @@ func create(path string, opts *Options) (err error) {
 		return err
 	}
 	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range allBuckets {
+		for _, name := range slices.Concat(allBuckets, laterBuckets) {
 			if _, err := tx.CreateBucket(name); err != nil {
 				return err
 			}
@@ -115,6 +119,30 @@ func create(path string, opts *Options) (err error) {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// addLaterBuckets makes those that a file of before does not have.
+func (s *Store) addLaterBuckets() error {
+	missing := false
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		for _, name := range laterBuckets {
+			missing = missing || tx.Bucket(name) == nil
+		}
+		return nil
+	})
+	if err != nil || !missing {
+		return describe(s.path, err)
+	}
+	return describe(s.path, s.db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range laterBuckets {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		s.visible.Store(uint64(tx.ID()))
+		s.room.used = tx.Size()
+		return nil
+	}))
 }
 
 // inspect reads all of the file without changing it.

@@ -22,7 +22,7 @@ import (
 func filled(t testing.TB) string {
 	path := filepath.Join(t.TempDir(), "gatehouse.db")
 	s := open(t, path, small)
-	must(t, s.PutInstance(t.Context(), storage.Instance{ID: testNode, Node: "node-1"}))
+	must(t, s.PutInstance(t.Context(), &storage.Instance{ID: testNode, Node: "node-1"}))
 	must(t, s.CreateCredential(t.Context(), storage.Credential{Name: "login"}))
 	must(t, s.PutEdgeKeys(t.Context(), []storage.EdgeKey{{ID: 1}}))
 	for n := range 200 {

@@ -103,7 +103,7 @@ func gated(t *testing.T) (*Store, *gate) {
 	opts := small
 	opts.commit = g.commit
 	s := open(t, filepath.Join(t.TempDir(), "gatehouse.db"), opts)
-	must(t, s.PutInstance(t.Context(), storage.Instance{ID: testNode, Node: "node-1"}))
+	must(t, s.PutInstance(t.Context(), &storage.Instance{ID: testNode, Node: "node-1"}))
 	return s, g
 }
 
@@ -208,7 +208,7 @@ func change(t *testing.T, s *Store, g *gate, hook func(tx *bbolt.Tx) error) (wai
 			return err
 		},
 		func() error {
-			return s.PutInstance(context.Background(), storage.Instance{ID: storage.InstanceID{2}, Node: "node-2"})
+			return s.PutInstance(context.Background(), &storage.Instance{ID: storage.InstanceID{2}, Node: "node-2"})
 		},
 	}
 	errs := make([]error, len(calls))

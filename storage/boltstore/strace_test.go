@@ -214,7 +214,7 @@ func childTraced(path string) error {
 	if err != nil {
 		return err
 	}
-	if err := s.PutInstance(context.Background(), storage.Instance{ID: testNode, Node: "node-1"}); err != nil {
+	if err := s.PutInstance(context.Background(), &storage.Instance{ID: testNode, Node: "node-1"}); err != nil {
 		return err
 	}
 	for n := range tracedCalls {

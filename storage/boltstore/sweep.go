@@ -37,8 +37,10 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, keep time.Duration) (s
 	if err := s.purgeEnded(ctx); err != nil {
 		return done, err
 	}
-	done.Entries, err = s.sweepLog(ctx, now)
-	return done, err
+	if done.Entries, err = s.sweepLog(ctx, now); err != nil {
+		return done, err
+	}
+	return done, s.sweepReceipts(ctx)
 }
 
 func (s *Store) sweepTokens(ctx context.Context, upTo int64) (int, error) {

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"time"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
@@ -92,23 +93,38 @@ func (s *Store) Locks(ctx context.Context) (out []storage.Lock, err error) {
 func (s *Store) Head() (storage.Revision, <-chan struct{}) { return s.ledger.Head() }
 
 // PutInstance registers a node instance; see storage.Store.
-func (s *Store) PutInstance(ctx context.Context, i storage.Instance) error {
+func (s *Store) PutInstance(ctx context.Context, i *storage.Instance) error {
 	return s.write(ctx, func() error {
-		kept, err := canonical(&i, record.EncodeInstance, func(b []byte) (storage.Instance, error) {
+		kept, err := canonical(i, record.EncodeInstance, func(b []byte) (storage.Instance, error) {
 			return record.Instance(i.ID, b)
 		})
 		if err != nil {
 			return err
 		}
-		s.ledger.PutInstance(i.ID)
+		kept.Registered = s.ledger.PutInstance(i.ID)
+		if known, ok := s.instances[i.ID]; ok {
+			kept.Registered = known.Registered
+		}
 		s.instances[i.ID] = kept
+		i.Registered = kept.Registered
 		return nil
 	})
 }
 
 // RemoveInstance forgets an instance; see storage.Store.
-func (s *Store) RemoveInstance(ctx context.Context, id storage.InstanceID) error {
+func (s *Store) RemoveInstance(ctx context.Context, id storage.InstanceID, at time.Time, cause string) error {
 	return s.write(ctx, func() error {
+		was, ok := s.instances[id]
+		if !ok {
+			return nil
+		}
+		gone := storage.Departed{ID: id, Node: was.Node, Registered: was.Registered, RemovedAt: at, Cause: cause, Acknowledged: s.receipts.acknowledged[id]}
+		gone, err := canonical(&gone, record.EncodeDeparted, func(b []byte) (storage.Departed, error) {
+			return record.Departed(0, id, b)
+		})
+		if err != nil {
+			return err
+		}
 		var its []storage.SessionID
 		for _, x := range s.sessions {
 			if x.Instance == id {
@@ -116,9 +132,14 @@ func (s *Store) RemoveInstance(ctx context.Context, id storage.InstanceID) error
 			}
 		}
 		s.endSessions(its, math.MaxInt64)
-		if !s.ledger.RemoveInstance(id) {
+		removed, head := s.ledger.RemoveInstance(id)
+		if !removed {
 			return errors.New("instance keeps sessions")
 		}
+		if gone.Head = head; gone.Head > gone.Registered {
+			s.receipts.departed = append(s.receipts.departed, gone)
+		}
+		delete(s.receipts.acknowledged, id)
 		delete(s.instances, id)
 		return nil
 	})

@@ -33,6 +33,7 @@ type Store struct {
 	log         []storage.Entry
 	locks       map[storage.LockID]storage.Lock
 	instances   map[storage.InstanceID]storage.Instance
+	receipts    receipts
 	credentials map[string]storage.Credential
 	edgeKeys    []storage.EdgeKey
 	groups      uint64
@@ -51,6 +52,7 @@ func New() *Store {
 		sessions:    make(map[storage.SessionID]*storage.Session),
 		locks:       make(map[storage.LockID]storage.Lock),
 		instances:   make(map[storage.InstanceID]storage.Instance),
+		receipts:    newReceipts(),
 		credentials: make(map[string]storage.Credential),
 	}
 }
@@ -316,6 +318,7 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, keep time.Duration) (d
 		}
 		s.ledger.DropEntries(s.log[:done.Entries])
 		s.log = slices.Clone(s.log[done.Entries:])
+		s.receipts.sweep(s.dropped())
 		s.ledger.Commit(nil)
 		done.Tokens = s.forgetTokens()
 		return nil

@@ -18,9 +18,9 @@ var adminCases = []testCase{
 			{ID: storage.InstanceID{1}, Node: "node-2", RegisteredAt: f.now.Add(time.Second)},
 			{ID: storage.InstanceID{0xff}, Node: "node-3", RegisteredAt: f.now, Version: "1.1"},
 		}
-		f.ok(f.PutInstance(f.ctx, want[2]))
-		f.ok(f.PutInstance(f.ctx, storage.Instance{ID: storage.InstanceID{1}, Node: "old"}))
-		f.ok(f.PutInstance(f.ctx, want[1]))
+		f.ok(f.PutInstance(f.ctx, &want[2]))
+		f.ok(f.PutInstance(f.ctx, &storage.Instance{ID: storage.InstanceID{1}, Node: "old"}))
+		f.ok(f.PutInstance(f.ctx, &want[1]))
 		slices.SortFunc(want, func(a, b storage.Instance) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 		f.pause()
 		got, err := f.Instances(f.ctx)
@@ -28,7 +28,7 @@ var adminCases = []testCase{
 		if !reflect.DeepEqual(got, want) {
 			f.Fatalf("got\n%+v, want\n%+v", got, want)
 		}
-		f.ok(f.RemoveInstance(f.ctx, want[0].ID))
+		f.ok(f.RemoveInstance(f.ctx, want[0].ID, start, "goodbye"))
 		f.pause()
 		got, err = f.Instances(f.ctx)
 		f.ok(err)

@@ -102,6 +102,7 @@ var methods = map[string]bool{
 	"Sessions": false, "ListSessions": false, "Append": true, "Entries": false, "Entry": false, "Locks": false,
 	"Count": false, "PutInstance": true, "RemoveInstance": true, "Instances": false, "CreateCredential": true,
 	"UpdateCredential": true, "Credentials": false, "PutEdgeKeys": true, "EdgeKeys": false, "Sweep": true,
+	"Acknowledge": true, "Acknowledged": false, "Departed": false, "Counts": false,
 }
 
 func known(method string) {
@@ -225,12 +226,28 @@ func (f *Faulty) Count(ctx context.Context, s storage.Selector, now time.Time) (
 	return n[0], n[1], err
 }
 
-func (f *Faulty) PutInstance(ctx context.Context, i storage.Instance) error {
+func (f *Faulty) PutInstance(ctx context.Context, i *storage.Instance) error {
 	return do(f, ctx, "PutInstance", func() error { return f.Store.PutInstance(ctx, i) })
 }
 
-func (f *Faulty) RemoveInstance(ctx context.Context, id storage.InstanceID) error {
-	return do(f, ctx, "RemoveInstance", func() error { return f.Store.RemoveInstance(ctx, id) })
+func (f *Faulty) RemoveInstance(ctx context.Context, id storage.InstanceID, at time.Time, cause string) error {
+	return do(f, ctx, "RemoveInstance", func() error { return f.Store.RemoveInstance(ctx, id, at, cause) })
+}
+
+func (f *Faulty) Acknowledge(ctx context.Context, acks []storage.Acknowledgement) error {
+	return do(f, ctx, "Acknowledge", func() error { return f.Store.Acknowledge(ctx, acks) })
+}
+
+func (f *Faulty) Acknowledged(ctx context.Context) (map[storage.InstanceID]uint64, error) {
+	return call(f, ctx, "Acknowledged", func() (map[storage.InstanceID]uint64, error) { return f.Store.Acknowledged(ctx) })
+}
+
+func (f *Faulty) Departed(ctx context.Context, sequence uint64) ([]storage.Departed, error) {
+	return call(f, ctx, "Departed", func() ([]storage.Departed, error) { return f.Store.Departed(ctx, sequence) })
+}
+
+func (f *Faulty) Counts(ctx context.Context, sequence uint64) (map[storage.InstanceID]storage.Closed, error) {
+	return call(f, ctx, "Counts", func() (map[storage.InstanceID]storage.Closed, error) { return f.Store.Counts(ctx, sequence) })
 }
 
 func (f *Faulty) Instances(ctx context.Context) ([]storage.Instance, error) {

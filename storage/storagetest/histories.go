@@ -211,7 +211,7 @@ func openHistory(t *testing.T, st storage.Store) historyStore {
 			t.Error(err)
 		}
 	})
-	if err := st.PutInstance(t.Context(), storage.Instance{ID: storage.InstanceID{1}, Node: "node-1"}); err != nil {
+	if err := st.PutInstance(t.Context(), &storage.Instance{ID: storage.InstanceID{1}, Node: "node-1"}); err != nil {
 		t.Fatal(err)
 	}
 	return historyStore{st, context.Background()}

@@ -32,6 +32,7 @@ func Model(t *testing.T, open Open, reopen Reopen) {
 			"end":    m.end,
 			"append": m.append,
 			"node":   m.node,
+			"acks":   m.acknowledge,
 			"sweep":  m.sweep,
 			"reopen": m.reopened,
 			"":       m.compare,
@@ -53,6 +54,7 @@ type model struct {
 	tokens    []*storage.Token
 	uses      []modelUse
 	instances map[storage.InstanceID]bool
+	receipts  modelReceipts
 	swept     time.Time // tokens that expire before are gone
 	now       time.Time
 }
@@ -65,7 +67,7 @@ type modelUse struct {
 func newModel(outer *testing.T, t *rapid.T, s storage.Store, reopen Reopen) *model {
 	head, _ := s.Head()
 	return &model{outer: outer, t: t, store: s, reopen: reopen, epoch: head.Epoch, now: start, swept: time.UnixMilli(0),
-		instances: map[storage.InstanceID]bool{}}
+		instances: map[storage.InstanceID]bool{}, receipts: newModelReceipts()}
 }
 
 func (m *model) revision() storage.Revision {
@@ -354,16 +356,19 @@ func (m *model) append(t *rapid.T) {
 func (m *model) node(t *rapid.T) {
 	id := m.drawInstance(t)
 	if rapid.Bool().Draw(t, "register") {
-		if err := m.store.PutInstance(m.outer.Context(), storage.Instance{ID: id, Node: "node-1"}); err != nil {
+		if err := m.store.PutInstance(m.outer.Context(), &storage.Instance{ID: id, Node: "node-1"}); err != nil {
 			t.Fatal(err)
 		}
-		m.instances[id] = true
+		if !m.instances[id] {
+			m.instances[id], m.receipts.registered[id] = true, m.head
+		}
 		return
 	}
-	if err := m.store.RemoveInstance(m.outer.Context(), id); err != nil {
+	if err := m.store.RemoveInstance(m.outer.Context(), id, start, "goodbye"); err != nil {
 		t.Fatal(err)
 	}
 	delete(m.instances, id)
+	m.receipts.remove(id, m.head)
 	for i := range m.uses {
 		if u := &m.uses[i]; u.session.Instance == id {
 			u.live = false
@@ -406,6 +411,7 @@ func (m *model) sweep(t *rapid.T) {
 		m.log = m.log[1:]
 		want.Entries++
 	}
+	m.receipts.sweep(m.head - uint64(len(m.log)))
 	if got != want {
 		t.Fatalf("swept %+v, want %+v", got, want)
 	}
@@ -450,6 +456,7 @@ func (m *model) compare(t *rapid.T) {
 		m.compareStatus(t, x, statuses[i])
 	}
 	m.compareSessions(t)
+	m.compareReceipts(t)
 	log, err := m.store.Entries(ctx, storage.Revision{}, 1000)
 	if err != nil || fmt.Sprintf("%+v", log) != fmt.Sprintf("%+v", m.log) {
 		t.Fatalf("log\n%+v, %v, want\n%+v", log, err, m.log)

@@ -162,7 +162,7 @@ var redeemCases = []testCase{
 	{"an instance that is not registered gets no session", func(f *fixture) {
 		t := f.issue()
 		gone := f.register()
-		f.ok(f.RemoveInstance(f.ctx, gone))
+		f.ok(f.RemoveInstance(f.ctx, gone, start, "goodbye"))
 		f.pause()
 		for _, id := range []storage.InstanceID{gone, storage.InstanceID(f.draw()), {}} {
 			f.is(f.redeem(t, func(s *storage.Session) { s.Instance = id }).Err, storage.ErrInstanceUnknown)

@@ -105,8 +105,8 @@ var sessionCases = []testCase{
 		}
 		stays := f.redeem(f.issue()).Session
 		f.pause()
-		f.ok(f.RemoveInstance(f.ctx, other))
-		f.ok(f.RemoveInstance(f.ctx, other))
+		f.ok(f.RemoveInstance(f.ctx, other, start, "goodbye"))
+		f.ok(f.RemoveInstance(f.ctx, other, start, "goodbye"))
 		f.pause()
 		live, err := f.Sessions(f.ctx, its)
 		f.ok(err)

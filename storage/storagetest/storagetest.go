@@ -45,6 +45,7 @@ func run(t *testing.T, open Open, reopen Reopen) {
 		{"log", logCases},
 		{"sessions", sessionCases},
 		{"admin", adminCases},
+		{"receipts", receiptCases},
 		{"sweep", sweepCases},
 		{"store", storeCases},
 	}
@@ -104,7 +105,7 @@ func (f *fixture) draw() (id [16]byte) {
 func (f *fixture) register() storage.InstanceID {
 	f.Helper()
 	id := storage.InstanceID(f.draw())
-	f.ok(f.PutInstance(f.ctx, storage.Instance{ID: id, Node: "node-1", RegisteredAt: f.now, Version: "1.0", Address: "192.0.2.1:9"}))
+	f.ok(f.PutInstance(f.ctx, &storage.Instance{ID: id, Node: "node-1", RegisteredAt: f.now, Version: "1.0", Address: "192.0.2.1:9"}))
 	return id
 }
 

@@ -138,7 +138,10 @@ func drawCall(t *rapid.T) func(w *world) string {
 		if rapid.Bool().Draw(t, "register") {
 			return func(w *world) string { w.PutInstance(id); return "" }
 		}
-		return func(w *world) string { return fmt.Sprint(w.RemoveInstance(id)) }
+		return func(w *world) string {
+			removed, _ := w.RemoveInstance(id)
+			return fmt.Sprint(removed)
+		}
 	}
 	return func(w *world) string { return w.sweep() }
 }

@@ -175,8 +175,9 @@ func (l *Ledger) DropEntries(entries []storage.Entry) {
 	l.later(func() { l.dropped = l.dropped[:n] })
 }
 
-// PutInstance registers an instance.
-func (l *Ledger) PutInstance(id storage.InstanceID) {
+// PutInstance registers an instance, and returns the log's head, with what the
+// group has appended.
+func (l *Ledger) PutInstance(id storage.InstanceID) (head uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := l.instances.place(id)
@@ -184,23 +185,24 @@ func (l *Ledger) PutInstance(id storage.InstanceID) {
 		l.instances.setPin(i, true)
 		l.later(func() { l.instances.setPin(i, false) })
 	}
+	return l.head
 }
 
 // RemoveInstance forgets an instance that has no live session; else it reports
-// that it has.
-func (l *Ledger) RemoveInstance(id storage.InstanceID) (removed bool) {
+// that it has. head is as of PutInstance.
+func (l *Ledger) RemoveInstance(id storage.InstanceID) (removed bool, head uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i, ok := l.instances.places[id]
 	if !ok || !l.instances.at(i).pin {
-		return true
+		return true, l.head
 	}
 	if l.instances.at(i).n > 0 {
-		return false
+		return false, l.head
 	}
 	l.instances.setPin(i, false)
 	l.later(func() { l.instances.setPin(i, true) })
-	return true
+	return true, l.head
 }
 
 // msPerMinute is what SweepTo rounds to: stores keep the tokens of a minute

@@ -114,6 +114,10 @@ func FuzzRest(f *testing.F) {
 	seeds(f)
 	e, _ := EncodeEntry(&storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "t"}, RequestID: "q"})
 	f.Add(e)
+	e, _ = EncodeClosed(&storage.Closed{Closed: 1, Lingering: 1, After: 1<<63 - 1})
+	f.Add(e)
+	e, _ = EncodeDeparted(&storage.Departed{Node: "n", Registered: 1, RemovedAt: testTime, Cause: "c", Acknowledged: 1<<64 - 1})
+	f.Add(e)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var uses, again []Redemption
 		if Redemptions(b, func(r Redemption) { uses = append(uses, r) }) == nil {
@@ -144,6 +148,33 @@ func FuzzRest(f *testing.F) {
 			}
 			if y, err := Lock(1, x.ID, again); err != nil || !reflect.DeepEqual(x, y) {
 				t.Fatalf("lock %+v, then %+v, %v", x, y, err)
+			}
+		}
+		if x, err := Acknowledged(b); err == nil {
+			again, err := EncodeAcknowledged(x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if y, err := Acknowledged(again); err != nil || x != y {
+				t.Fatalf("acknowledged through %d, then %d, %v", x, y, err)
+			}
+		}
+		if x, err := Departed(9, storage.InstanceID{1}, b); err == nil {
+			again, err := EncodeDeparted(&x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if y, err := Departed(9, x.ID, again); err != nil || x != y {
+				t.Fatalf("departed %+v, then %+v, %v", x, y, err)
+			}
+		}
+		if x, err := Closed(2, b); err == nil {
+			again, err := EncodeClosed(&x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if y, err := Closed(2, again); err != nil || x != y {
+				t.Fatalf("closed %+v, then %+v, %v", x, y, err)
 			}
 		}
 		_, _ = Instance(storage.InstanceID{}, b)

@@ -195,17 +195,49 @@ func TestRestRoundTrips(t *testing.T) {
 	}
 }
 
+func TestReceiptRoundTrips(t *testing.T) {
+	b, err := EncodeAcknowledged(1<<64 - 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Acknowledged(b); err != nil || got != 1<<64-1 {
+		t.Fatalf("acknowledged through %d, %v", got, err)
+	}
+	departed := storage.Departed{ID: storage.InstanceID{1}, Node: "node-1", Registered: 2, Head: 9, RemovedAt: testTime, Cause: "goodbye", Acknowledged: 7}
+	if b, err = EncodeDeparted(&departed); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Departed(9, departed.ID, b); err != nil || got != departed {
+		t.Fatalf("got %+v, %v\nwant %+v", got, err, departed)
+	}
+	closed := storage.Closed{Sequence: 4, Closed: 1<<32 - 1, Lingering: 1, After: 1234 * time.Microsecond}
+	if b, err = EncodeClosed(&closed); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Closed(4, b); err != nil || got != closed {
+		t.Fatalf("got %+v, %v\nwant %+v", got, err, closed)
+	}
+	for _, b := range [][]byte{{version, 0x18, 255, 255, 255, 255, 255, 255, 255, 255, 255, 1}, {version, 0x18, 255, 255, 255, 255, 255, 255, 255, 255, 127}} {
+		if _, err := Closed(4, b); !errors.Is(err, storage.ErrCorrupt) {
+			t.Errorf("a duration of %x: %v", b, err)
+		}
+	}
+}
+
 func TestUnknownVersionIsNewer(t *testing.T) {
 	kinds := map[string]func([]byte) error{
-		"token":         func(b []byte) error { return Token(storage.TokenID{}, b, new(storage.Token)) },
-		"session":       func(b []byte) error { return Session(storage.SessionID{}, b, new(storage.Session)) },
-		"redemption":    func(b []byte) error { return Redemptions(b, func(Redemption) {}) },
-		"ended session": func(b []byte) error { return EndedSessions(b, func(Ended) {}) },
-		"log entry":     func(b []byte) error { _, err := Entry(storage.Revision{}, b); return err },
-		"lock":          func(b []byte) error { _, err := Lock(1, storage.LockID{}, b); return err },
-		"node instance": func(b []byte) error { _, err := Instance(storage.InstanceID{}, b); return err },
-		"credential":    func(b []byte) error { _, err := Credential("", b); return err },
-		"edge key":      func(b []byte) error { _, err := EdgeKey(1, b); return err },
+		"token":             func(b []byte) error { return Token(storage.TokenID{}, b, new(storage.Token)) },
+		"session":           func(b []byte) error { return Session(storage.SessionID{}, b, new(storage.Session)) },
+		"redemption":        func(b []byte) error { return Redemptions(b, func(Redemption) {}) },
+		"ended session":     func(b []byte) error { return EndedSessions(b, func(Ended) {}) },
+		"log entry":         func(b []byte) error { _, err := Entry(storage.Revision{}, b); return err },
+		"lock":              func(b []byte) error { _, err := Lock(1, storage.LockID{}, b); return err },
+		"node instance":     func(b []byte) error { _, err := Instance(storage.InstanceID{}, b); return err },
+		"acknowledgement":   func(b []byte) error { _, err := Acknowledged(b); return err },
+		"departed instance": func(b []byte) error { _, err := Departed(1, storage.InstanceID{}, b); return err },
+		"count":             func(b []byte) error { _, err := Closed(1, b); return err },
+		"credential":        func(b []byte) error { _, err := Credential("", b); return err },
+		"edge key":          func(b []byte) error { _, err := EdgeKey(1, b); return err },
 	}
 	for kind, decode := range kinds {
 		if err := decode([]byte{version + 1}); !errors.Is(err, storage.ErrNewer) || !bytes.Contains([]byte(err.Error()), []byte(kind)) {

@@ -81,6 +81,7 @@ func EncodeInstance(i *storage.Instance) ([]byte, error) {
 		RegisteredAt: millis(i.RegisteredAt),
 		Version:      i.Version,
 		Address:      i.Address,
+		Registered:   i.Registered,
 	})
 }
 
@@ -96,6 +97,7 @@ func Instance(id storage.InstanceID, b []byte) (storage.Instance, error) {
 		RegisteredAt: timeOf(m.RegisteredAt),
 		Version:      m.Version,
 		Address:      m.Address,
+		Registered:   m.Registered,
 	}, nil
 }
 

@@ -976,7 +976,9 @@ type Instance struct {
 	// Its version.
 	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	// The address it attached from.
-	Address       string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
+	// The sequence of the log's head when it was registered first.
+	Registered    uint64 `protobuf:"varint,5,opt,name=registered,proto3" json:"registered,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1039,6 +1041,209 @@ func (x *Instance) GetAddress() string {
 	return ""
 }
 
+func (x *Instance) GetRegistered() uint64 {
+	if x != nil {
+		return x.Registered
+	}
+	return 0
+}
+
+// Acknowledgement is how far a registered node instance has enforced the log.
+// The instance's id is its key.
+type Acknowledgement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sequence of the last entry.
+	Through       uint64 `protobuf:"varint,1,opt,name=through,proto3" json:"through,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Acknowledgement) Reset() {
+	*x = Acknowledgement{}
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Acknowledgement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Acknowledgement) ProtoMessage() {}
+
+func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Acknowledgement.ProtoReflect.Descriptor instead.
+func (*Acknowledgement) Descriptor() ([]byte, []int) {
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *Acknowledgement) GetThrough() uint64 {
+	if x != nil {
+		return x.Through
+	}
+	return 0
+}
+
+// Departed is a node instance that was removed. The sequence of the log's head
+// at its removal and its id are its key.
+type Departed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node's credential name.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// The sequence of the log's head when it was registered first.
+	Registered uint64 `protobuf:"varint,2,opt,name=registered,proto3" json:"registered,omitempty"`
+	// When it was removed.
+	RemovedAt int64 `protobuf:"varint,3,opt,name=removed_at,json=removedAt,proto3" json:"removed_at,omitempty"`
+	// Why.
+	Cause string `protobuf:"bytes,4,opt,name=cause,proto3" json:"cause,omitempty"`
+	// The sequence of the last entry that it had enforced.
+	Acknowledged  uint64 `protobuf:"varint,5,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Departed) Reset() {
+	*x = Departed{}
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Departed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Departed) ProtoMessage() {}
+
+func (x *Departed) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Departed.ProtoReflect.Descriptor instead.
+func (*Departed) Descriptor() ([]byte, []int) {
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Departed) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Departed) GetRegistered() uint64 {
+	if x != nil {
+		return x.Registered
+	}
+	return 0
+}
+
+func (x *Departed) GetRemovedAt() int64 {
+	if x != nil {
+		return x.RemovedAt
+	}
+	return 0
+}
+
+func (x *Departed) GetCause() string {
+	if x != nil {
+		return x.Cause
+	}
+	return ""
+}
+
+func (x *Departed) GetAcknowledged() uint64 {
+	if x != nil {
+		return x.Acknowledged
+	}
+	return 0
+}
+
+// Closed counts what an entry closed on one node instance. The entry's sequence
+// and the instance's id are its key.
+type Closed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sockets.
+	Closed uint32 `protobuf:"varint,1,opt,name=closed,proto3" json:"closed,omitempty"`
+	// Of those, sockets whose closing handshake had not ended.
+	Lingering uint32 `protobuf:"varint,2,opt,name=lingering,proto3" json:"lingering,omitempty"`
+	// From the entry's commit to the acknowledgement, in microseconds; zero is
+	// not known.
+	AfterMicros   int64 `protobuf:"varint,3,opt,name=after_micros,json=afterMicros,proto3" json:"after_micros,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Closed) Reset() {
+	*x = Closed{}
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Closed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Closed) ProtoMessage() {}
+
+func (x *Closed) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Closed.ProtoReflect.Descriptor instead.
+func (*Closed) Descriptor() ([]byte, []int) {
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Closed) GetClosed() uint32 {
+	if x != nil {
+		return x.Closed
+	}
+	return 0
+}
+
+func (x *Closed) GetLingering() uint32 {
+	if x != nil {
+		return x.Lingering
+	}
+	return 0
+}
+
+func (x *Closed) GetAfterMicros() int64 {
+	if x != nil {
+		return x.AfterMicros
+	}
+	return 0
+}
+
 // Credential is a caller. Its name is its key.
 type Credential struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1066,7 +1271,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1283,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1296,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{10}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Credential) GetRole() uint32 {
@@ -1174,7 +1379,7 @@ type EdgeKey struct {
 
 func (x *EdgeKey) Reset() {
 	*x = EdgeKey{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1186,7 +1391,7 @@ func (x *EdgeKey) String() string {
 func (*EdgeKey) ProtoMessage() {}
 
 func (x *EdgeKey) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1199,7 +1404,7 @@ func (x *EdgeKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeKey.ProtoReflect.Descriptor instead.
 func (*EdgeKey) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{11}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EdgeKey) GetKey() []byte {
@@ -1331,12 +1536,30 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12!\n" +
 	"\fcommitted_at\x18\x04 \x01(\x03R\vcommittedAt\x12\x1a\n" +
 	"\bsequence\x18\x05 \x01(\x04R\bsequenceJ\x04\b\x06\x10\aR\n" +
-	"request_id\"w\n" +
+	"request_id\"\x97\x01\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12#\n" +
 	"\rregistered_at\x18\x02 \x01(\x03R\fregisteredAt\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x18\n" +
-	"\aaddress\x18\x04 \x01(\tR\aaddress\"\x9a\x02\n" +
+	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x1e\n" +
+	"\n" +
+	"registered\x18\x05 \x01(\x04R\n" +
+	"registered\"+\n" +
+	"\x0fAcknowledgement\x12\x18\n" +
+	"\athrough\x18\x01 \x01(\x04R\athrough\"\x97\x01\n" +
+	"\bDeparted\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1e\n" +
+	"\n" +
+	"registered\x18\x02 \x01(\x04R\n" +
+	"registered\x12\x1d\n" +
+	"\n" +
+	"removed_at\x18\x03 \x01(\x03R\tremovedAt\x12\x14\n" +
+	"\x05cause\x18\x04 \x01(\tR\x05cause\x12\"\n" +
+	"\facknowledged\x18\x05 \x01(\x04R\facknowledged\"a\n" +
+	"\x06Closed\x12\x16\n" +
+	"\x06closed\x18\x01 \x01(\rR\x06closed\x12\x1c\n" +
+	"\tlingering\x18\x02 \x01(\rR\tlingering\x12!\n" +
+	"\fafter_micros\x18\x03 \x01(\x03R\vafterMicros\"\x9a\x02\n" +
 	"\n" +
 	"Credential\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\rR\x04role\x12\x18\n" +
@@ -1373,20 +1596,23 @@ func file_gatehouse_storage_v1_records_proto_rawDescGZIP() []byte {
 	return file_gatehouse_storage_v1_records_proto_rawDescData
 }
 
-var file_gatehouse_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_gatehouse_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_gatehouse_storage_v1_records_proto_goTypes = []any{
-	(*Token)(nil),         // 0: gatehouse.storage.v1.Token
-	(*Session)(nil),       // 1: gatehouse.storage.v1.Session
-	(*Redemption)(nil),    // 2: gatehouse.storage.v1.Redemption
-	(*Redemptions)(nil),   // 3: gatehouse.storage.v1.Redemptions
-	(*Ended)(nil),         // 4: gatehouse.storage.v1.Ended
-	(*EndedSessions)(nil), // 5: gatehouse.storage.v1.EndedSessions
-	(*Selector)(nil),      // 6: gatehouse.storage.v1.Selector
-	(*Entry)(nil),         // 7: gatehouse.storage.v1.Entry
-	(*Lock)(nil),          // 8: gatehouse.storage.v1.Lock
-	(*Instance)(nil),      // 9: gatehouse.storage.v1.Instance
-	(*Credential)(nil),    // 10: gatehouse.storage.v1.Credential
-	(*EdgeKey)(nil),       // 11: gatehouse.storage.v1.EdgeKey
+	(*Token)(nil),           // 0: gatehouse.storage.v1.Token
+	(*Session)(nil),         // 1: gatehouse.storage.v1.Session
+	(*Redemption)(nil),      // 2: gatehouse.storage.v1.Redemption
+	(*Redemptions)(nil),     // 3: gatehouse.storage.v1.Redemptions
+	(*Ended)(nil),           // 4: gatehouse.storage.v1.Ended
+	(*EndedSessions)(nil),   // 5: gatehouse.storage.v1.EndedSessions
+	(*Selector)(nil),        // 6: gatehouse.storage.v1.Selector
+	(*Entry)(nil),           // 7: gatehouse.storage.v1.Entry
+	(*Lock)(nil),            // 8: gatehouse.storage.v1.Lock
+	(*Instance)(nil),        // 9: gatehouse.storage.v1.Instance
+	(*Acknowledgement)(nil), // 10: gatehouse.storage.v1.Acknowledgement
+	(*Departed)(nil),        // 11: gatehouse.storage.v1.Departed
+	(*Closed)(nil),          // 12: gatehouse.storage.v1.Closed
+	(*Credential)(nil),      // 13: gatehouse.storage.v1.Credential
+	(*EdgeKey)(nil),         // 14: gatehouse.storage.v1.EdgeKey
 }
 var file_gatehouse_storage_v1_records_proto_depIdxs = []int32{
 	2, // 0: gatehouse.storage.v1.Redemptions.redemptions:type_name -> gatehouse.storage.v1.Redemption
@@ -1411,7 +1637,7 @@ func file_gatehouse_storage_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_storage_v1_records_proto_rawDesc), len(file_gatehouse_storage_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
