@@ -22,6 +22,10 @@ const (
 
 func hello() *pb.Hello { return &pb.Hello{Version: pb.Version} }
 
+func attachHello() *pb.Hello {
+	return &pb.Hello{Version: pb.Version, Features: []string{pb.FeatureAcknowledged}}
+}
+
 func checkHello(h *pb.Hello) error {
 	if h == nil {
 		return invalid("hello", "required in the first message")
@@ -59,7 +63,7 @@ func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
 		defer s.recoverPanic(pb.NodeService_Attach_FullMethodName, &err)
 		err = s.listen(ctx, stream, inst, a, heartbeats)
 	}()
-	err = firstCause(s.feed(ctx, stream, a, applied, heartbeats), read)
+	err = firstCause(s.feed(ctx, stream, inst.ID, a, applied, heartbeats), read)
 	if errors.Is(err, io.EOF) { // said goodbye, or closed its side
 		err = nil
 	}
@@ -100,6 +104,7 @@ func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (s
 	if err := s.store.PutInstance(s.writes.context(), &inst); err != nil {
 		return none, nil, fmt.Errorf("register instance: %w", err)
 	}
+	s.receipts.begin(id)
 	s.audit.record(s.now(), "RegisterInstance", "ok", slog.String("node", inst.Node), slog.String("instance_id", hex.EncodeToString(id[:])),
 		slog.String("version", inst.Version), slog.String("peer", inst.Address))
 	return inst, s.fleet.attach(inst, s.now()), nil
@@ -135,11 +140,16 @@ func (s *Service) removeInstance(i storage.Instance, still func() bool, cause st
 	if !still() {
 		return nil
 	}
-	if err := s.store.RemoveInstance(s.writes.context(), i.ID, s.now(), cause); err != nil {
+	s.receipts.leave(i.ID)
+	if err := s.keepAcknowledged(s.writes.context(), &i.ID); err != nil {
+		return err
+	}
+	now := s.now()
+	if err := s.store.RemoveInstance(s.writes.context(), i.ID, now, cause); err != nil {
 		return fmt.Errorf("remove instance: %w", err)
 	}
 	s.fleet.remove(i.ID)
-	s.receipts.gone(i.ID, s.now())
+	s.receipts.gone(i.ID, cause, now)
 	s.audit.record(s.now(), "RemoveInstance", "ok", slog.String("node", i.Node), slog.String("instance_id", hex.EncodeToString(i.ID[:])), slog.String("cause", cause))
 	return nil
 }
@@ -203,7 +213,7 @@ func (s *Service) applied(id storage.InstanceID, through *pb.Revision) (sequence
 // feed sends a node all that it needs to know, in order, until the stream
 // ends. A node that reads slowly holds up nobody else: its entries wait in the
 // log.
-func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, a *attachment, after storage.Revision, heartbeats <-chan uint64) error {
+func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, id storage.InstanceID, a *attachment, after storage.Revision, heartbeats <-chan uint64) error {
 	head, moved := s.store.Head()
 	snapshot, err := s.needsSnapshot(ctx, after, head)
 	if err != nil {
@@ -213,7 +223,7 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 		after = storage.Revision{Epoch: head.Epoch}
 	}
 	if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Welcome{Welcome: &pb.AttachWelcome{
-		Hello: hello(), Head: revisionOf(head), Snapshot: snapshot, Time: timestamppb.New(s.now()),
+		Hello: attachHello(), Head: revisionOf(head), Snapshot: snapshot, Time: timestamppb.New(s.now()),
 		HeartbeatInterval: durationpb.New(s.cfg.Fleet.HeartbeatInterval),
 		AdmissionFence:    durationpb.New(s.cfg.Fleet.AdmissionFence),
 		SessionFence:      durationpb.New(s.cfg.Fleet.SessionFence),
@@ -249,6 +259,7 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 			now, _ := s.store.Head() // read after the heartbeat arrived
 			if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Heartbeat{Heartbeat: &pb.HeartbeatAnswer{
 				Sequence: seq, Head: revisionOf(now), Time: timestamppb.New(s.now()),
+				Acknowledged: &pb.Revision{Epoch: now.Epoch, Sequence: s.receipts.acknowledged(id)},
 			}}}); err != nil {
 				return err
 			}

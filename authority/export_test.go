@@ -20,6 +20,9 @@ func (a *Audit) Flush() {
 // Tend does once what Run does every second.
 func (s *Service) Tend(ctx context.Context) error { return s.tend(ctx) }
 
+// Keep writes the acknowledgements that wait, as Run does.
+func (s *Service) Keep(ctx context.Context) error { return s.keepAcknowledged(ctx, nil) }
+
 // Rules is the table of who may call what.
 var Rules = rules
 

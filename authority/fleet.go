@@ -18,7 +18,7 @@ import (
 type fleet struct {
 	// changing are held, by instance, from a change on disk until it counts here,
 	// so that registering and removing one happen one after the other. They are
-	// locked before mu, and before the lock of receipts.
+	// locked before mu, and before the locks of receipts.
 	changing [64]sync.Mutex
 
 	mu        sync.Mutex // guards what follows

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -19,10 +20,9 @@ import (
 )
 
 const (
-	// maxReceiptRows is how many rows of receipts are kept, newest receipts first.
-	// Of older entries, and of those before the authority's start, a receipt is
-	// made from what the instances have applied: it names who has enforced them,
-	// not how many sockets each closed, nor how fast.
+	// maxReceiptRows is how many rows of receipts are kept in memory, newest
+	// receipts first. Those of older entries, and of those before the authority's
+	// start, are made of what the store has.
 	maxReceiptRows = 200_000
 	// maxEarly is how many entries may have counts before they have a receipt.
 	maxEarly = 1000
@@ -40,8 +40,15 @@ type receipts struct {
 	rows int        // of all of them
 	// floor is the highest sequence that has no receipt and gets none.
 	floor uint64
-	// applied is through where instances have enforced, while attached.
+	// applied is through where instances have enforced.
 	applied map[storage.InstanceID]uint64
+	// durable is the same, as far as it is on disk; what is not waits in unkept,
+	// or is being written.
+	durable         map[storage.InstanceID]uint64
+	unkept, writing unkept
+	waiting         int                         // counts of both
+	cut             map[storage.InstanceID]bool // of which nothing more is written
+	news            chan struct{}               // of one: something waits
 	// early are counts of entries whose commit nobody has told of yet: a node
 	// can be faster than the goroutine that appended.
 	early map[uint64]map[storage.InstanceID]*pb.Enforced
@@ -59,15 +66,20 @@ type receipt struct {
 type receiptRow struct {
 	node             string
 	done             bool
+	departed         string // why, of an instance that left before it had enforced
 	closed, lingered uint32
+	counted          bool // these are newer than what the store has
 	after            time.Duration
+	timed            bool // after is known
 }
 
-// newReceipts keeps receipts of the entries above head.
-func newReceipts(f *fleet, head storage.Revision, releaseAfter time.Duration) *receipts {
+// newReceipts keeps receipts of the entries above head in memory. acknowledged is
+// what the store has.
+func newReceipts(f *fleet, head storage.Revision, releaseAfter time.Duration, acknowledged map[storage.InstanceID]uint64) *receipts {
 	return &receipts{
 		fleet: f, releaseAfter: releaseAfter, floor: head.Sequence,
-		applied: map[storage.InstanceID]uint64{},
+		applied: maps.Clone(acknowledged), durable: acknowledged,
+		unkept: unkept{}, cut: map[storage.InstanceID]bool{}, news: make(chan struct{}, 1),
 		early:   map[uint64]map[storage.InstanceID]*pb.Enforced{},
 		changed: make(chan struct{}),
 	}
@@ -85,7 +97,11 @@ func (r *receipts) open(e *storage.Entry) {
 	}
 	rc := &receipt{sequence: seq, committed: e.CommittedAt, rows: map[storage.InstanceID]*receiptRow{}}
 	for _, i := range r.fleet.snapshot() {
-		row := &receiptRow{node: i.Node, done: seq <= r.applied[i.ID]} // faster than we
+		if i.Registered >= seq {
+			continue
+		}
+		done := seq <= r.applied[i.ID] // faster than we
+		row := &receiptRow{node: i.Node, done: done, timed: done}
 		if n := r.early[seq][i.ID]; n != nil {
 			row.closed, row.lingered = n.GetClosed(), n.GetLingering()
 		}
@@ -110,6 +126,14 @@ func (r *receipts) find(seq uint64) (int, bool) {
 	return slices.BinarySearchFunc(r.kept, seq, func(rc *receipt, seq uint64) int { return cmp.Compare(rc.sequence, seq) })
 }
 
+// row is the row of an instance in a receipt that is kept, or nil.
+func (r *receipts) row(seq uint64, id storage.InstanceID) *receiptRow {
+	if at, ok := r.find(seq); ok {
+		return r.kept[at].rows[id]
+	}
+	return nil
+}
+
 // enforced notes that an instance has enforced all entries through a sequence,
 // with what each of counts ended.
 func (r *receipts) enforced(id storage.InstanceID, through uint64, counts []*pb.Enforced, now time.Time) {
@@ -127,19 +151,21 @@ func (r *receipts) enforced(id storage.InstanceID, through uint64, counts []*pb.
 			r.wake()
 		}
 	}
-	from := r.applied[id]
-	if through <= from || r.fleet.owner(id) == "" { // gone comes after fleet.remove
+	if r.fleet.owner(id) == "" { // gone comes after fleet.remove
 		return
 	}
-	r.applied[id] = through
-	r.wake()
-	first, _ := r.find(from + 1)
-	for _, rc := range r.kept[first:] {
-		if rc.sequence > through {
-			break
+	if from := r.applied[id]; through > from {
+		r.applied[id] = through
+		r.wake()
+		first, _ := r.find(from + 1)
+		for _, rc := range r.kept[first:] {
+			if rc.sequence > through {
+				break
+			}
+			rc.settle(id, now)
 		}
-		rc.settle(id, now)
 	}
+	r.unkeep(id, through, counts, now)
 }
 
 // keepEarly keeps a count for open to find. Those of entries that open is never
@@ -155,12 +181,22 @@ func (r *receipts) keepEarly(id storage.InstanceID, n *pb.Enforced) {
 	r.early[seq][id] = n
 }
 
-// gone settles all rows of an instance that has no sockets any more.
-func (r *receipts) gone(id storage.InstanceID, now time.Time) {
+// gone settles all rows of an instance that has no sockets any more, and says why
+// in those that it had not acknowledged.
+func (r *receipts) gone(id storage.InstanceID, cause string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if of := r.unkept[id]; of != nil {
+		r.waiting -= len(of.counts)
+		delete(r.unkept, id)
+	}
 	delete(r.applied, id)
+	delete(r.durable, id)
+	delete(r.cut, id)
 	for _, rc := range r.kept {
+		if row := rc.rows[id]; row != nil && !row.done {
+			row.departed = cause
+		}
 		rc.settle(id, now)
 	}
 	r.wake()
@@ -169,7 +205,7 @@ func (r *receipts) gone(id storage.InstanceID, now time.Time) {
 // settle marks an instance's row as enforced.
 func (rc *receipt) settle(id storage.InstanceID, now time.Time) {
 	if row := rc.rows[id]; row != nil && !row.done {
-		row.done, row.after = true, max(now.Sub(rc.committed), 0)
+		row.done, row.after, row.timed = true, max(now.Sub(rc.committed), 0), true
 		rc.waiting--
 	}
 }
@@ -180,42 +216,102 @@ func (r *receipts) wake() {
 }
 
 // of is the receipt of an entry as it is now, and a channel that is closed when
-// that may have changed.
+// that may have changed; nil of one that is not kept.
 func (r *receipts) of(e *storage.Entry) (*pb.Receipt, <-chan struct{}) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	out := &pb.Receipt{Revision: revisionOf(e.Revision), CommittedAt: timestamppb.New(e.CommittedAt), Complete: true}
-	if at, ok := r.find(e.Revision.Sequence); ok {
-		rc := r.kept[at]
-		out.Complete = rc.waiting == 0
-		for id, row := range rc.rows {
-			m := r.message(id, row, e.CommittedAt)
-			if row.done {
-				m.After = durationpb.New(row.after)
+	at, ok := r.find(e.Revision.Sequence)
+	if !ok {
+		return nil, nil
+	}
+	return r.message(e, r.kept[at].rows), r.changed
+}
+
+// live are the rows of registered instances for an entry that is not kept, as far
+// as memory tells, and a channel that is closed when they may have changed.
+func (r *receipts) live(e *storage.Entry) (map[storage.InstanceID]*receiptRow, <-chan struct{}) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	seq, rows := e.Revision.Sequence, map[storage.InstanceID]*receiptRow{}
+	for _, i := range r.fleet.snapshot() {
+		if i.Registered >= seq {
+			continue
+		}
+		row := &receiptRow{node: i.Node, done: seq <= r.applied[i.ID]}
+		for _, u := range []unkept{r.writing, r.unkept} {
+			if u[i.ID] == nil {
+				continue
 			}
-			out.Rows = append(out.Rows, m)
+			if c, ok := u[i.ID].counts[seq]; ok {
+				row.closed, row.lingered, row.counted = c.closed, c.lingering, true
+				row.after, row.timed = max(c.at.Sub(e.CommittedAt), 0), true
+			}
 		}
-	} else {
-		for _, i := range r.fleet.snapshot() {
-			row := &receiptRow{node: i.Node, done: e.Revision.Sequence <= r.applied[i.ID]}
-			out.Complete = out.Complete && row.done
-			out.Rows = append(out.Rows, r.message(i.ID, row, e.CommittedAt))
+		rows[i.ID] = row
+	}
+	return rows, r.changed
+}
+
+// receipt is the receipt of an entry as it is now, and a channel that is closed
+// when that may have changed. Of one that is not kept in memory the store has
+// the rest: first the live are looked at, so that none departs unseen.
+func (s *Service) receipt(ctx context.Context, e *storage.Entry) (*pb.Receipt, <-chan struct{}, error) {
+	if rc, changed := s.receipts.of(e); rc != nil {
+		return rc, changed, nil
+	}
+	seq := e.Revision.Sequence
+	rows, changed := s.receipts.live(e)
+	departed, err := s.store.Departed(ctx, seq)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read departed instances: %w", err)
+	}
+	counts, err := s.store.Counts(ctx, seq)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read counts: %w", err)
+	}
+	for i := range departed {
+		d := &departed[i]
+		row := &receiptRow{node: d.Node, done: true}
+		if d.Acknowledged < seq {
+			row.departed, row.after, row.timed = d.Cause, max(d.RemovedAt.Sub(e.CommittedAt), 0), true
 		}
+		rows[d.ID] = row
+	}
+	for id, c := range counts {
+		row := rows[id]
+		if row == nil || row.counted {
+			continue
+		}
+		row.closed, row.lingered = c.Closed, c.Lingering
+		if !row.timed && c.After > 0 {
+			row.after, row.timed = c.After, true
+		}
+	}
+	return s.receipts.message(e, rows), changed, nil
+}
+
+// message writes a receipt.
+func (r *receipts) message(e *storage.Entry, rows map[storage.InstanceID]*receiptRow) *pb.Receipt {
+	out := &pb.Receipt{Revision: revisionOf(e.Revision), CommittedAt: timestamppb.New(e.CommittedAt), Complete: true}
+	for id, row := range rows {
+		m := &pb.ReceiptRow{
+			Node: row.node, InstanceId: hex.EncodeToString(id[:]), Enforced: row.done,
+			Closed: row.closed, Lingering: row.lingered, Departed: row.departed,
+		}
+		switch {
+		case !row.done:
+			out.Complete = false
+			if r.releaseAfter > 0 {
+				m.Deadline = timestamppb.New(e.CommittedAt.Add(r.releaseAfter))
+			}
+		case row.timed:
+			m.After = durationpb.New(row.after)
+		}
+		out.Rows = append(out.Rows, m)
 	}
 	slices.SortFunc(out.Rows, func(a, b *pb.ReceiptRow) int {
 		return cmp.Or(cmp.Compare(a.GetNode(), b.GetNode()), cmp.Compare(a.GetInstanceId(), b.GetInstanceId()))
 	})
-	return out, r.changed
-}
-
-func (r *receipts) message(id storage.InstanceID, row *receiptRow, committed time.Time) *pb.ReceiptRow {
-	out := &pb.ReceiptRow{
-		Node: row.node, InstanceId: hex.EncodeToString(id[:]), Enforced: row.done,
-		Closed: row.closed, Lingering: row.lingered,
-	}
-	if !row.done && r.releaseAfter > 0 {
-		out.Deadline = timestamppb.New(committed.Add(r.releaseAfter))
-	}
 	return out
 }
 
@@ -225,7 +321,10 @@ func (s *Service) GetReceipt(ctx context.Context, req *pb.GetReceiptRequest) (*p
 	if err != nil {
 		return nil, err
 	}
-	rc, _ := s.receipts.of(&e)
+	rc, _, err := s.receipt(ctx, &e)
+	if err != nil {
+		return nil, err
+	}
 	return &pb.GetReceiptResponse{Receipt: rc}, nil
 }
 
@@ -238,7 +337,10 @@ func (s *Service) WatchReceipt(req *pb.WatchReceiptRequest, stream pb.Revocation
 	}
 	told := map[string]*pb.ReceiptRow{} // by instance id
 	for first := true; ; first = false {
-		rc, changed := s.receipts.of(&e)
+		rc, changed, err := s.receipt(ctx, &e)
+		if err != nil {
+			return err
+		}
 		rc.Rows = slices.DeleteFunc(rc.Rows, func(row *pb.ReceiptRow) bool {
 			same := proto.Equal(told[row.GetInstanceId()], row)
 			told[row.GetInstanceId()] = row

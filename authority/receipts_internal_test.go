@@ -27,15 +27,25 @@ func newTestReceipts(t *testing.T, n int) (*receipts, []storage.InstanceID) {
 		ids[i] = storage.InstanceID{byte(i + 1), byte((i + 1) >> 8)}
 		f.attach(storage.Instance{ID: ids[i], Node: fmt.Sprint("node-", i)}, testStart)
 	}
-	return newReceipts(f, storage.Revision{Epoch: 1}, time.Hour), ids
+	return newReceipts(f, storage.Revision{Epoch: 1}, time.Hour, map[storage.InstanceID]uint64{}), ids
 }
 
 func entryAt(sequence uint64) *storage.Entry {
 	return &storage.Entry{Kind: storage.Revoke, Revision: storage.Revision{Epoch: 1, Sequence: sequence}, CommittedAt: testStart}
 }
 
+// look is a receipt as far as memory tells.
+func (r *receipts) look(sequence uint64) (*pb.Receipt, <-chan struct{}) {
+	e := entryAt(sequence)
+	if rc, changed := r.of(e); rc != nil {
+		return rc, changed
+	}
+	rows, changed := r.live(e)
+	return r.message(e, rows), changed
+}
+
 func (r *receipts) complete(sequence uint64) bool {
-	rc, _ := r.of(entryAt(sequence))
+	rc, _ := r.look(sequence)
 	return rc.GetComplete()
 }
 
@@ -144,11 +154,11 @@ func TestReceiptsAreBounded(t *testing.T) {
 	if len(r.early) > maxEarly {
 		t.Errorf("counts of %d entries wait", len(r.early))
 	}
-	r.gone(ids[0], testStart)
 	r.fleet.remove(ids[0])
+	r.gone(ids[0], "goodbye", testStart)
 	r.enforced(ids[0], 9, nil, testStart) // from a stream that has not ended yet
-	if len(r.applied) != 0 {
-		t.Errorf("%d instances are remembered", len(r.applied))
+	if len(r.applied) != 0 || len(r.unkept) != 0 || r.waiting != 0 {
+		t.Errorf("%d instances are remembered, %d with %d counts to be written", len(r.applied), len(r.unkept), r.waiting)
 	}
 }
 
@@ -173,7 +183,7 @@ func TestReceiptsSideBySide(t *testing.T) {
 	}
 	wg.Go(func() {
 		for !r.complete(entries) {
-			_, changed := r.of(entryAt(entries))
+			_, changed := r.look(entries)
 			if r.complete(entries) {
 				return
 			}

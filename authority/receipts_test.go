@@ -19,16 +19,21 @@ func (f *fixture) receipt(caller string, r *pb.Revision) *pb.Receipt {
 	return resp.GetReceipt()
 }
 
-// rows writes a receipt as "name:closed/lingering@after" for rows that are
-// enforced and "name?deadline" for others, sorted, and whether it is complete.
+// rows writes a receipt as "name:closed/lingering@after(departed)" for rows that
+// are enforced and "name?deadline" for others, sorted, and whether it is complete.
 func rows(rc *pb.Receipt) string {
 	var out []string
 	for _, r := range rc.GetRows() {
 		switch {
-		case r.GetEnforced() && r.GetAfter() != nil:
-			out = append(out, fmt.Sprintf("%s:%d/%d@%v", r.GetNode(), r.GetClosed(), r.GetLingering(), r.GetAfter().AsDuration()))
 		case r.GetEnforced():
-			out = append(out, fmt.Sprintf("%s:%d/%d", r.GetNode(), r.GetClosed(), r.GetLingering()))
+			row := fmt.Sprintf("%s:%d/%d", r.GetNode(), r.GetClosed(), r.GetLingering())
+			if r.GetAfter() != nil {
+				row += fmt.Sprint("@", r.GetAfter().AsDuration())
+			}
+			if r.GetDeparted() != "" {
+				row += "(" + r.GetDeparted() + ")"
+			}
+			out = append(out, row)
 		case r.GetDeadline() != nil:
 			out = append(out, fmt.Sprintf("%s?%v", r.GetNode(), r.GetDeadline().AsTime().Sub(start)))
 		default:
@@ -110,7 +115,7 @@ func TestReceiptOfThoseWhoLeft(t *testing.T) {
 	stays.acknowledge(r)
 	stays.beat(r)
 	leaves.goodbye()
-	f.equal("after the goodbye", rows(f.receipt("admin", r)), "node-1:0/0@1s node-2:0/0@1s node-2?1h0m4.6s incomplete")
+	f.equal("after the goodbye", rows(f.receipt("admin", r)), "node-1:0/0@1s(goodbye) node-2:0/0@1s node-2?1h0m4.6s incomplete")
 	watch, err := f.revocations("admin").WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: r})
 	f.ok(err)
 	_, err = watch.Recv()
@@ -122,40 +127,7 @@ func TestReceiptOfThoseWhoLeft(t *testing.T) {
 	_ = dies
 	w, err := watch.Recv()
 	f.ok(err)
-	f.equal("once the silent one has fenced itself", rows(w.GetReceipt()), "node-2:0/0@2h0m1s complete")
-}
-
-// TestReceiptAfterRestart proves that receipts are as durable as their entries:
-// an authority that starts anew makes them from what nodes have applied, and
-// tells when the last one has.
-func TestReceiptAfterRestart(t *testing.T) {
-	f := newFixture(t)
-	a, b := f.node("node-1"), f.node("node-2")
-	r := f.revoke(bySubject("acme", "ada")).GetRevision()
-	a.acknowledge(r, &pb.Enforced{Sequence: 1, Closed: 4})
-	f.eventually("acknowledged", func() bool {
-		return f.receipt("admin", r).GetRows()[0].GetEnforced() || f.receipt("admin", r).GetRows()[1].GetEnforced()
-	})
-	f.restart()
-	f.equal("before anyone is back", rows(f.receipt("admin", r)), "node-1?1h0m4.6s node-2?1h0m4.6s incomplete")
-	watch, err := f.revocations("admin").WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: r})
-	f.ok(err)
-	next := func() string {
-		t.Helper()
-		w, err := watch.Recv()
-		f.ok(err)
-		return rows(w.GetReceipt())
-	}
-	f.equal("first message", next(), "node-1?1h0m4.6s node-2?1h0m4.6s incomplete")
-	a.begin(func(h *pb.AttachHello) { h.Applied = r })
-	a.acknowledge(r)
-	a.beat(r)
-	f.equal("second message", next(), "node-1:0/0 incomplete")
-	b.begin()
-	b.entries(1)
-	b.acknowledge(r)
-	f.equal("last message", next(), "node-2:0/0 complete")
-	f.equal("receipt", rows(f.receipt("admin", r)), "node-1:0/0 node-2:0/0 complete")
+	f.equal("once the silent one has fenced itself", rows(w.GetReceipt()), "node-2:0/0@2h0m1s(silent beyond the session fence) complete")
 }
 
 // TestReceiptRefuses pins who may ask for which receipt.

@@ -93,7 +93,7 @@ func (s *Service) Interceptors() (grpc.UnaryServerInterceptor, grpc.StreamServer
 }
 
 // Drain says NOT_SERVING, ends streams, and waits for calls under way until ctx
-// ends; then it cuts them off.
+// ends; then it cuts them off. At last it keeps what nodes have acknowledged.
 func (srv *Server) Drain(ctx context.Context) {
 	srv.health.Shutdown()
 	srv.service.Stop()
@@ -110,7 +110,15 @@ func (srv *Server) Drain(ctx context.Context) {
 		<-done
 	}
 	srv.service.streams.Wait() // no stream is left for them to wait for
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainWrite)
+	defer cancel()
+	if err := srv.service.keepAcknowledged(ctx, nil); err != nil {
+		srv.service.log.Error("last acknowledgements can't be kept; nodes tell them again", "error", err)
+	}
 }
+
+// drainWrite bounds the last write of a drain.
+const drainWrite = 5 * time.Second
 
 // Serve answers calls on l until Drain, or until l fails.
 func (srv *Server) Serve(l net.Listener) error {

@@ -49,6 +49,7 @@ type Service struct {
 	callers  *callers
 	fleet    *fleet
 	receipts *receipts
+	keeping  sync.Mutex // one writes acknowledgements at a time; locked before receipts
 	strikes  *strikes
 	unwanted *unwanted
 	agents   *agents
@@ -97,7 +98,11 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 		return nil, err
 	}
 	head, _ := p.Store.Head()
-	s.receipts = newReceipts(s.fleet, head, cfg.Fleet.releaseAfter())
+	acknowledged, err := p.Store.Acknowledged(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read acknowledgements: %w", err)
+	}
+	s.receipts = newReceipts(s.fleet, head, cfg.Fleet.releaseAfter(), acknowledged)
 	if s.metrics, err = newMetrics(p.Metrics, s); err != nil {
 		return nil, err
 	}
@@ -111,9 +116,14 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 // that comes late is refused with the exact reason.
 const sweepKeep = 2 * time.Minute
 
-// Run sweeps what has expired, rotates edge keys and releases dead nodes until
-// ctx ends or the store fails; then it returns why.
+// Run sweeps what has expired, rotates edge keys, releases dead nodes and keeps
+// what nodes acknowledge until ctx ends or the store fails; then it returns why.
 func (s *Service) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	wg.Go(func() { s.keepOn(ctx) })
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {

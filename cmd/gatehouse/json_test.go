@@ -56,7 +56,7 @@ func TestJSONForms(t *testing.T) {
 		{"an empty oneof", &pb.Selector{}, `{}`},
 		{"counts are numbers, to the last one", &pb.RevokeResponse{Tokens: 1<<64 - 1}, `{"revision": null, "committed_at": null, "tokens": 18446744073709551615, "sessions": 0}`},
 		{"revisions are what revocation show takes", &pb.UnlockResponse{Revision: &pb.Revision{Epoch: 1<<64 - 1, Sequence: 2}}, `{"revision": "18446744073709551615.2"}`},
-		{"durations are seconds", &pb.ReceiptRow{After: durationpb.New(1500 * time.Microsecond)}, `{"node": "", "instance_id": "", "enforced": false, "closed": 0, "lingering": 0, "after": "0.0015s", "deadline": null}`},
+		{"durations are seconds", &pb.ReceiptRow{After: durationpb.New(1500 * time.Microsecond)}, `{"node": "", "instance_id": "", "enforced": false, "closed": 0, "lingering": 0, "after": "0.0015s", "deadline": null, "departed": ""}`},
 		{"an enum's value of tomorrow is its number", &pb.Credential{Role: 99}, `{"name": "", "role": "99", "tenants": [], "audiences": [], "max_ttl": null, "tokens_per_second": 0, "disabled": false, "created_at": null, "api_key": false, "generation": 0}`},
 		{"text stays text", &pb.Lock{Reason: "<a> & \"b\" \\ é \u202e \u009b \U000e0001 \x1b\n"},
 			`{"lock_id": "", "selector": null, "reason": "<a> & \"b\" \\ é \u202e \u009b \udb40\udc01 \u001b\n", "actor": "", "committed_at": null, "revision": null}`},

@@ -261,7 +261,8 @@ func TestRevokeJSON(t *testing.T) {
         "closed": 2,
         "lingering": 1,
         "after": "0.012s",
-        "deadline": null
+        "deadline": null,
+        "departed": ""
       },
       {
         "node": "node-2",
@@ -270,7 +271,8 @@ func TestRevokeJSON(t *testing.T) {
         "closed": 0,
         "lingering": 0,
         "after": null,
-        "deadline": "2026-11-23T13:00:00Z"
+        "deadline": "2026-11-23T13:00:00Z",
+        "departed": ""
       }
     ]
   }

@@ -337,7 +337,9 @@ func (x *Heartbeat) GetSessions() uint32 {
 	return 0
 }
 
-// Acknowledgement tells that entries are enforced.
+// Acknowledgement tells that entries are enforced. It may be lost with its
+// stream, or with the authority's process: what no heartbeat's answer has called
+// acknowledged is told again on the next stream.
 type Acknowledgement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. Every entry up to this one is enforced.
@@ -976,7 +978,11 @@ type HeartbeatAnswer struct {
 	// Required. The log's head, read after the heartbeat arrived.
 	Head *Revision `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
 	// Required. The authority's time.
-	Time          *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	Time *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=time,proto3" json:"time,omitempty"`
+	// Optional. Through where the instance's acknowledgements are on disk: what it
+	// told up to there it need not tell again. Sent by an authority whose hello has
+	// the feature "acknowledged".
+	Acknowledged  *Revision `protobuf:"bytes,4,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1028,6 +1034,13 @@ func (x *HeartbeatAnswer) GetHead() *Revision {
 func (x *HeartbeatAnswer) GetTime() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Time
+	}
+	return nil
+}
+
+func (x *HeartbeatAnswer) GetAcknowledged() *Revision {
+	if x != nil {
+		return x.Acknowledged
 	}
 	return nil
 }
@@ -1876,11 +1889,12 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\arevoked\x18\x02 \x01(\v2 .gatehouse.authority.v1.SelectorH\x00R\arevoked\x12;\n" +
 	"\x06locked\x18\x03 \x01(\v2!.gatehouse.authority.v1.LockEntryH\x00R\x06locked\x12\x1c\n" +
 	"\bunlocked\x18\x04 \x01(\tH\x00R\bunlockedB\a\n" +
-	"\x05event\"\x93\x01\n" +
+	"\x05event\"\xd9\x01\n" +
 	"\x0fHeartbeatAnswer\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
 	"\x04head\x18\x02 \x01(\v2 .gatehouse.authority.v1.RevisionR\x04head\x12.\n" +
-	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"?\n" +
+	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12D\n" +
+	"\facknowledged\x18\x04 \x01(\v2 .gatehouse.authority.v1.RevisionR\facknowledged\"?\n" +
 	"\bEdgeKeys\x123\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1f.gatehouse.authority.v1.EdgeKeyR\x04keys\"2\n" +
 	"\aEdgeKey\x12\x15\n" +
@@ -2026,36 +2040,37 @@ var file_gatehouse_authority_v1_node_service_proto_depIdxs = []int32{
 	10, // 27: gatehouse.authority.v1.Entry.locked:type_name -> gatehouse.authority.v1.LockEntry
 	26, // 28: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
 	27, // 29: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
-	14, // 30: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
-	16, // 31: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
-	17, // 32: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
-	0,  // 33: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
-	31, // 34: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
-	0,  // 35: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
-	19, // 36: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
-	20, // 37: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
-	21, // 38: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
-	25, // 39: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
-	32, // 40: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
-	27, // 41: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
-	26, // 42: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
-	26, // 43: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
-	33, // 44: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
-	28, // 45: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
-	23, // 46: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
-	33, // 47: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
-	27, // 48: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
-	1,  // 49: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
-	15, // 50: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
-	22, // 51: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
-	7,  // 52: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
-	18, // 53: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
-	24, // 54: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
-	52, // [52:55] is the sub-list for method output_type
-	49, // [49:52] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	26, // 30: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
+	14, // 31: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
+	16, // 32: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
+	17, // 33: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
+	0,  // 34: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
+	31, // 35: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
+	0,  // 36: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
+	19, // 37: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
+	20, // 38: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
+	21, // 39: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
+	25, // 40: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
+	32, // 41: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
+	27, // 42: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
+	26, // 43: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
+	26, // 44: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
+	33, // 45: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
+	28, // 46: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
+	23, // 47: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
+	33, // 48: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
+	27, // 49: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
+	1,  // 50: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
+	15, // 51: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
+	22, // 52: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
+	7,  // 53: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
+	18, // 54: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
+	24, // 55: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
+	53, // [53:56] is the sub-list for method output_type
+	50, // [50:53] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_node_service_proto_init() }

@@ -743,18 +743,25 @@ type ReceiptRow struct {
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	// Required. The instance's id, in hex.
 	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
-	// Required. Whether the node acknowledged that it enforced the revocation.
+	// Required. Whether the node acknowledged that it enforced the revocation, or
+	// has surely no sockets any more.
 	Enforced bool `protobuf:"varint,3,opt,name=enforced,proto3" json:"enforced,omitempty"`
 	// Optional. Sockets that the node closed for it.
 	Closed uint32 `protobuf:"varint,4,opt,name=closed,proto3" json:"closed,omitempty"`
 	// Optional. Of those, sockets whose closing handshake had not ended.
 	Lingering uint32 `protobuf:"varint,5,opt,name=lingering,proto3" json:"lingering,omitempty"`
-	// Optional. From the commit to the acknowledgement.
+	// Optional. From the commit to the acknowledgement, or to the instance's
+	// departure. Absent where it has not enforced, and where the authority has
+	// started anew since and the instance had closed nothing.
 	After *durationpb.Duration `protobuf:"bytes,6,opt,name=after,proto3" json:"after,omitempty"`
 	// Optional. The instant by which an instance that stays silent will have
 	// closed every socket itself. Absent where the instance has enforced, and
 	// where the session fence is off: then there is no deadline.
-	Deadline      *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// Optional. Why the instance is gone, where it had not acknowledged before: it
+	// has no sockets, but how many it closed for the revocation it did not tell in
+	// full, so that closed is the least it can be.
+	Departed      string `protobuf:"bytes,8,opt,name=departed,proto3" json:"departed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -838,6 +845,13 @@ func (x *ReceiptRow) GetDeadline() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ReceiptRow) GetDeparted() string {
+	if x != nil {
+		return x.Departed
+	}
+	return ""
+}
+
 var File_gatehouse_authority_v1_types_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_types_proto_rawDesc = "" +
@@ -877,7 +891,7 @@ const file_gatehouse_authority_v1_types_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\x12=\n" +
 	"\fcommitted_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\x12\x1a\n" +
 	"\bcomplete\x18\x03 \x01(\bR\bcomplete\x126\n" +
-	"\x04rows\x18\x04 \x03(\v2\".gatehouse.authority.v1.ReceiptRowR\x04rows\"\xfc\x01\n" +
+	"\x04rows\x18\x04 \x03(\v2\".gatehouse.authority.v1.ReceiptRowR\x04rows\"\x98\x02\n" +
 	"\n" +
 	"ReceiptRow\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1f\n" +
@@ -887,7 +901,8 @@ const file_gatehouse_authority_v1_types_proto_rawDesc = "" +
 	"\x06closed\x18\x04 \x01(\rR\x06closed\x12\x1c\n" +
 	"\tlingering\x18\x05 \x01(\rR\tlingering\x12/\n" +
 	"\x05after\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x05after\x126\n" +
-	"\bdeadline\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline*}\n" +
+	"\bdeadline\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12\x1a\n" +
+	"\bdeparted\x18\b \x01(\tR\bdeparted*}\n" +
 	"\tIpBinding\x12\x1a\n" +
 	"\x16IP_BINDING_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eIP_BINDING_OFF\x10\x01\x12\x12\n" +

@@ -9,6 +9,10 @@ import (
 // Version is this release, which every hello carries.
 const Version = "0.1.0"
 
+// FeatureAcknowledged is that of an authority whose answers to heartbeats tell
+// what of a node's acknowledgements is on disk.
+const FeatureAcknowledged = "acknowledged"
+
 // CheckVersion reports why a peer of version v can't be worked with: nodes and
 // authorities of one major version and neighbouring minor ones work together.
 // It returns nil where they do.
