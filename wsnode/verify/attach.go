@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -39,6 +40,7 @@ type attachment struct {
 	leaving atomic.Bool // the goodbye is being sent
 
 	// Owned by whoever receives.
+	tells    bool     // answers to heartbeats tell what is acknowledged on disk
 	head     Revision // that welcome named: caught up once it is applied
 	received Revision // of the newest entry
 	waiting  []answer // whose head is not applied yet, oldest first
@@ -133,6 +135,7 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 	}
 	a.setClock(w.GetTime())
 	a.lease.set(w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration())
+	a.tells = slices.Contains(w.GetHello().GetFeatures(), pb.FeatureAcknowledged)
 	a.head, a.received, a.heard = revisionFrom(w.GetHead()), applied, a.clock()
 	if w.GetSnapshot() {
 		// Before sessions end: a grant in flight is Unknown from here on, or its
@@ -365,7 +368,12 @@ func (a *attachment) answered(h *pb.HeartbeatAnswer) error {
 	if len(a.waiting) == maxAnswers {
 		a.waiting = a.waiting[1:]
 	}
-	a.counts.heard(h.GetSequence())
+	switch at := revisionFrom(h.GetAcknowledged()); {
+	case !a.tells:
+		a.counts.heard(h.GetSequence())
+	case at.Epoch == a.head.Epoch:
+		a.counts.acknowledged(at.Sequence)
+	}
 	a.waiting = append(a.waiting, answer{slot.at, head})
 	a.setClock(h.GetTime())
 	a.settle()

@@ -5,9 +5,11 @@ import pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 // maxCounts bounds the counts that are kept; beyond, the oldest are forgotten.
 const maxCounts = 100_000
 
-// counts are what entries have ended on this node, kept until the authority is
-// known to have heard of it: an acknowledgement may be lost with its stream, and
-// is then told again on the next. Telling twice does no harm.
+// counts are what entries have ended on this node, kept until the authority says
+// that it has them on disk: an acknowledgement may be lost with its stream or
+// with the authority, and is then told again on the next stream. Telling twice
+// does no harm. Of an authority that does not say so, the answer to a heartbeat
+// that followed the acknowledgement shows at least that it was heard.
 type counts struct {
 	kept []count // in the order of their sequences
 	sent int     // of kept, how many this stream has told
@@ -43,6 +45,16 @@ func (c *counts) told(heartbeat uint64) {
 	for i := c.sent - 1; i >= 0 && c.kept[i].by == 0; i-- {
 		c.kept[i].by = heartbeat
 	}
+}
+
+// acknowledged says that the authority has on disk what was told up to a
+// sequence.
+func (c *counts) acknowledged(through uint64) {
+	n := 0
+	for n < len(c.kept) && c.kept[n].GetSequence() <= through {
+		n++
+	}
+	c.drop(n)
 }
 
 // heard says that a heartbeat of this stream was answered.

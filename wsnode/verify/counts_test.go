@@ -3,8 +3,10 @@ package verify
 import (
 	"fmt"
 	"testing"
+	"time"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
 
 // What entries ended is told until the authority has surely heard it, and
@@ -54,10 +56,76 @@ func TestCountsAreToldUntilHeard(t *testing.T) {
 	want("on the third stream", told(9), "[7:70 ]")
 	c.untold(false)
 	want("in another history", told(9), "[]")
+	c.add(&pb.Enforced{Sequence: 11, Closed: 1})
+	c.add(&pb.Enforced{Sequence: 13, Closed: 3})
+	c.add(&pb.Enforced{Sequence: 14, Closed: 4})
+	want("before any is on disk", told(2), "[11:1 13:3 ]<14[14:4 ]")
+	c.acknowledged(12)
+	want("nothing new", told(9), "[]")
+	c.untold(true)
+	want("what is not on disk", told(9), "[13:3 14:4 ]")
+	c.acknowledged(99)
+	c.untold(true)
+	want("when all is on disk", told(9), "[]")
 	for seq := range uint64(2 * maxCounts) {
 		c.add(&pb.Enforced{Sequence: seq + 1})
 	}
 	if len(c.kept) != maxCounts || c.kept[0].GetSequence() != maxCounts+1 {
 		t.Errorf("%d counts are kept, from %d", len(c.kept), c.kept[0].GetSequence())
+	}
+}
+
+// TestCountsAreToldUntilKept proves that counts are told on each new stream until
+// the authority says that it has them on disk: an answer to a heartbeat alone
+// shows that it was heard, which is enough only where it can't say more.
+func TestCountsAreToldUntilKept(t *testing.T) {
+	for _, c := range []struct {
+		rule     string
+		features []string
+		again    bool // told on the second stream, though heartbeats were answered
+	}{
+		{"an authority that tells what it keeps", []string{"other", pb.FeatureAcknowledged}, true},
+		{"an authority that does not", nil, false},
+	} {
+		t.Run(c.rule, func(t *testing.T) {
+			inLab(t, func(l *lab) { l.a.Features = c.features }, func(l *lab) {
+				l.s.live = []*Identity{{Tenant: "acme", Subject: "a", Issued: Revision{1, 0}}, {Tenant: "acme", Subject: "b", Issued: Revision{1, 0}}}
+				told := func() (out string) {
+					for _, a := range l.a.Seen().Acknowledgements {
+						for _, e := range a.GetEnforced() {
+							out += fmt.Sprintf("%d:%d ", e.GetSequence(), e.GetClosed())
+						}
+					}
+					return out
+				}
+				want := func(when, want string) {
+					t.Helper()
+					if got := told(); got != want {
+						t.Errorf("%s: told %q, want %q", when, got, want)
+					}
+				}
+				l.a.Revoke(wstest.BySubject("acme", "a"))
+				l.a.Revoke(wstest.BySubject("acme", "b"))
+				l.at(5 * time.Second)
+				want("at first", "1:1 2:1 ")
+				l.a.Break(errBroken)
+				l.at(10 * time.Second)
+				if !c.again {
+					want("on the second stream", "1:1 2:1 ")
+					return
+				}
+				want("on the second stream", "1:1 2:1 1:1 2:1 ")
+				l.a.Keep(1)
+				l.at(12 * time.Second)
+				l.a.Break(errBroken)
+				l.at(15 * time.Second)
+				want("with the first on disk", "1:1 2:1 1:1 2:1 2:1 ")
+				l.a.Keep(2)
+				l.at(17 * time.Second)
+				l.a.Break(errBroken)
+				l.at(20 * time.Second)
+				want("with both on disk", "1:1 2:1 1:1 2:1 2:1 ")
+			})
+		})
 	}
 }

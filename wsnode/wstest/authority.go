@@ -47,6 +47,9 @@ type Authority struct {
 	HeartbeatInterval time.Duration
 	AdmissionFence    time.Duration
 	SessionFence      time.Duration
+	// Features are what its hello to Attach offers. With pb.FeatureAcknowledged
+	// the answers to heartbeats tell what Keep has set.
+	Features []string
 
 	ring *token.Ring
 	key  token.EdgeKey
@@ -61,6 +64,7 @@ type Authority struct {
 	epoch    uint64
 	log      []*pb.Entry
 	dropped  uint64 // of log, the oldest that no node is sent any more
+	kept     uint64 // through where acknowledgements are said to be on disk
 	locks    map[string]*pb.LockEntry
 	tokens   map[token.ID]*issued
 	sessions map[[16]byte]*Session
@@ -223,6 +227,19 @@ func (a *Authority) Drop() {
 		a.dropped = uint64(len(a.log))
 		a.breaks, a.broken = a.breaks+1, status.Error(codes.Unavailable, "restarted")
 	})
+}
+
+// Keep says from now on that acknowledgements are on disk through a sequence.
+func (a *Authority) Keep(through uint64) {
+	a.locked(func() { a.kept = through })
+}
+
+// acknowledged is nil where the hello did not offer to tell it; mu is locked.
+func (a *Authority) acknowledged() *pb.Revision {
+	if !slices.Contains(a.Features, pb.FeatureAcknowledged) {
+		return nil
+	}
+	return &pb.Revision{Epoch: a.epoch, Sequence: a.kept}
 }
 
 // Push sends m to whoever is attached, whatever it is.

@@ -131,7 +131,7 @@ func (f *feed) welcome(hello *pb.AttachHello) *pb.AttachResponse {
 		f.after = a.dropped
 	}
 	return &pb.AttachResponse{Message: &pb.AttachResponse_Welcome{Welcome: &pb.AttachWelcome{
-		Hello: &pb.Hello{Version: pb.Version}, Head: a.head(), Snapshot: snapshot, Time: timestamppb.Now(),
+		Hello: &pb.Hello{Version: pb.Version, Features: a.Features}, Head: a.head(), Snapshot: snapshot, Time: timestamppb.Now(),
 		HeartbeatInterval: durationpb.New(a.HeartbeatInterval), AdmissionFence: durationpb.New(a.AdmissionFence),
 		SessionFence: durationpb.New(a.SessionFence),
 		EdgeKeys:     &pb.EdgeKeys{Keys: []*pb.EdgeKey{{KeyId: uint32(a.key.ID), Key: a.key.Key[:]}}},
@@ -165,7 +165,7 @@ func (f *feed) next() (out []*pb.AttachResponse, changed <-chan struct{}, err er
 	}
 	for len(f.beats) > 0 && !a.held[Heartbeats] {
 		out = append(out, &pb.AttachResponse{Message: &pb.AttachResponse_Heartbeat{Heartbeat: &pb.HeartbeatAnswer{
-			Sequence: <-f.beats, Head: a.head(), Time: timestamppb.Now(),
+			Sequence: <-f.beats, Head: a.head(), Time: timestamppb.Now(), Acknowledged: a.acknowledged(),
 		}}})
 	}
 	return out, a.changed, nil
