@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -152,6 +153,31 @@ var races = []race{
 			time.Sleep(3 * time.Second)
 		},
 		broken: "complete at",
+	},
+	{
+		// The authority is killed before it could write what a node has closed,
+		// though it had heard of it, and answered heartbeats since.
+		name: "counts are told again until they are on disk",
+		off: rules{tap: func(_ *link, m proto.Message) {
+			if w := asAttach(m).GetWelcome(); w != nil {
+				w.Hello.Features = nil
+			}
+		}},
+		schedule: func(w *world, _ bool) {
+			m, silent := w.begin("node-0"), w.begin("node-1")
+			w.user(m, "ada")
+			time.Sleep(time.Second)
+			silent.link.hold(true, true) // so that the receipt is read after the kill
+			w.process.store.Fail("Acknowledge", slices.Repeat([]error{storage.ErrFull}, 100)...)
+			w.revokeUser("ada")
+			time.Sleep(1500 * time.Millisecond)
+			w.stopAuthority(true)
+			w.startAuthority()
+			time.Sleep(time.Second)
+			silent.link.hold(false, false)
+			time.Sleep(3 * time.Second)
+		},
+		broken: "receipts count 0",
 	},
 }
 

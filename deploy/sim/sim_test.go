@@ -119,9 +119,7 @@ func (w *world) finish() {
 		w.fault("instance %s of %s is registered for ever", short([16]byte(i.ID)), i.Node)
 	}
 	w.history.check()
-	if w.counts["authority"] == 1 {
-		w.history.checkCounts()
-	}
+	w.history.checkCounts()
 	w.stopAuthority(false)
 }
 

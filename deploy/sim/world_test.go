@@ -380,8 +380,11 @@ func (m *machine) String() string { return fmt.Sprintf("%s#%d", m.name, m.number
 func (w *world) startNode(name string, dead ...*machine) *machine {
 	m := &machine{w: w, name: name, number: len(w.nodes), link: w.newLink(name), l: wstest.Listen(), served: make(chan error, 1)}
 	m.drift = float64(w.draw(1001)-500) / 1e6 // as NTP slews at most
-	if w.rules.tap != nil {
-		m.link.tap = func(msg proto.Message) { w.rules.tap(m.link, msg) }
+	m.link.tap = func(msg proto.Message) {
+		w.history.sent(m, msg)
+		if w.rules.tap != nil {
+			w.rules.tap(m.link, msg)
+		}
 	}
 	cfg := wsnode.DefaultConfig()
 	cfg.Authority.Address, cfg.Authority.RedeemTimeout = "simulated", 3*time.Second
