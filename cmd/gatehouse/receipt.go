@@ -126,6 +126,9 @@ func enforcementText(closed uint64, after time.Duration, r *pb.Receipt) string {
 		return "no node is registered, so no socket was open"
 	}
 	text := fmt.Sprintf("%s closed on %d of %s", count(closed, "socket"), enforcedRows(r), count(len(r.GetRows()), "node"))
+	if slices.ContainsFunc(r.GetRows(), func(row *pb.ReceiptRow) bool { return row.GetDeparted() != "" }) {
+		text = "at least " + text
+	}
 	if after > 0 {
 		text += " in " + span(after)
 	}
@@ -139,11 +142,14 @@ func (c *cli) printRows(r *pb.Receipt) error {
 	tab := c.newTable()
 	tab.row("NODE", "INSTANCE", "ENFORCED", "CLOSED", "LINGERING", "AFTER / DEADLINE")
 	for _, row := range r.GetRows() {
-		end := spanOf(row.GetAfter())
-		if !row.GetEnforced() {
+		closed, end := fmt.Sprint(row.GetClosed()), spanOf(row.GetAfter())
+		switch {
+		case !row.GetEnforced():
 			end = c.deadline(row.GetDeadline())
+		case row.GetDeparted() != "":
+			closed, end = closed+" or more", end+", departed: "+row.GetDeparted()
 		}
-		tab.row(row.GetNode(), row.GetInstanceId(), yesNo(row.GetEnforced()), fmt.Sprint(row.GetClosed()), fmt.Sprint(row.GetLingering()), end)
+		tab.row(row.GetNode(), row.GetInstanceId(), yesNo(row.GetEnforced()), closed, fmt.Sprint(row.GetLingering()), end)
 	}
 	return tab.Flush()
 }

@@ -27,6 +27,21 @@ var (
 		"node-2  " + instance(2) + "  no        0       0          by 2026-11-23 14:00:00 CET (in 60 min)\n"
 )
 
+// TestDepartedNode proves that nobody reads the count of a node that left without
+// telling as all there was.
+func TestDepartedNode(t *testing.T) {
+	c := newCaller(t)
+	c.authority.receipt = func(rev *pb.Revision, _ int) *pb.Receipt {
+		r := testReceipt(rev, true)
+		r.Rows[1].Departed = "goodbye"
+		return r
+	}
+	c.check(c.run("", "revoke", "--subject", "u42"), exitOK, "revoked: 12 tokens, 3 live sockets; at least 3 sockets closed on 2 of 2 nodes in 12 ms\n"+
+		"NODE    INSTANCE                          ENFORCED  CLOSED     LINGERING  AFTER / DEADLINE\n"+
+		"node-1  "+instance(1)+"  yes       2          1          12 ms\n"+
+		"node-2  "+instance(2)+"  yes       1 or more  0          4 ms, departed: goodbye\n", "")
+}
+
 func TestRevokeSelectors(t *testing.T) {
 	c := newCaller(t)
 	id, _ := testToken(1)
