@@ -1,0 +1,77 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+)
+
+// TestReceiptsOutliveKills proves promise 4 by kill -9 of either side: what a
+// receipt has told it tells again, by the store or by nodes that repeat what was
+// not on disk.
+func TestReceiptsOutliveKills(t *testing.T) {
+	s := prepare(t)
+	s.extra = "fleet: {heartbeat_interval: 50ms}\n"
+	s.writeConfig()
+	s.startAuthority()
+	a, b := s.addNode("node-1", ""), s.addNode("node-2", "")
+	var revision string
+	receipt := func(more ...string) string {
+		t.Helper()
+		var r struct {
+			Rows []struct {
+				Node     string
+				Enforced bool
+				Closed   int
+				Departed string
+			}
+		}
+		s.cli(append([]string{"revocation", "show", revision, "-o", "json"}, more...)...).want(t, 0).decode(t, &r)
+		var out []string
+		for _, row := range r.Rows {
+			out = append(out, fmt.Sprintf("%s:%d%s", row.Node, row.Closed, row.Departed))
+		}
+		slices.Sort(out)
+		return strings.Join(out, " ")
+	}
+	for round := range 5 {
+		admin := s.dial("")
+		var socks []*socket
+		for i := range 4 {
+			n := []*node{a, a, a, b}[i]
+			tok := s.issue(admin, &pb.IssueTokenRequest{Subject: "u"}).GetToken()
+			socks = append(socks, mustOpen(t, offer{url: "ws://" + n.plain + "/chat", bearer: tok}))
+		}
+		var revoked struct{ Revision string }
+		s.cli("revoke", "--subject", "u", "--reason", "test", "-o", "json").want(t, 0).decode(t, &revoked)
+		s.authority.kill() // at once: hardly anything of it is on disk
+		for _, sock := range socks {
+			sock.wantClose(4501, "token revoked")
+		}
+		s.startAuthority()
+		s.await(a.admin)
+		s.await(b.admin)
+		revision = revoked.Revision
+		if got := receipt("--wait"); got != "node-1:3 node-2:1" {
+			t.Fatalf("round %d: after the authority was killed: %s", round, got)
+		}
+	}
+	s.authority.stop()
+	a.kill()
+	s.startAuthority()
+	if got := receipt(); got != "node-1:3 node-2:1" {
+		t.Errorf("after a node was killed: %s", got)
+	}
+	s.startNode(a) // declares its predecessor dead
+	b.stop()
+	s.authority.stop()
+	s.startAuthority()
+	if got := receipt(); got != "node-1:3 node-2:1" {
+		t.Errorf("after its nodes have left: %s", got)
+	}
+}
