@@ -2,33 +2,41 @@ package authority
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
-	"strconv"
+	"os"
 	"sync"
 	"time"
-	"unicode/utf8"
+
+	"github.com/gatehouse-ws/gatehouse/auditlog"
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
 // Audit writes the audit trail: a JSON object a line for every decision, with
 // "time", "action", what it was about, and "outcome" ("ok" or a reason).
 // Strings that peers supplied are scrubbed of tokens before they come here.
 //
-// Lines are written out ten times a second and when 64 KiB wait. While they
-// can't be written they wait, up to 1 MiB; beyond it they are lost, and the
-// trail says how many once it can. Safe for concurrent use.
+// Lines are sealed (package auditlog) and written out ten times a second and
+// when 64 KiB wait. While they can't be written they wait, up to 1 MiB; beyond
+// it they are lost, and the trail says how many once it can. Safe for
+// concurrent use.
 type Audit struct {
 	w    io.Writer // used by one goroutine at a time, with mu locked
+	file *os.File  // that w is; nil for another writer, which nobody reads back
+	tail auditlog.Tail
 	done chan struct{}
 	wg   sync.WaitGroup
 
-	mu   sync.Mutex // guards what follows
-	buf  []byte     // whole lines, but for the first after a short write
-	err  error      // of the last write
-	lost uint64     // lines
-	told uint64     // how many of them the trail has told of
+	mu      sync.Mutex // guards what follows
+	chain   *auditlog.Chain
+	buf     []byte              // whole lines, but for the first after a short write
+	sealed  int                 // of buf: bytes that a seal closes
+	written auditlog.Checkpoint // of what was written out whole
+	err     error               // of the last write
+	lost    uint64              // lines
+	told    uint64              // how many of them the trail has told of
 }
 
 const (
@@ -38,8 +46,49 @@ const (
 )
 
 // NewAudit starts a trail that is written to w until Close.
-func NewAudit(w io.Writer) *Audit {
-	a := &Audit{w: w, done: make(chan struct{}), buf: make([]byte, 0, 2*auditBatch)}
+func NewAudit(w io.Writer) *Audit { return startAudit(&Audit{w: w, chain: &auditlog.Chain{}}) }
+
+// OpenAudit goes on with the trail in the file at path until Close, or begins
+// one. No two processes may do so at a time. A trail whose file was moved away
+// while no authority ran is gone on with too, if it lies beside path, as
+// audit.jsonl.1 or audit.jsonl-20261123 do.
+func OpenAudit(path string) (*Audit, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("audit trail: %w", err)
+	}
+	a := &Audit{w: f, file: f}
+	if err := a.resume(path); err != nil {
+		return nil, errors.Join(fmt.Errorf("audit trail %s: %w", path, err), f.Close())
+	}
+	return startAudit(a), nil
+}
+
+// resume finds the chain to go on with.
+func (a *Audit) resume(path string) error {
+	info, err := a.file.Stat()
+	if err != nil {
+		return err
+	}
+	if a.chain, a.tail, err = auditlog.Resume(a.file, info.Size()); err != nil {
+		return err
+	}
+	if a.chain.Head().Sequence == 0 {
+		moved, err := auditlog.Moved(path)
+		if err != nil {
+			return err
+		}
+		a.chain.Follow(moved)
+	}
+	if a.tail.Torn {
+		a.buf = append(a.buf, auditlog.TornEnd...) // the disk may still be full
+	}
+	a.written = a.chain.Head()
+	return nil
+}
+
+func startAudit(a *Audit) *Audit {
+	a.done, a.buf = make(chan struct{}), append(make([]byte, 0, 2*auditBatch), a.buf...)
 	a.wg.Go(a.run)
 	return a
 }
@@ -51,10 +100,14 @@ func (a *Audit) Close() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.flush(time.Now())
-	if a.err == nil && a.lost > 0 {
-		return errors.New("audit trail: lines were lost while it could not be written")
+	err := a.err
+	if err == nil && a.lost > 0 {
+		err = errors.New("audit trail: lines were lost while it could not be written")
 	}
-	return a.err
+	if a.file != nil {
+		err = errors.Join(err, a.file.Sync(), a.file.Close())
+	}
+	return err
 }
 
 func (a *Audit) run() {
@@ -79,24 +132,39 @@ func (a *Audit) failure() (lost uint64, err error) {
 	return a.lost, a.err
 }
 
-// flush writes out what waits; mu is locked.
+// checkpoint stands for what was written out.
+func (a *Audit) checkpoint() auditlog.Checkpoint {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.written
+}
+
+// flush seals what waits and writes it out; mu is locked.
 func (a *Audit) flush(now time.Time) {
 	if n := a.lost - a.told; n > 0 && len(a.buf) < auditBound/2 {
 		a.told = a.lost
-		a.buf = appendLine(a.buf, now, "AuditLost", "ok", []slog.Attr{slog.Uint64("lines", n)})
+		a.buf = auditlog.AppendLine(a.buf, now, "AuditLost", "ok", []slog.Attr{slog.Uint64("lines", n)})
 	}
 	if len(a.buf) == 0 {
 		return
 	}
+	if len(a.buf) > a.sealed {
+		a.chain.Add(a.buf[a.sealed:])
+		a.buf = a.chain.AppendSeal(a.buf, now)
+		a.sealed = len(a.buf)
+	}
 	n, err := a.w.Write(a.buf)
 	a.buf = append(a.buf[:0], a.buf[min(max(n, 0), len(a.buf)):]...)
-	a.err = err
+	a.sealed, a.err = len(a.buf), err
+	if a.sealed == 0 {
+		a.written = a.chain.Head()
+	}
 }
 
 // record adds a line.
 func (a *Audit) record(now time.Time, action, outcome string, attrs ...slog.Attr) {
 	line := lines.Get().(*[]byte)
-	*line = appendLine((*line)[:0], now, action, outcome, attrs)
+	*line = auditlog.AppendLine((*line)[:0], now, action, outcome, attrs)
 	a.mu.Lock()
 	if len(a.buf)+len(*line) > auditBound {
 		a.lost++
@@ -112,47 +180,19 @@ func (a *Audit) record(now time.Time, action, outcome string, attrs ...slog.Attr
 
 var lines = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}
 
-// appendLine appends a line of the trail. It does by hand what slog's JSON
-// handler does, which takes longer than to redeem a token does.
-func appendLine(b []byte, now time.Time, action, outcome string, attrs []slog.Attr) []byte {
-	b = append(b, `{"time":"`...)
-	b = now.UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
-	b = appendJSON(append(b, `","action":`...), action)
-	for i := range attrs {
-		b = append(b, ',', '"')
-		b = append(b, attrs[i].Key...) // our own, of plain letters
-		b = append(b, '"', ':')
-		v := attrs[i].Value.Resolve()
-		switch v.Kind() {
-		case slog.KindString:
-			b = appendJSON(b, v.String())
-		case slog.KindInt64:
-			b = strconv.AppendInt(b, v.Int64(), 10)
-		case slog.KindUint64:
-			b = strconv.AppendUint(b, v.Uint64(), 10)
-		case slog.KindBool:
-			b = strconv.AppendBool(b, v.Bool())
-		case slog.KindTime:
-			b = append(v.Time().UTC().AppendFormat(append(b, '"'), time.RFC3339Nano), '"')
-		default:
-			b = appendJSON(b, v.String())
-		}
+// opened writes the line with which every start of an authority begins: who
+// writes now, for which store, and how it found the trail.
+func (a *Audit) opened(now time.Time, epoch uint64) {
+	attrs := []slog.Attr{slog.Int("format", auditlog.Format), slog.Uint64("epoch", epoch), slog.String("version", pb.Version)}
+	outcome := "ok"
+	if a.tail.Unsealed > 0 {
+		attrs = append(attrs, slog.Uint64("unsealed_lines", a.tail.Unsealed), slog.Bool("torn", a.tail.Torn))
+		outcome = "unsealed"
 	}
-	b = append(b, `,"outcome":`...)
-	return append(appendJSON(b, outcome), '}', '\n')
-}
-
-// appendJSON appends s as a JSON string.
-func appendJSON(b []byte, s string) []byte {
-	for i := range len(s) {
-		if c := s[i]; c < ' ' || c == '"' || c == '\\' || c >= utf8.RuneSelf {
-			quoted, _ := json.Marshal(s) // of a string it does not fail
-			return append(b, quoted...)
-		}
+	if a.tail.Damaged {
+		outcome = "damaged"
 	}
-	b = append(b, '"')
-	b = append(b, s...)
-	return append(b, '"')
+	a.record(now, "AuditOpened", outcome, append(attrs, slog.String("caller", self))...)
 }
 
 type callKey struct{}

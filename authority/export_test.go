@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/gatehouse-ws/gatehouse/auditlog"
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
@@ -40,3 +41,12 @@ const MaxConnections = maxConnections
 
 // Bounded accepts at most n connections at once.
 func Bounded(l net.Listener, n int) net.Listener { return newBounded(l, n) }
+
+// Record adds a line.
+func (a *Audit) Record(now time.Time, action, outcome string) { a.record(now, action, outcome) }
+
+// Opened writes the line of a start.
+func (a *Audit) Opened(now time.Time, epoch uint64) { a.opened(now, epoch) }
+
+// Checkpoint stands for what was written out.
+func (a *Audit) Checkpoint() auditlog.Checkpoint { return a.checkpoint() }

@@ -115,8 +115,9 @@ type state struct {
 	clock   *clock
 	store   storage.Store
 	trail   *authority.Audit
-	audit   *buffer
-	auditTo io.Writer // audit, unless a benchmark changes it
+	audit   *auditText
+	auditAt string    // the trail's file
+	auditTo io.Writer // in its place, if a test wants another
 	log     *buffer
 	metrics *prometheus.Registry
 	ca      *pki.CA
@@ -145,9 +146,10 @@ func newFixture(t testing.TB, edits ...func(*fixture)) *fixture {
 	t.Helper()
 	f := &fixture{t, &state{
 		ctx: t.Context(), cfg: authority.DefaultConfig(), clock: &clock{now: start}, store: memstore.New(),
-		audit: &buffer{}, log: &buffer{}, conns: map[string]*grpc.ClientConn{},
+		log: &buffer{}, conns: map[string]*grpc.ClientConn{},
 	}}
-	f.auditTo = f.audit
+	f.auditAt = filepath.Join(t.TempDir(), "audit.jsonl")
+	f.audit = &auditText{f.auditAt}
 	for _, edit := range edits {
 		edit(f)
 	}
@@ -173,8 +175,13 @@ func (f *fixture) start() {
 	f.Helper()
 	ca, dir := installation()
 	f.ca, f.metrics = ca, prometheus.NewRegistry()
-	f.trail = authority.NewAudit(f.auditTo)
 	var err error
+	if f.auditTo != nil {
+		f.trail = authority.NewAudit(f.auditTo)
+	} else {
+		f.trail, err = authority.OpenAudit(f.auditAt)
+		f.ok(err)
+	}
 	f.service, err = authority.New(f.ctx, f.cfg, authority.Parts{
 		Store: f.store, CA: ca, Audit: f.trail, Log: slog.New(slog.NewJSONHandler(f.log, nil)),
 		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader,
@@ -307,7 +314,18 @@ func (f *fixture) credentials(name string) pb.CredentialServiceClient {
 	return pb.NewCredentialServiceClient(f.conn(name))
 }
 
-// lines is the audit trail so far.
+// auditText is the text of the trail's file.
+type auditText struct{ path string }
+
+func (a *auditText) String() string {
+	text, err := os.ReadFile(a.path)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
+}
+
+// lines is the audit trail so far, without seals.
 func (f *fixture) lines() []map[string]any {
 	f.Helper()
 	f.trail.Flush()
@@ -320,7 +338,9 @@ func (f *fixture) lines() []map[string]any {
 		} else if err != nil {
 			f.Fatalf("audit trail: %v in\n%s", err, f.audit.String())
 		}
-		out = append(out, line)
+		if line["seal"] == nil {
+			out = append(out, line)
+		}
 	}
 }
 

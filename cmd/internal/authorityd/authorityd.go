@@ -43,7 +43,6 @@ type Authority struct {
 	log     *slog.Logger
 	store   storage.Store
 	audit   *authority.Audit
-	auditTo *os.File
 	ca      *pki.CA
 	service *authority.Service
 	server  *authority.Server
@@ -78,10 +77,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Authority, err 
 		return nil, err
 	}
 	a.store = store
-	if a.auditTo, err = os.OpenFile(cfg.auditAt(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600); err != nil {
-		return nil, fmt.Errorf("audit trail: %w", err)
+	if a.audit, err = authority.OpenAudit(cfg.auditAt()); err != nil {
+		return nil, err
 	}
-	a.audit = authority.NewAudit(a.auditTo)
 	a.metrics = ops.NewMetrics()
 	if a.service, err = authority.New(ctx, cfg.Config, authority.Parts{
 		Store: a.store, CA: a.ca, Audit: a.audit, Log: log, Metrics: a.metrics, Now: time.Now, Random: rand.Reader,
@@ -139,9 +137,6 @@ func (a *Authority) Close() error {
 	}
 	if a.audit != nil {
 		errs = append(errs, a.audit.Close())
-	}
-	if a.auditTo != nil {
-		errs = append(errs, a.auditTo.Sync(), a.auditTo.Close())
 	}
 	return errors.Join(errs...)
 }
