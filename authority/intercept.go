@@ -136,17 +136,16 @@ func (s *Service) answer(ctx context.Context, method, action string, c *call, er
 	return nil
 }
 
-// auditCall writes the line of a call. Of calls without a good credential,
-// which anyone can make, it writes so many a second and counts the rest.
+// auditCall writes the line of a call. Calls without a good credential, which
+// anyone can make, are sampled.
 func (s *Service) auditCall(ctx context.Context, action, outcome string, c *call, err error) {
 	now := s.now()
 	var skipped uint64
 	if errors.Is(err, errUnauthenticated) || errors.Is(err, errUnknown) || errors.Is(err, errDisabled) {
-		if !s.strangers.AllowN(now, 1) {
-			s.skipped.Add(1)
+		var ok bool
+		if skipped, ok = s.refusals.allow(refusal{"call", outcome}, now); !ok {
 			return
 		}
-		skipped = s.skipped.Swap(0)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -452,6 +452,13 @@ func (y *yes) say(a *attempt) *pb.RedeemResult {
 }
 
 func (s *Service) auditRedeem(a *attempt, c *caller, outcome string, now time.Time) {
+	var skipped uint64
+	if a.reason != 0 {
+		var ok bool
+		if skipped, ok = s.refusals.allow(refusal{"Redeem", outcome}, now); !ok {
+			return
+		}
+	}
 	attrs := make([]slog.Attr, 0, 12)
 	attrs = append(attrs,
 		slog.String("token_id", token.ID(a.item.GetTokenId()).String()),
@@ -468,6 +475,9 @@ func (s *Service) auditRedeem(a *attempt, c *caller, outcome string, now time.Ti
 	}
 	if a.reason != 0 || len(a.mismatches) > 0 {
 		attrs = append(attrs, slog.String("user_agent", string(a.userAgent)), slog.String("origin", string(a.origin)))
+	}
+	if skipped > 0 {
+		attrs = append(attrs, slog.Uint64("skipped_before", skipped))
 	}
 	s.audit.record(now, "Redeem", outcome, attrs...)
 }

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/time/rate"
 
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -56,8 +55,7 @@ type Service struct {
 	rotating sync.Mutex // held from a change of edge keys on disk until it counts here
 	keys     atomic.Pointer[keyring]
 
-	strangers *rate.Limiter // of audit lines about calls without a good credential
-	skipped   atomic.Uint64 // such calls that got no line, since the last that did
+	refusals *sampler
 
 	writes *writes
 
@@ -68,13 +66,6 @@ type Service struct {
 	auditFailed bool // owned by Run: it has logged so
 }
 
-// Audit lines a second about calls without a good credential, and how many at
-// once after a pause.
-const (
-	strangerLines = 100
-	strangerBurst = 1000
-)
-
 // New makes an authority on an opened store. On a store without edge keys it
 // makes the first.
 func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
@@ -83,12 +74,12 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, store: p.Store, ca: p.CA, audit: p.Audit, log: p.Log, now: p.Now, random: p.Random,
-		strikes:   newStrikes(),
-		unwanted:  newUnwanted(),
-		agents:    newAgents(),
-		writes:    newWrites(),
-		strangers: rate.NewLimiter(strangerLines, strangerBurst),
-		stopping:  make(chan struct{}),
+		strikes:  newStrikes(),
+		unwanted: newUnwanted(),
+		agents:   newAgents(),
+		writes:   newWrites(),
+		refusals: newSampler(),
+		stopping: make(chan struct{}),
 	}
 	var err error
 	if s.callers, err = loadCallers(ctx, p.Store); err != nil {
@@ -130,6 +121,7 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.keepOn(ctx) })
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
+	defer s.tendAudit()
 	for {
 		select {
 		case <-ctx.Done():
@@ -146,11 +138,19 @@ func (s *Service) Run(ctx context.Context) error {
 
 func (s *Service) tend(ctx context.Context) error {
 	now := s.now()
-	s.watchAudit()
+	s.tendAudit()
 	s.strikes.sweep(now)
 	s.unwanted.sweep(now)
 	_, err := s.store.Sweep(ctx, now, sweepKeep)
 	return errors.Join(err, s.rotateKeys(ctx, now), s.releaseDead(ctx, now))
+}
+
+// tendAudit writes the lines that no call writes, and watches that they can be
+// written.
+func (s *Service) tendAudit() {
+	now := s.now()
+	s.tellSkipped(now)
+	s.watchAudit()
 }
 
 // watchAudit logs when the audit trail begins to fail, and when it no longer
