@@ -180,6 +180,7 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 				return err
 			}
 			s.receipts.enforced(inst.ID, through, m.Acknowledgement.GetEnforced(), s.now())
+			s.auditEnforced(&inst, through, m.Acknowledgement.GetEnforced(), s.now())
 		case *pb.AttachRequest_Goodbye:
 			if !s.fleet.detach(inst.ID, a) {
 				return errReplaced // what it says no longer goes for the instance

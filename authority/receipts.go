@@ -60,7 +60,8 @@ type receipt struct {
 	sequence  uint64
 	committed time.Time
 	rows      map[storage.InstanceID]*receiptRow
-	waiting   int // rows that are not done
+	waiting   int  // rows that are not done
+	audited   bool // the audit trail has told that it is complete
 }
 
 type receiptRow struct {

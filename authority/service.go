@@ -55,7 +55,8 @@ type Service struct {
 	rotating sync.Mutex // held from a change of edge keys on disk until it counts here
 	keys     atomic.Pointer[keyring]
 
-	refusals *sampler
+	refusals     *sampler
+	enforcements enforcements
 
 	writes *writes
 
@@ -150,6 +151,7 @@ func (s *Service) tend(ctx context.Context) error {
 func (s *Service) tendAudit() {
 	now := s.now()
 	s.tellSkipped(now)
+	s.auditComplete(now)
 	s.watchAudit()
 }
 
