@@ -42,6 +42,9 @@ var rules = map[string][]storage.Role{
 	pb.SessionService_ListSessions_FullMethodName: {admin, viewer},
 	pb.SessionService_ListNodes_FullMethodName:    {admin, viewer},
 
+	pb.AuditService_ListAudit_FullMethodName:     {admin, viewer},
+	pb.AuditService_GetCheckpoint_FullMethodName: {admin, viewer},
+
 	pb.CredentialService_CreateCredential_FullMethodName:  {admin},
 	pb.CredentialService_ReissueCredential_FullMethodName: {admin},
 	pb.CredentialService_ListCredentials_FullMethodName:   {admin, viewer},

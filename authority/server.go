@@ -83,6 +83,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	pb.RegisterNodeServiceServer(r, s)
 	pb.RegisterSessionServiceServer(r, s)
 	pb.RegisterCredentialServiceServer(r, s)
+	pb.RegisterAuditServiceServer(r, s)
 }
 
 // Interceptors find out who calls and decide whether that caller may, on every
