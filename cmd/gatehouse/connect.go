@@ -37,6 +37,7 @@ type client struct {
 	revocations pb.RevocationServiceClient
 	sessions    pb.SessionServiceClient
 	credentials pb.CredentialServiceClient
+	audit       pb.AuditServiceClient
 }
 
 // connect prepares calls; the first one connects. Close what it returns.
@@ -78,6 +79,7 @@ func (c *cli) connect() (*client, error) {
 	cl.revocations = pb.NewRevocationServiceClient(cl.conn)
 	cl.sessions = pb.NewSessionServiceClient(cl.conn)
 	cl.credentials = pb.NewCredentialServiceClient(cl.conn)
+	cl.audit = pb.NewAuditServiceClient(cl.conn)
 	return cl, nil
 }
 

@@ -42,6 +42,7 @@ type fakeAuthority struct {
 	pb.UnimplementedRevocationServiceServer
 	pb.UnimplementedSessionServiceServer
 	pb.UnimplementedCredentialServiceServer
+	pb.UnimplementedAuditServiceServer
 
 	ca   *fakeCA
 	addr string
@@ -109,6 +110,7 @@ func startAuthority(t testing.TB) *fakeAuthority {
 	pb.RegisterRevocationServiceServer(srv, f)
 	pb.RegisterSessionServiceServer(srv, f)
 	pb.RegisterCredentialServiceServer(srv, f)
+	pb.RegisterAuditServiceServer(srv, f)
 	go func() { _ = srv.Serve(l) }() // ends by Stop
 	t.Cleanup(srv.Stop)
 	return f

@@ -80,6 +80,7 @@ func (c *cli) rootCommand() *cobra.Command {
 		c.connectCommand(), c.tokenCommand(), c.revokeCommand(), c.revocationCommand(),
 		c.lockCommand(), c.unlockCommand(), c.locksCommand(),
 		c.sessionCommand(), c.nodeCommand(), c.credentialCommand(), c.keyCommand(),
+		c.auditCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
 	for _, t := range topics {
@@ -238,7 +239,10 @@ writes tokens and sessions. revoke --token-stdin writes how many lines were
 read, and tokens were revoked (counted, on a dry run), unknown, out_of_reach and
 repeated; malformed_lines has the first 100 numbers; closed counts sockets over
 all receipts, and is a lower bound if closed_at_least is true; receipt is that
-of the last revocation.
+of the last revocation. audit verify writes the first batch, the head, held
+(through where the trail is proved; sequence 0 for nothing of it), lines,
+unsealed lines, how many checkpoints matched and how many were earlier than the
+files, and up to 100 problems with file, sequence, lines and text.
 
 New fields may be added; none is renamed or removed within a major version.`
 
