@@ -534,4 +534,8 @@ type Stats struct {
 	FileBytes int64
 	Groups    uint64 // commits since the start
 	Grouped   uint64 // calls answered by those commits
+	Queued    int    // calls that wait for a commit to take them
+
+	CommitSeconds Distribution // how long those commits took, from their decisions to their sync
+	CommitCalls   Distribution // how many calls each answered
 }

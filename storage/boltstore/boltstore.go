@@ -122,6 +122,7 @@ type Store struct {
 	failure atomic.Pointer[error]
 
 	groups, grouped atomic.Uint64
+	commits         *commits
 
 	sweeping sync.Mutex // one Sweep at a time
 
@@ -143,6 +144,7 @@ func Open(path string, opts Options) (*Store, error) {
 		failed: make(chan struct{}),
 	}
 	s.fresh = newFresh(s.opts.freshBytes)
+	s.commits = newCommits()
 	if err := s.open(); err != nil {
 		return nil, err
 	}

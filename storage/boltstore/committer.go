@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
+	"time"
 
 	bolterrors "go.etcd.io/bbolt/errors"
 
@@ -138,6 +140,7 @@ func (s *Store) tryCommit(g *group) (err error) {
 			err = s.Err()
 		}
 	}()
+	began := time.Now()
 	tx, err := s.db.Begin(true)
 	if err != nil {
 		s.fail(fmt.Errorf("begin to write %s: %w", s.path, err))
@@ -165,6 +168,7 @@ func (s *Store) tryCommit(g *group) (err error) {
 	if err == nil {
 		s.groups.Add(1)
 		s.grouped.Add(uint64(len(g.calls)))
+		s.commits.observe(time.Since(began), len(g.calls))
 		return nil
 	}
 	s.ledger.Rollback()
@@ -261,4 +265,30 @@ func (g *group) abandon() {
 	if g.tx != nil {
 		_ = g.tx.Rollback()
 	}
+}
+
+// commits measures the commits since the start.
+type commits struct {
+	mu             sync.Mutex // guards what follows
+	seconds, calls storage.Distribution
+}
+
+func newCommits() *commits {
+	return &commits{
+		seconds: storage.NewDistribution(storage.CommitBounds.Seconds),
+		calls:   storage.NewDistribution(storage.CommitBounds.Calls),
+	}
+}
+
+func (c *commits) observe(took time.Duration, calls int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seconds.Observe(took.Seconds())
+	c.calls.Observe(float64(calls))
+}
+
+func (c *commits) read(st *storage.Stats) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st.CommitSeconds, st.CommitCalls = c.seconds.Clone(), c.calls.Clone()
 }

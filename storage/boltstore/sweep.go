@@ -342,6 +342,7 @@ func (s *Store) Stats() storage.Stats {
 	if info, err := os.Stat(s.path); err == nil {
 		st.FileBytes = info.Size()
 	}
-	st.Groups, st.Grouped = s.groups.Load(), s.grouped.Load()
+	st.Groups, st.Grouped, st.Queued = s.groups.Load(), s.grouped.Load(), len(s.queue)
+	s.commits.read(&st)
 	return st
 }

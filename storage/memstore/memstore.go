@@ -37,6 +37,8 @@ type Store struct {
 	credentials map[string]storage.Credential
 	edgeKeys    []storage.EdgeKey
 	groups      uint64
+	seconds     storage.Distribution // of the groups
+	calls       storage.Distribution // of each group: always one
 }
 
 var _ storage.Store = (*Store)(nil)
@@ -54,6 +56,8 @@ func New() *Store {
 		instances:   make(map[storage.InstanceID]storage.Instance),
 		receipts:    newReceipts(),
 		credentials: make(map[string]storage.Credential),
+		seconds:     storage.NewDistribution(storage.CommitBounds.Seconds),
+		calls:       storage.NewDistribution(storage.CommitBounds.Calls),
 	}
 }
 
@@ -67,12 +71,15 @@ func (s *Store) write(ctx context.Context, fn func() error) error {
 	if s.closed {
 		return storage.ErrClosed
 	}
+	began := time.Now()
 	if err := fn(); err != nil {
 		s.ledger.Rollback()
 		return err
 	}
 	s.ledger.Commit(nil)
 	s.groups++
+	s.seconds.Observe(time.Since(began).Seconds())
+	s.calls.Observe(1)
 	return nil
 }
 
@@ -347,6 +354,7 @@ func (s *Store) Stats() storage.Stats {
 	defer s.mu.RUnlock()
 	st := s.ledger.Stats()
 	st.Groups, st.Grouped = s.groups, s.groups
+	st.CommitSeconds, st.CommitCalls = s.seconds.Clone(), s.calls.Clone()
 	return st
 }
 

@@ -41,6 +41,22 @@ var storeCases = []testCase{
 		st := f.Stats()
 		f.equal("stats", []int{st.Tokens, st.Sessions, st.Entries, st.Locks}, []int{2, 1, 3, 1})
 	}},
+	{"stats measure every commit", func(f *fixture) {
+		before := f.Stats()
+		f.redeem(f.issue())
+		after := f.Stats()
+		var seconds, calls uint64
+		for _, n := range after.CommitSeconds.Counts {
+			seconds += n
+		}
+		for _, n := range after.CommitCalls.Counts {
+			calls += n
+		}
+		f.equal("commits", []uint64{seconds, calls}, []uint64{after.Groups, after.Groups})
+		f.equal("calls", after.CommitCalls.Sum, float64(after.Grouped))
+		f.equal("since before", []uint64{after.Groups - before.Groups, after.Grouped - before.Grouped}, []uint64{2, 2})
+		f.equal("queued", after.Queued, 0)
+	}},
 	{"a store that has not failed says so", func(f *fixture) {
 		select {
 		case <-f.Failed():
