@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/credentials"
@@ -63,6 +64,8 @@ type known struct {
 	storage.Credential
 	ended chan struct{} // closed when calls by this record must end
 	quota *rate.Limiter // of tokens; nil is without bound
+
+	certificateEnds *atomic.Int64 // when the one that it last called with does, in Unix seconds; zero before that
 }
 
 // tokenBurst is how many tokens every issuer may issue at once after a pause,
@@ -86,13 +89,16 @@ func loadCallers(ctx context.Context, store storage.Store) (*callers, error) {
 func (c *callers) put(cred storage.Credential) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k := &known{Credential: cred, ended: make(chan struct{})}
+	k := &known{Credential: cred, ended: make(chan struct{}), certificateEnds: new(atomic.Int64)}
 	if n := cred.TokensPerSecond; n > 0 {
 		k.quota = rate.NewLimiter(rate.Limit(n), max(int(n), tokenBurst))
 	}
 	if old := c.byName[cred.Name]; old != nil {
 		if cred.TokensPerSecond == old.TokensPerSecond { // what is used up stays so
 			k.quota = old.quota
+		}
+		if cred.Generation == old.Generation {
+			k.certificateEnds = old.certificateEnds
 		}
 		if cred.Disabled || cred.Generation != old.Generation {
 			close(old.ended)
@@ -170,6 +176,7 @@ func (c *callers) find(ctx context.Context, p *peer.Peer) (*known, error) {
 		if k == nil || k.Generation != info.generation || k.APIKeyHash != nil {
 			return nil, errUnknown
 		}
+		k.certificateEnds.Store(info.ends)
 		return k, nil
 	}
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")

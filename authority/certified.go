@@ -16,6 +16,7 @@ type certified struct {
 	shown      bool // there is a verified certificate
 	name       string
 	generation uint32
+	ends       int64 // when it does, in Unix seconds
 	err        error // what is wrong with it
 }
 
@@ -24,6 +25,7 @@ func certify(info credentials.TLSInfo) *certified {
 	if chains := info.State.VerifiedChains; len(chains) > 0 {
 		c.shown = true
 		c.name, c.generation, c.err = pki.CredentialOf(chains[0][0])
+		c.ends = chains[0][0].NotAfter.Unix()
 	}
 	return c
 }

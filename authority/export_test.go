@@ -50,3 +50,6 @@ func (a *Audit) Opened(now time.Time, epoch uint64) { a.opened(now, epoch) }
 
 // Checkpoint stands for what was written out.
 func (a *Audit) Checkpoint() auditlog.Checkpoint { return a.checkpoint() }
+
+// ServeBounded serves l with at most n connections at once.
+func (srv *Server) ServeBounded(l net.Listener, n int) error { return srv.serve(newBounded(l, n)) }

@@ -447,7 +447,8 @@ func (f *fixture) lock(prefix string) *pb.LockResponse {
 	return resp
 }
 
-// metric reads a sample, written as name{label="value"}.
+// metric reads a sample, written as name{label="value"}; of a histogram, how
+// many values it has.
 func (f *fixture) metric(sample string) float64 {
 	f.Helper()
 	families, err := f.metrics.Gather()
@@ -459,7 +460,7 @@ func (f *fixture) metric(sample string) float64 {
 				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
 			}
 			if sample == family.GetName()+"{"+strings.Join(labels, ",")+"}" {
-				return m.GetCounter().GetValue() + m.GetGauge().GetValue()
+				return m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount())
 			}
 		}
 	}

@@ -34,9 +34,13 @@ func callerFrom(ctx context.Context) *caller {
 // authorize decides whether the peer of a call may make it. It serves every
 // transport. Of a credential that is refused it returns the caller too, for the
 // audit trail.
-func (s *Service) authorize(ctx context.Context, method string) (*caller, error) {
-	c, err := s.callers.callerOf(ctx)
-	if err != nil {
+func (s *Service) authorize(ctx context.Context, method string) (c *caller, err error) {
+	defer func() {
+		if err != nil {
+			s.metrics.refuse(err)
+		}
+	}()
+	if c, err = s.callers.callerOf(ctx); err != nil {
 		return c, err
 	}
 	if isOpen(method) || slices.Contains(rules[method], c.Role) {
@@ -53,7 +57,9 @@ func isOpen(method string) bool {
 
 func (s *Service) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
 	c := &call{attrs: make([]slog.Attr, 0, 12)}
+	began := s.now()
 	_, name, _ := strings.Cut(strings.TrimPrefix(info.FullMethod, "/"), "/")
+	defer func() { s.metrics.callSeconds.WithLabelValues(info.FullMethod).Observe(s.now().Sub(began).Seconds()) }()
 	defer func() { err = s.answer(ctx, info.FullMethod, name, c, err) }()
 	defer s.recoverPanic(info.FullMethod, &err)
 
@@ -85,6 +91,9 @@ func (s *Service) interceptStream(srv any, stream grpc.ServerStream, info *grpc.
 	if c.caller, err = s.authorize(ctx, info.FullMethod); err != nil {
 		return err
 	}
+	open := s.metrics.streams.WithLabelValues(info.FullMethod)
+	open.Inc()
+	defer open.Dec()
 	ctx, cancel := context.WithCancelCause(context.WithValue(ctx, callKey{}, c))
 	defer cancel(nil)
 	done := make(chan error, 1)

@@ -34,6 +34,7 @@ const (
 type receipts struct {
 	fleet        *fleet
 	releaseAfter time.Duration // when a silent node has closed all; 0 is never
+	lag          *lag          // set before the first entry; nil measures nothing
 
 	mu   sync.Mutex // guards what follows
 	kept []*receipt // in the order of their sequences
@@ -106,11 +107,14 @@ func (r *receipts) open(e *storage.Entry) {
 		if n := r.early[seq][i.ID]; n != nil {
 			row.closed, row.lingered = n.GetClosed(), n.GetLingering()
 		}
-		if !row.done {
+		if row.done {
+			r.lag.acknowledged(0)
+		} else {
 			rc.waiting++
 		}
 		rc.rows[i.ID] = row
 	}
+	r.lag.completed(rc, rc.committed)
 	delete(r.early, seq)
 	r.kept = slices.Insert(r.kept, at, rc)
 	r.rows += len(rc.rows) + 1
@@ -163,7 +167,10 @@ func (r *receipts) enforced(id storage.InstanceID, through uint64, counts []*pb.
 			if rc.sequence > through {
 				break
 			}
-			rc.settle(id, now)
+			if rc.settle(id, now) {
+				r.lag.acknowledged(rc.rows[id].after)
+				r.lag.completed(rc, now)
+			}
 		}
 	}
 	r.unkeep(id, through, counts, now)
@@ -195,20 +202,26 @@ func (r *receipts) gone(id storage.InstanceID, cause string, now time.Time) {
 	delete(r.durable, id)
 	delete(r.cut, id)
 	for _, rc := range r.kept {
-		if row := rc.rows[id]; row != nil && !row.done {
-			row.departed = cause
+		row := rc.rows[id]
+		if row == nil || row.done {
+			continue
 		}
+		row.departed = cause
 		rc.settle(id, now)
+		r.lag.completed(rc, now)
 	}
 	r.wake()
 }
 
-// settle marks an instance's row as enforced.
-func (rc *receipt) settle(id storage.InstanceID, now time.Time) {
-	if row := rc.rows[id]; row != nil && !row.done {
-		row.done, row.after, row.timed = true, max(now.Sub(rc.committed), 0), true
-		rc.waiting--
+// settle marks an instance's row as enforced, and reports whether it was not.
+func (rc *receipt) settle(id storage.InstanceID, now time.Time) bool {
+	row := rc.rows[id]
+	if row == nil || row.done {
+		return false
 	}
+	row.done, row.after, row.timed = true, max(now.Sub(rc.committed), 0), true
+	rc.waiting--
+	return true
 }
 
 func (r *receipts) wake() {

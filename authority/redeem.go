@@ -158,6 +158,8 @@ type attempt struct {
 // can cause is a refusal of its item.
 func (s *Service) redeemBatch(ctx context.Context, c *caller, instance storage.InstanceID, items []*pb.RedeemItem) (*pb.RedeemResponse, error) {
 	now := s.now()
+	s.metrics.batches.Inc()
+	defer func() { s.metrics.batch(len(items), s.now().Sub(now)) }()
 	attempts := make([]attempt, len(items))
 	ids := make([]storage.TokenID, len(items))
 	for i, item := range items {

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/health"
@@ -48,8 +49,9 @@ type Server struct {
 // certificates that are given. It fails if a method has no rule.
 func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server, error) {
 	srv := &Server{service: s, health: health.NewServer()}
+	s.tls.Store(tlsConfig)
 	srv.Server = grpc.NewServer(
-		grpc.Creds(certifying{credentials.NewTLS(tlsConfig)}),
+		grpc.Creds(certifying{&countedTLS{credentials.NewTLS(tlsConfig), s.metrics}}),
 		grpc.UnaryInterceptor(s.interceptUnary),
 		grpc.StreamInterceptor(s.interceptStream),
 		grpc.NumStreamWorkers(streamWorkers),
@@ -123,14 +125,26 @@ const drainWrite = 5 * time.Second
 
 // Serve answers calls on l until Drain, or until l fails.
 func (srv *Server) Serve(l net.Listener) error {
-	return srv.Server.Serve(newBounded(l, maxConnections))
+	return srv.serve(newBounded(l, maxConnections))
 }
+
+func (srv *Server) serve(l *boundedListener) error {
+	l.refused = srv.service.metrics.connections
+	return srv.Server.Serve(l)
+}
+
+// The limits on connections.
+const (
+	limitAll     = "connections"
+	limitAddress = "connections_per_address"
+)
 
 // boundedListener accepts no more connections than may be open at once, in all
 // and from one address; more are closed as they come.
 type boundedListener struct {
 	net.Listener
 	max, maxAddress int
+	refused         *prometheus.CounterVec // by limit; nil counts none
 
 	mu        sync.Mutex // guards what follows
 	open      int
@@ -151,22 +165,30 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		if tcp, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 			addr = tcp.AddrPort().Addr().Unmap()
 		}
-		if l.take(addr) {
+		limit := l.take(addr)
+		if limit == "" {
 			return &boundedConn{Conn: c, gone: sync.OnceFunc(func() { l.giveBack(addr) })}, nil
 		}
 		_ = c.Close() // it is not heard of again
+		if l.refused != nil {
+			l.refused.WithLabelValues(limit).Inc()
+		}
 	}
 }
 
-func (l *boundedListener) take(addr netip.Addr) bool {
+// take gives a place, or names the limit that refuses it.
+func (l *boundedListener) take(addr netip.Addr) (limit string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.open >= l.max || addr.IsValid() && l.byAddress[addr] >= l.maxAddress {
-		return false
+	switch {
+	case l.open >= l.max:
+		return limitAll
+	case addr.IsValid() && l.byAddress[addr] >= l.maxAddress:
+		return limitAddress
 	}
 	l.open++
 	l.byAddress[addr]++
-	return true
+	return ""
 }
 
 func (l *boundedListener) giveBack(addr netip.Addr) {

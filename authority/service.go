@@ -7,6 +7,7 @@ package authority
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -54,6 +55,7 @@ type Service struct {
 	agents   *agents
 	rotating sync.Mutex // held from a change of edge keys on disk until it counts here
 	keys     atomic.Pointer[keyring]
+	tls      atomic.Pointer[tls.Config] // that callers are served with; nil without
 
 	refusals     *sampler
 	enforcements enforcements
@@ -98,6 +100,7 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	if s.metrics, err = newMetrics(p.Metrics, s); err != nil {
 		return nil, err
 	}
+	s.receipts.lag = s.metrics.lag
 	if err := s.loadKeys(ctx); err != nil {
 		return nil, err
 	}
@@ -142,7 +145,9 @@ func (s *Service) tend(ctx context.Context) error {
 	s.tendAudit()
 	s.strikes.sweep(now)
 	s.unwanted.sweep(now)
-	_, err := s.store.Sweep(ctx, now, sweepKeep)
+	began := s.now()
+	swept, err := s.store.Sweep(ctx, now, sweepKeep)
+	s.metrics.sweep(swept, s.now().Sub(began))
 	return errors.Join(err, s.rotateKeys(ctx, now), s.releaseDead(ctx, now))
 }
 

@@ -168,14 +168,19 @@ func TestRefusals(t *testing.T) {
 
 	_, metrics := get("http://" + n.admin + "/metrics")
 	write(t, newLog(t, "node-metrics"), metrics)
-	if !strings.Contains(metrics, `gatehouse_node_handshakes_refused_total{reason="token_used"}`) {
+	if !counted(metrics, `gatehouse_node_handshakes_refused_total{reason="token_used"}`) {
 		t.Error("refusals are not counted by reason")
 	}
 	_, metrics = get("http://" + s.admin + "/metrics")
 	write(t, newLog(t, "authority-metrics"), metrics)
-	if !strings.Contains(metrics, `gatehouse_authority_tokens_redeemed_total{outcome="token_used"}`) {
+	if !counted(metrics, `gatehouse_authority_tokens_redeemed_total{outcome="token_used"}`) {
 		t.Error("redemptions are not counted by outcome")
 	}
+}
+
+// counted reports whether a sample is there and above zero.
+func counted(metrics, sample string) bool {
+	return strings.Contains(metrics, sample+" ") && !strings.Contains(metrics, sample+" 0\n")
 }
 
 func wantStatusRule(t *testing.T, rule string, o offer, code int) *errStatus {

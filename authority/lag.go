@@ -1,0 +1,28 @@
+package authority
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// lag measures how long entries take from their commit to the nodes. A nil one
+// measures nothing.
+type lag struct {
+	enforced, complete prometheus.Histogram
+}
+
+// acknowledged notes that an instance has enforced an entry so long after its
+// commit.
+func (l *lag) acknowledged(after time.Duration) {
+	if l != nil {
+		l.enforced.Observe(after.Seconds())
+	}
+}
+
+// completed notes that a receipt waits for nobody any more.
+func (l *lag) completed(rc *receipt, now time.Time) {
+	if l != nil && rc.waiting == 0 && len(rc.rows) > 0 {
+		l.complete.Observe(max(now.Sub(rc.committed), 0).Seconds())
+	}
+}
