@@ -3,7 +3,9 @@ package authority
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"sync"
@@ -56,6 +58,8 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 		grpc.StreamInterceptor(s.interceptStream),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxRecvMsgSize(maxMessage),
+		//lint:ignore SA1019 it alone comes before the compressors that any linked package may have registered
+		grpc.RPCDecompressor(noInflating{}),
 		grpc.MaxConcurrentStreams(1000),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.MaxHeaderListSize(16<<10),
@@ -76,6 +80,16 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 	}
 	return srv, nil
 }
+
+// noInflating refuses compressed messages. A unary request is read before it is
+// known who sends it, and one of 4 KiB could inflate to maxMessage.
+type noInflating struct{}
+
+func (noInflating) Do(io.Reader) ([]byte, error) {
+	return nil, errors.New("compressed messages are not taken: call without a compressor")
+}
+
+func (noInflating) Type() string { return "gzip" }
 
 // Register registers the services, which must be called through the
 // interceptors.

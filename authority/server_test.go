@@ -12,7 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/gzip" // registers it, for TestNothingIsInflated
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
@@ -315,6 +318,24 @@ func TestPanicFailsItsCallAlone(t *testing.T) {
 	if got := f.log.String(); strings.Count(got, "panickingStore") < 2 || strings.Contains(got, someToken) {
 		t.Errorf("log: %s", got)
 	}
+}
+
+// TestNothingIsInflated proves that a compressed message is refused, though a
+// package that is linked has registered gzip.
+func TestNothingIsInflated(t *testing.T) {
+	if encoding.GetCompressor("gzip") == nil {
+		t.Fatal("gzip is not registered")
+	}
+	f := newFixture(t)
+	const want = "Internal no reason: grpc: failed to decompress the received message: compressed messages are not taken: call without a compressor"
+	_, err := f.tokens("login").IssueToken(f.ctx, request(), grpc.UseCompressor("gzip"))
+	f.fails(err, want)
+	c := f.dial(f.clientTLS("", 0)) // whoever calls
+	defer c.Close()
+	_, err = pb.NewTokenServiceClient(c).IssueToken(f.ctx, request(), grpc.UseCompressor("gzip"))
+	f.fails(err, want)
+	_, err = f.tokens("login").IssueToken(f.ctx, request())
+	f.ok(err)
 }
 
 type panickingStore struct{ storage.Store }
