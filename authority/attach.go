@@ -53,21 +53,21 @@ func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
 	id := hex.EncodeToString(inst.ID[:])
 	note(ctx, slog.String("instance_id", id))
 	defer s.fleet.detach(inst.ID, a)
-	s.log.Info("node attached", "node", inst.Node, "instance", id, "address", inst.Address, "version", inst.Version)
+	s.log.InfoContext(ctx, "node attached", "node", inst.Node, "instance", id, "address", inst.Address, "version", inst.Version)
 
 	heartbeats := make(chan uint64, 4)
 	read := make(chan error, 1)
 	go func() { // ends when the stream does: Recv fails then
 		var err error
 		defer func() { read <- err; cancel(err) }()
-		defer s.recoverPanic(pb.NodeService_Attach_FullMethodName, &err)
+		defer s.recoverPanic(ctx, pb.NodeService_Attach_FullMethodName, &err)
 		err = s.listen(ctx, stream, inst, a, heartbeats)
 	}()
 	err = firstCause(s.feed(ctx, stream, inst.ID, a, applied, heartbeats), read)
 	if errors.Is(err, io.EOF) { // said goodbye, or closed its side
 		err = nil
 	}
-	s.log.Info("node detached", "node", inst.Node, "instance", id, "cause", err)
+	s.log.InfoContext(ctx, "node detached", "node", inst.Node, "instance", id, "cause", err)
 	return err
 }
 

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	sdk "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 
@@ -206,8 +208,22 @@ func TestBenchNode(t *testing.T) {
 
 // BenchmarkIssueToken is one unary call after the other, as far as the handler
 // and the interceptors go; bench/ has the whole of it.
-func BenchmarkIssueToken(b *testing.B) {
-	f := newFixture(b)
+func BenchmarkIssueToken(b *testing.B) { benchIssueToken(b) }
+
+// BenchmarkIssueTokenTraced is the same with traces, of which a sampler takes
+// none or all: what an authority without a collector is spared.
+func BenchmarkIssueTokenTraced(b *testing.B) {
+	for name, sampler := range map[string]sdk.Sampler{"none": sdk.NeverSample(), "all": sdk.AlwaysSample()} {
+		b.Run(name, func(b *testing.B) {
+			benchIssueToken(b, func(f *fixture) {
+				f.traces = sdk.NewTracerProvider(sdk.WithSampler(sampler), sdk.WithBatcher(tracetest.NewNoopExporter()))
+			})
+		})
+	}
+}
+
+func benchIssueToken(b *testing.B, edits ...func(*fixture)) {
+	f := newFixture(b, edits...)
 	client := f.tokens("login")
 	req := request(func(r *pb.IssueTokenRequest) {
 		r.ClientIp, r.UserAgent, r.Origin = "192.0.2.7", []byte(chromeOnLinux), "https://app.example.com"

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -120,6 +121,7 @@ type state struct {
 	auditTo io.Writer // in its place, if a test wants another
 	log     *buffer
 	metrics *prometheus.Registry
+	traces  trace.TracerProvider // nil unless a test wants spans
 	ca      *pki.CA
 	service *authority.Service
 	server  *authority.Server
@@ -184,7 +186,7 @@ func (f *fixture) start() {
 	}
 	f.service, err = authority.New(f.ctx, f.cfg, authority.Parts{
 		Store: f.store, CA: ca, Audit: f.trail, Log: slog.New(slog.NewJSONHandler(f.log, nil)),
-		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader,
+		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader, Traces: f.traces,
 	})
 	f.ok(err)
 	tlsConfig, err := tlsfile.Server(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), ca.Cert, f.clock.Now, slog.New(slog.DiscardHandler))

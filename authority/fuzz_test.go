@@ -167,7 +167,7 @@ func FuzzRedeem(f *testing.F) {
 // FuzzAttach lets a hostile node say any three things on a stream.
 func FuzzAttach(f *testing.F) {
 	z := newFuzzed(f)
-	if _, err := z.appendEntry(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "t"}, Actor: "a"}); err != nil {
+	if _, err := z.appendEntry(z.context(), storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "t"}, Actor: "a"}); err != nil {
 		f.Fatal(err)
 	}
 	head, _ := z.store.Head()

@@ -61,7 +61,7 @@ func (s *Service) interceptUnary(ctx context.Context, req any, info *grpc.UnaryS
 	_, name, _ := strings.Cut(strings.TrimPrefix(info.FullMethod, "/"), "/")
 	defer func() { s.metrics.callSeconds.WithLabelValues(info.FullMethod).Observe(s.now().Sub(began).Seconds()) }()
 	defer func() { err = s.answer(ctx, info.FullMethod, name, c, err) }()
-	defer s.recoverPanic(info.FullMethod, &err)
+	defer s.recoverPanic(ctx, info.FullMethod, &err)
 
 	if c.caller, err = s.authorize(ctx, info.FullMethod); err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func (s *Service) interceptStream(srv any, stream grpc.ServerStream, info *grpc.
 	s.streams.Go(func() {
 		var err error
 		defer func() { done <- err }()
-		defer s.recoverPanic(info.FullMethod, &err)
+		defer s.recoverPanic(ctx, info.FullMethod, &err)
 		err = handler(srv, &callStream{stream, ctx})
 	})
 	select {
@@ -132,7 +132,7 @@ func (s *Service) answer(ctx context.Context, method, action string, c *call, er
 		v = verdictOf(err)
 		outcome = v.outcome()
 		if v.code == codes.Internal {
-			s.log.Error("call failed", "method", method, "error", presentable(err.Error()))
+			s.log.ErrorContext(ctx, "call failed", "method", method, "error", presentable(err.Error()))
 		}
 	}
 	s.metrics.calls.WithLabelValues(method, outcome).Inc()
@@ -171,9 +171,9 @@ func (s *Service) auditCall(ctx context.Context, action, outcome string, c *call
 }
 
 // recoverPanic turns a broken invariant of one call into that call's failure.
-func (s *Service) recoverPanic(method string, err *error) {
+func (s *Service) recoverPanic(ctx context.Context, method string, err *error) {
 	if r := recover(); r != nil {
-		s.log.Error("panic", "method", method, "panic", presentable(fmt.Sprint(r)), "stack", string(debug.Stack()))
+		s.log.ErrorContext(ctx, "panic", "method", method, "panic", presentable(fmt.Sprint(r)), "stack", string(debug.Stack()))
 		*err = errors.New("panic, logged with its stack")
 	}
 }

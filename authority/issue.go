@@ -21,7 +21,7 @@ func (s *Service) IssueToken(ctx context.Context, req *pb.IssueTokenRequest) (*p
 	i := issuance{req: req}
 	s.prepare(&i, callerFrom(ctx), s.now())
 	if i.err == nil {
-		inserted, err := s.store.Insert(s.writes.context(), []*storage.Token{i.rec})
+		inserted, err := s.store.Insert(s.carried(ctx), []*storage.Token{i.rec})
 		if err == nil {
 			i.issued, err = inserted[0].IssuedRevision, inserted[0].Err
 		}
@@ -54,7 +54,7 @@ func (s *Service) IssueTokens(ctx context.Context, req *pb.IssueTokensRequest) (
 			ready, recs = append(ready, &items[i]), append(recs, items[i].rec)
 		}
 	}
-	err := s.insert(ready, recs)
+	err := s.insert(ctx, ready, recs)
 	resp := &pb.IssueTokensResponse{Results: make([]*pb.IssueTokensResult, n)}
 	refused := 0
 	for i := range items {
@@ -62,7 +62,7 @@ func (s *Service) IssueTokens(ctx context.Context, req *pb.IssueTokensRequest) (
 		if it.err != nil {
 			refused++
 			if err == nil && verdictOf(it.err).code == codes.Internal {
-				s.log.Error("issue token", "error", it.err)
+				s.log.ErrorContext(ctx, "issue token", "error", it.err)
 			}
 		}
 		s.metrics.issued.WithLabelValues(it.outcome()).Inc()
@@ -78,11 +78,11 @@ func (s *Service) IssueTokens(ctx context.Context, req *pb.IssueTokensRequest) (
 
 // insert stores what is ready to be. Its error is the whole batch's, and that
 // of each item.
-func (s *Service) insert(ready []*issuance, recs []*storage.Token) error {
+func (s *Service) insert(ctx context.Context, ready []*issuance, recs []*storage.Token) error {
 	if len(ready) == 0 {
 		return nil
 	}
-	inserted, err := s.store.Insert(s.writes.context(), recs)
+	inserted, err := s.store.Insert(s.carried(ctx), recs)
 	if err != nil {
 		err = fmt.Errorf("insert %d tokens: %w", len(recs), err)
 		for _, it := range ready {

@@ -10,6 +10,7 @@ import (
 // measures nothing.
 type lag struct {
 	enforced, complete prometheus.Histogram
+	tracing            *tracing
 }
 
 // acknowledged notes that an instance has enforced an entry so long after its
@@ -24,5 +25,6 @@ func (l *lag) acknowledged(after time.Duration) {
 func (l *lag) completed(rc *receipt, now time.Time) {
 	if l != nil && rc.waiting == 0 && len(rc.rows) > 0 {
 		l.complete.Observe(max(now.Sub(rc.committed), 0).Seconds())
+		l.tracing.completed(rc, now)
 	}
 }

@@ -3,6 +3,7 @@ package authority_test
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -20,7 +21,8 @@ import (
 // and wrong, their text, secrets and digests are in no log, audit line, metric,
 // error or listing. A canary proves that the search would find them.
 func TestSecretsStaySecret(t *testing.T) {
-	f := newFixture(t)
+	spans, on := traced()
+	f := newFixture(t, on)
 	n := f.node("node-1")
 	var texts []string
 	var shown strings.Builder // all that callers are told, but for the answers that hand tokens out
@@ -100,9 +102,11 @@ func TestSecretsStaySecret(t *testing.T) {
 	for _, m := range families {
 		metrics.WriteString(m.String() + "\n")
 	}
+	ended, err := json.Marshal(spans.GetSpans())
+	f.ok(err)
 	f.trail.Flush()
 	for where, text := range map[string]string{
-		"the audit trail": f.audit.String(), "the log": f.log.String(), "the metrics": metrics.String(), "answers and errors": shown.String(),
+		"the audit trail": f.audit.String(), "the log": f.log.String(), "the metrics": metrics.String(), "spans": string(ended), "answers and errors": shown.String(),
 	} {
 		if len(text) < 100 {
 			t.Errorf("%s: only %q was looked at", where, text)

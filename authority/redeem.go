@@ -109,9 +109,9 @@ func (s *Service) takeBatches(ctx context.Context, cancel context.CancelCauseFun
 					cancel(err)
 				}
 			}()
-			defer s.recoverPanic(pb.NodeService_Redeem_FullMethodName, &err)
+			defer s.recoverPanic(ctx, pb.NodeService_Redeem_FullMethodName, &err)
 			var resp *pb.RedeemResponse
-			if resp, err = s.redeemBatch(s.writes.context(), c, instance, req.GetItems()); err == nil {
+			if resp, err = s.redeemBatch(s.carried(ctx), c, instance, req.GetItems()); err == nil {
 				answer <- resp
 			}
 		})
@@ -160,6 +160,8 @@ func (s *Service) redeemBatch(ctx context.Context, c *caller, instance storage.I
 	now := s.now()
 	s.metrics.batches.Inc()
 	defer func() { s.metrics.batch(len(items), s.now().Sub(now)) }()
+	ctx, end := s.tracing.batch(ctx, len(items))
+	defer end()
 	attempts := make([]attempt, len(items))
 	ids := make([]storage.TokenID, len(items))
 	for i, item := range items {
@@ -505,7 +507,7 @@ func (s *Service) strike(ctx context.Context, a *attempt, now time.Time) {
 	outcome := "ok"
 	if err == nil {
 		var e storage.Entry
-		if e, err = s.appendEntry(storage.Entry{
+		if e, err = s.appendEntry(ctx, storage.Entry{
 			Kind: storage.Revoke, Selector: storage.Selector{Token: a.token.ID}, Reason: struckReason, Actor: self,
 		}); err == nil {
 			attrs = append(attrs, slog.Uint64("revision", e.Revision.Sequence))
@@ -514,7 +516,7 @@ func (s *Service) strike(ctx context.Context, a *attempt, now time.Time) {
 	}
 	if err != nil { // the next mismatch tries again
 		outcome = verdictOf(err).outcome()
-		s.log.Error("revoke after mismatches", "token_id", id, "error", err)
+		s.log.ErrorContext(ctx, "revoke after mismatches", "token_id", id, "error", err)
 	}
 	s.audit.record(now, "Revoke", outcome, attrs...)
 }

@@ -42,7 +42,7 @@ func (s *Service) Revoke(ctx context.Context, req *pb.RevokeRequest) (*pb.Revoke
 	if err := s.room(c, false); err != nil {
 		return nil, err
 	}
-	e, err := s.appendEntry(storage.Entry{
+	e, err := s.appendEntry(ctx, storage.Entry{
 		Kind: storage.Revoke, Selector: sel, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId()),
 	})
 	if err != nil {
@@ -102,14 +102,15 @@ func scoped(c *caller, id string) string {
 
 // appendEntry commits an entry, and opens the receipt of one that ends
 // sessions with a row for every instance registered by then.
-func (s *Service) appendEntry(e storage.Entry) (storage.Entry, error) {
+func (s *Service) appendEntry(ctx context.Context, e storage.Entry) (storage.Entry, error) {
 	e.CommittedAt = s.now()
 	e.KeepUntil = e.CommittedAt.Add(s.cfg.keepEntry())
-	e, err := s.store.Append(s.writes.context(), e)
+	e, err := s.store.Append(s.carried(ctx), e)
 	if err != nil {
 		return e, fmt.Errorf("append to the log: %w", err)
 	}
 	if e.Kind != storage.LiftLock {
+		s.tracing.committed(ctx, e.Revision.Sequence)
 		s.receipts.open(&e)
 	}
 	return e, nil
@@ -175,7 +176,7 @@ func (s *Service) Lock(ctx context.Context, req *pb.LockRequest) (*pb.LockRespon
 	if _, err := io.ReadFull(s.random, e.Lock[:]); err != nil {
 		return nil, fmt.Errorf("draw lock id: %w", err)
 	}
-	if e, err = s.appendEntry(e); err != nil {
+	if e, err = s.appendEntry(ctx, e); err != nil {
 		return nil, err
 	}
 	id := hex.EncodeToString(e.Lock[:])
@@ -204,7 +205,7 @@ func (s *Service) Unlock(ctx context.Context, req *pb.UnlockRequest) (*pb.Unlock
 			return nil, err
 		}
 	}
-	e, err := s.appendEntry(lift)
+	e, err := s.appendEntry(ctx, lift)
 	if errors.Is(err, storage.ErrNotFound) {
 		return nil, notFound("no lock stands with the id %s", req.GetLockId())
 	}

@@ -52,7 +52,7 @@ type Server struct {
 func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server, error) {
 	srv := &Server{service: s, health: health.NewServer()}
 	s.tls.Store(tlsConfig)
-	srv.Server = grpc.NewServer(
+	srv.Server = grpc.NewServer(append(s.tracing.serverOptions(),
 		grpc.Creds(certifying{&countedTLS{credentials.NewTLS(tlsConfig), s.metrics}}),
 		grpc.UnaryInterceptor(s.interceptUnary),
 		grpc.StreamInterceptor(s.interceptStream),
@@ -66,7 +66,7 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
-	)
+	)...)
 	s.Register(srv)
 	healthpb.RegisterHealthServer(srv, srv.health)
 	if withReflection {

@@ -17,13 +17,14 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/trace"
 
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// Parts are what an authority works with. All are required.
+// Parts are what an authority works with. All but Traces are required.
 type Parts struct {
 	Store   storage.Store
 	CA      *pki.CA
@@ -31,7 +32,8 @@ type Parts struct {
 	Log     *slog.Logger
 	Metrics prometheus.Registerer
 	Now     func() time.Time
-	Random  io.Reader // of cryptographic quality, safe for concurrent use
+	Random  io.Reader            // of cryptographic quality, safe for concurrent use
+	Traces  trace.TracerProvider // nil makes no spans, and costs nothing
 }
 
 // Service is an authority. Make it with New, register its services with
@@ -45,6 +47,7 @@ type Service struct {
 	now     func() time.Time
 	random  io.Reader
 	metrics *metrics
+	tracing *tracing // nil where there is none
 
 	callers  *callers
 	fleet    *fleet
@@ -76,14 +79,16 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		cfg: cfg, store: p.Store, ca: p.CA, audit: p.Audit, log: p.Log, now: p.Now, random: p.Random,
+		cfg: cfg, ca: p.CA, audit: p.Audit, now: p.Now, random: p.Random,
 		strikes:  newStrikes(),
 		unwanted: newUnwanted(),
 		agents:   newAgents(),
 		writes:   newWrites(),
 		refusals: newSampler(),
 		stopping: make(chan struct{}),
+		tracing:  newTracing(p.Traces),
 	}
+	s.store, s.log = s.tracing.store(p.Store), s.tracing.log(p.Log)
 	var err error
 	if s.callers, err = loadCallers(ctx, p.Store); err != nil {
 		return nil, err
@@ -101,6 +106,7 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 		return nil, err
 	}
 	s.receipts.lag = s.metrics.lag
+	s.metrics.lag.tracing = s.tracing
 	if err := s.loadKeys(ctx); err != nil {
 		return nil, err
 	}

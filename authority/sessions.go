@@ -44,7 +44,7 @@ func (s *Service) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequ
 		live = append(live, x.ID)
 	}
 	if len(live) > 0 {
-		if _, err := s.store.EndSessions(s.writes.context(), live); err != nil {
+		if _, err := s.store.EndSessions(s.carried(ctx), live); err != nil {
 			return nil, fmt.Errorf("end %d sessions: %w", len(live), err)
 		}
 	}
