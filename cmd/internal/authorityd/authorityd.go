@@ -17,6 +17,7 @@ import (
 	"github.com/gatehouse-ws/gatehouse/authority"
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/tracing"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/storage/boltstore"
@@ -47,6 +48,7 @@ type Authority struct {
 	service *authority.Service
 	server  *authority.Server
 	metrics *prometheus.Registry
+	traces  *tracing.Exporter
 	ready   chan struct{} // closed once it serves
 }
 
@@ -81,8 +83,11 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Authority, err 
 		return nil, err
 	}
 	a.metrics = ops.NewMetrics()
+	if a.traces, err = tracing.Start(ctx, "gatehouse-authority", pb.Version, log); err != nil {
+		return nil, err
+	}
 	if a.service, err = authority.New(ctx, cfg.Config, authority.Parts{
-		Store: a.store, CA: a.ca, Audit: a.audit, Log: log, Metrics: a.metrics, Now: time.Now, Random: rand.Reader,
+		Store: a.store, CA: a.ca, Audit: a.audit, Log: log, Metrics: a.metrics, Now: time.Now, Random: rand.Reader, Traces: a.traces.Provider(),
 	}); err != nil {
 		return nil, err
 	}
@@ -138,6 +143,7 @@ func (a *Authority) Close() error {
 	if a.audit != nil {
 		errs = append(errs, a.audit.Close())
 	}
+	a.traces.Close() // last: it may wait for the collector
 	return errors.Join(errs...)
 }
 
@@ -233,7 +239,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 		})
 	}
 	log.Info("authority started", "version", pb.Version, "listen", l.Addr().String(), "admin", cfg.Admin, "state", cfg.State,
-		"admission_fence", cfg.Fleet.AdmissionFence.String(), "session_fence", cfg.Fleet.SessionFence.String(), "reflection", cfg.Reflection)
+		"admission_fence", cfg.Fleet.AdmissionFence.String(), "session_fence", cfg.Fleet.SessionFence.String(), "reflection", cfg.Reflection, "traces", a.traces.To())
 	defer log.Info("authority stopped")
 	return a.Serve(ctx, l)
 }

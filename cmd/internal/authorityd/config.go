@@ -16,6 +16,7 @@ import (
 	"github.com/gatehouse-ws/gatehouse/authority"
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/tracing"
 )
 
 // Config is the configuration of gatehouse-authority.
@@ -61,10 +62,10 @@ func (c *Config) Validate() error {
 	return errors.Join(problems...)
 }
 
-// Check tells what a start would find wrong with the names, the CA, and the
-// store, which it does not open. It makes nothing.
+// Check tells what a start would find wrong with the OTEL_* variables, the
+// names, the CA, and the store, which it does not open. It makes nothing.
 func Check(cfg Config) error {
-	var problems []error
+	problems := []error{tracing.Check()}
 	if err := pki.CheckServerNames(cfg.ServerNames); err != nil {
 		problems = append(problems, fmt.Errorf("server_names: %w", err))
 	}
