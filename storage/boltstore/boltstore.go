@@ -103,6 +103,7 @@ type Store struct {
 	db       *bbolt.DB
 	pageSize int
 	epoch    uint64
+	system   storage.SystemID
 	ledger   *ledger.Ledger
 	slots    *slots
 	fresh    *fresh
@@ -123,6 +124,7 @@ type Store struct {
 
 	groups, grouped atomic.Uint64
 	commits         *commits
+	used            atomic.Int64 // bytes of the file, by bbolt; for Backup
 
 	sweeping sync.Mutex // one Sweep at a time
 

@@ -11,9 +11,11 @@ import (
 // Some tests need a process of their own: to kill it, to trace it, or to have
 // it run out of space. They run this binary again as one of these children.
 var children = map[string]func(path string) error{
-	"crash":  childCrash,
-	"full":   childFull,
-	"traced": childTraced,
+	"crash":   childCrash,
+	"full":    childFull,
+	"traced":  childTraced,
+	"restore": childRestore,
+	"compact": childCompact,
 }
 
 const (

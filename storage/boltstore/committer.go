@@ -157,6 +157,7 @@ func (s *Store) tryCommit(g *group) (err error) {
 	err = g.broken
 	if err == nil {
 		s.room.used = tx.Size()
+		s.used.Store(tx.Size())
 		err = s.room.ensure(s.needs(g))
 	}
 	if err == nil {

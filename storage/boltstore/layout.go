@@ -9,7 +9,7 @@ import (
 
 // The buckets at the top of the file.
 //
-//	meta         format, epoch, created, swept: numbers, big endian
+//	meta         format, epoch, created, swept: numbers, big endian; system
 //	tokens       slot -> token id -> Token; a slot's sequence counts its tokens
 //	uses         slot -> number of the first use -> Redemptions; a slot's
 //	             sequence counts its uses
@@ -50,6 +50,8 @@ var (
 		metaBucket, tokensBucket, usesBucket, sessionsBucket, endedBucket, logBucket,
 		locksBucket, instancesBucket, credentialsBucket, edgeKeysBucket,
 	}
+	// ofHistory belong to the epoch that a restore ends.
+	ofHistory = [][]byte{sessionsBucket, endedBucket, logBucket, instancesBucket}
 
 	// laterBuckets are not in the oldest files, and are made when one is opened.
 	// That leaves the format at 1: an older version passes over them and keeps
@@ -60,6 +62,7 @@ var (
 	epochKey   = []byte("epoch")
 	createdKey = []byte("created") // Unix milliseconds
 	sweptKey   = []byte("swept")   // Unix milliseconds: tokens that expire until then are gone
+	systemKey  = []byte("system")  // 16 random bytes: the installation
 )
 
 // format is the version of this layout. A store of a higher one is refused.

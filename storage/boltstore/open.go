@@ -51,7 +51,13 @@ func (s *Store) open() error {
 	}
 	s.db = db
 	s.room = room{file: file, direct: openDirect(s.path), grow: s.opts.grow, ahead: s.opts.AheadBytes}
-	err = s.rebuild()
+	err = sameFile(file, s.path)
+	if err == nil {
+		err = s.rebuild()
+	}
+	if err == nil {
+		err = s.ensureSystem()
+	}
 	if err == nil {
 		err = s.addLaterBuckets()
 	}
@@ -90,16 +96,15 @@ func create(path string, opts *Options) (err error) {
 				return err
 			}
 		}
-		var epoch [8]byte
-		for binary.BigEndian.Uint64(epoch[:]) == 0 {
-			if _, err := rand.Read(epoch[:]); err != nil {
-				return err
-			}
+		epoch, err := newEpoch()
+		if err != nil {
+			return err
 		}
 		meta := tx.Bucket(metaBucket)
 		return errors.Join(
+			putSystem(meta),
 			meta.Put(formatKey, number(format)),
-			meta.Put(epochKey, epoch[:]),
+			meta.Put(epochKey, number(epoch)),
 			meta.Put(createdKey, number(uint64(time.Now().UnixMilli()))),
 			meta.Put(sweptKey, number(0)),
 		)
@@ -114,11 +119,35 @@ func create(path string, opts *Options) (err error) {
 			return err
 		}
 	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
+	return syncFolder(dir)
+}
+
+// newEpoch draws the name of a new history.
+func newEpoch() (uint64, error) {
+	var b [8]byte
+	for binary.BigEndian.Uint64(b[:]) == 0 {
+		if _, err := rand.Read(b[:]); err != nil {
+			return 0, err
+		}
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return binary.BigEndian.Uint64(b[:]), nil
+}
+
+// sameFile reports a file that was put in the place of f while that was waited
+// for: a restore or a compaction has ended.
+func sameFile(f *os.File, path string) error {
+	has, err := f.Stat()
+	if err != nil {
+		return describe(path, err)
+	}
+	now, err := os.Stat(path)
+	if err != nil {
+		return describe(path, err)
+	}
+	if !os.SameFile(has, now) {
+		return fmt.Errorf("%w: %s was replaced meanwhile; start again", storage.ErrInUse, path)
+	}
+	return nil
 }
 
 // addLaterBuckets makes those that a file of before does not have.

@@ -23,6 +23,7 @@ func (s *Store) rebuild() error {
 			meta := tx.Bucket(metaBucket)
 			epoch, _ := numberOf(meta.Get(epochKey))
 			swept, _ := numberOf(meta.Get(sweptKey))
+			s.system = systemOf(tx)
 			s.epoch, s.ledger, s.slots = epoch, ledger.New(epoch), newSlots()
 			tokens, err := s.rebuildSlots(tx, int64(swept))
 			if err != nil {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io"
+
+	"go.etcd.io/bbolt"
 )
 
 // verify reads every page in use of a bbolt file and reports the first that is
@@ -37,6 +39,13 @@ func verify(f io.ReaderAt, size int64, pageSize int) error {
 		}
 	}
 	return v.page(m.root, bounds{}, 0, true)
+}
+
+// verifyTx is verify of what a transaction sees of the file.
+func verifyTx(f io.ReaderAt, tx *bbolt.Tx, pageSize int) error {
+	v := verifier{f: f, pageSize: pageSize, high: uint64(tx.Size()) / uint64(pageSize)}
+	v.seen = make([]bool, v.high)
+	return v.page(uint64(tx.Cursor().Bucket().Root()), bounds{}, 0, true)
 }
 
 const (

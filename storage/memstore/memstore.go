@@ -44,8 +44,9 @@ type Store struct {
 var _ storage.Store = (*Store)(nil)
 
 // New makes an empty store.
-func New() *Store {
-	epoch := rand.Uint64() | 1 // never zero
+func New() *Store { return newStore(rand.Uint64() | 1) } // never zero
+
+func newStore(epoch uint64) *Store {
 	return &Store{
 		failed:      make(chan struct{}),
 		ledger:      ledger.New(epoch),

@@ -1,0 +1,186 @@
+package boltstore
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
+)
+
+// claim is the store at a path, kept from every other process, or nothing where
+// there is none that any process could open.
+type claim struct {
+	path   string
+	exists bool
+	db     *bbolt.DB // nil where the file can't be opened
+	why    error     // that is so
+	system storage.SystemID
+}
+
+// take takes the store at path. What can't be opened needs no lock.
+func take(path string) (*claim, error) {
+	h := &claim{path: path}
+	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
+		return h, nil
+	}
+	h.exists = true
+	switch err := inspect(path); {
+	case errors.Is(err, storage.ErrCorrupt), errors.Is(err, storage.ErrNewer):
+		h.why = err
+		return h, nil
+	case err != nil:
+		return nil, err
+	}
+	var file *os.File
+	db, err := openFile(path, &bbolt.Options{
+		Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
+		OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+			file, err = os.OpenFile(name, flag&^os.O_CREATE, mode)
+			return file, err
+		},
+	})
+	if err != nil {
+		if file != nil {
+			_ = file.Close() // and with it the lock that bbolt may hold still
+		}
+		return nil, err
+	}
+	h.db = db
+	if err := sameFile(file, path); err != nil {
+		return nil, errors.Join(err, h.release())
+	}
+	err = db.View(func(tx *bbolt.Tx) error {
+		h.system = systemOf(tx)
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(err, h.release())
+	}
+	for _, name := range leftovers(path) {
+		_ = os.Remove(name)
+	}
+	return h, nil
+}
+
+// leftovers are files that a restore or a compaction which was killed has left.
+func leftovers(path string) (names []string) {
+	for _, what := range []string{restoreWord, compactWord} {
+		left, _ := filepath.Glob(besidePattern(path, what))
+		names = append(names, left...)
+	}
+	return names
+}
+
+// release lets other processes have the store, once.
+func (h *claim) release() error {
+	db := h.db
+	if h.db = nil; db == nil {
+		return nil
+	}
+	return db.Close()
+}
+
+const (
+	restoreWord = "restore"
+	compactWord = "compact"
+)
+
+// besidePattern names files in which something to replace the one at path is
+// made, for os.CreateTemp and filepath.Glob.
+func besidePattern(path, what string) string {
+	return filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+"."+what+"-*")
+}
+
+func createBeside(path, what string) (*os.File, error) {
+	return os.CreateTemp(filepath.Dir(path), filepath.Base(besidePattern(path, what)))
+}
+
+// replace puts the whole store tmp in the place of what is claimed, in one step:
+// whoever looks finds the one or the other. keep, unless empty, is where the old
+// one stays.
+func (h *claim) replace(tmp, keep string) error {
+	like := h.path
+	if !h.exists {
+		like = filepath.Dir(h.path)
+	}
+	if err := ownAs(tmp, like); err != nil {
+		return err
+	}
+	if !h.exists {
+		if err := os.Link(tmp, h.path); errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%w: %s was made meanwhile; start again", storage.ErrInUse, h.path)
+		} else if err == nil {
+			return errors.Join(os.Remove(tmp), syncFolder(filepath.Dir(h.path)))
+		}
+	}
+	if runtime.GOOS == "windows" { // where an open file can't be replaced
+		if err := h.release(); err != nil {
+			return err
+		}
+	}
+	if keep != "" && h.exists {
+		// Not every file system has links. Without one there is a moment in which
+		// nothing is at the path; an authority does not start on that.
+		if err := os.Link(h.path, keep); err != nil {
+			if err := os.Rename(h.path, keep); err != nil {
+				return err
+			}
+		}
+	}
+	if err := os.Rename(tmp, h.path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(h.path))
+}
+
+// syncFolder makes names that were changed in a folder last.
+func syncFolder(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// closeTrimmed closes a file and takes off what bbolt has grown it by for later:
+// a store takes room that it finds for room that is written.
+func closeTrimmed(db *bbolt.DB) error {
+	var used int64
+	path := db.Path()
+	err := db.View(func(tx *bbolt.Tx) error {
+		used = tx.Size()
+		return nil
+	})
+	if err := errors.Join(err, db.Sync(), db.Close()); err != nil {
+		return err
+	}
+	return os.Truncate(path, used)
+}
+
+// syncFile makes what other handles wrote to the file at path last, and returns
+// its size.
+func syncFile(path string) (int64, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return 0, err
+	}
+	info, err := f.Stat()
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return 0, err
+	}
+	return info.Size(), nil
+}
+
+// asFull marks an error that a full disk has caused.
+func asFull(err error) error {
+	if isFull(err) {
+		return fmt.Errorf("%w: %w", storage.ErrFull, err)
+	}
+	return err
+}
