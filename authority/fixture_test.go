@@ -128,6 +128,7 @@ type state struct {
 	address string
 
 	reflection bool
+	backup     func(context.Context, io.Writer, func(storage.Backup)) error
 	served     chan error
 	mu         sync.Mutex
 	conns      map[string]*grpc.ClientConn
@@ -186,7 +187,7 @@ func (f *fixture) start() {
 	}
 	f.service, err = authority.New(f.ctx, f.cfg, authority.Parts{
 		Store: f.store, CA: ca, Audit: f.trail, Log: slog.New(slog.NewJSONHandler(f.log, nil)),
-		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader, Traces: f.traces,
+		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader, Traces: f.traces, Backup: f.backup,
 	})
 	f.ok(err)
 	tlsConfig, err := tlsfile.Server(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), ca.Cert, f.clock.Now, slog.New(slog.DiscardHandler))

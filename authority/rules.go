@@ -53,6 +53,8 @@ var rules = map[string][]storage.Role{
 	pb.CredentialService_RenewCertificate_FullMethodName:  {issuer, node, admin, viewer},
 	pb.CredentialService_RotateEdgeKeys_FullMethodName:    {admin},
 	pb.CredentialService_ListEdgeKeys_FullMethodName:      {admin, viewer},
+
+	pb.MaintenanceService_Backup_FullMethodName: {admin},
 }
 
 // open are services that any credential may call: they tell nothing of

@@ -100,6 +100,7 @@ func (s *Service) Register(r grpc.ServiceRegistrar) {
 	pb.RegisterSessionServiceServer(r, s)
 	pb.RegisterCredentialServiceServer(r, s)
 	pb.RegisterAuditServiceServer(r, s)
+	pb.RegisterMaintenanceServiceServer(r, s)
 }
 
 // Interceptors find out who calls and decide whether that caller may, on every

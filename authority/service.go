@@ -24,7 +24,7 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// Parts are what an authority works with. All but Traces are required.
+// Parts are what an authority works with. All but Traces and Backup are required.
 type Parts struct {
 	Store   storage.Store
 	CA      *pki.CA
@@ -34,6 +34,9 @@ type Parts struct {
 	Now     func() time.Time
 	Random  io.Reader            // of cryptographic quality, safe for concurrent use
 	Traces  trace.TracerProvider // nil makes no spans, and costs nothing
+	// Backup writes a backup of Store to w while that goes on working, and first
+	// tells begun what it will be. It is nil where there is none to be had.
+	Backup func(ctx context.Context, w io.Writer, begun func(storage.Backup)) error
 }
 
 // Service is an authority. Make it with New, register its services with
@@ -63,6 +66,9 @@ type Service struct {
 	refusals     *sampler
 	enforcements enforcements
 
+	backup    func(ctx context.Context, w io.Writer, begun func(storage.Backup)) error
+	backingUp chan struct{} // of one: held by who makes a backup
+
 	writes *writes
 
 	stop     sync.Once
@@ -87,6 +93,7 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 		refusals: newSampler(),
 		stopping: make(chan struct{}),
 		tracing:  newTracing(p.Traces),
+		backup:   p.Backup, backingUp: make(chan struct{}, 1),
 	}
 	s.store, s.log = s.tracing.store(p.Store), s.tracing.log(p.Log)
 	var err error
