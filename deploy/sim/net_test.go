@@ -61,6 +61,7 @@ type link struct {
 	number int
 	cert   *x509.Certificate
 	tap    func(proto.Message) // sees, and may change, what the node is about to get; may be nil
+	hears  func(proto.Message) // sees what the node sends; may be nil
 
 	mu      sync.Mutex
 	held    [2]bool                  // by direction: partitioned
@@ -375,6 +376,9 @@ func (c *clientSide) SendMsg(m any) error {
 	c.pipes[down].mu.Unlock()
 	if ended || c.ctx.Err() != nil {
 		return io.EOF // RecvMsg tells why
+	}
+	if c.l.hears != nil {
+		c.l.hears(m.(proto.Message))
 	}
 	if r, ok := m.(*pb.AttachRequest); ok && r.GetHeartbeat() != nil {
 		c.l.mu.Lock()

@@ -10,6 +10,9 @@ import (
 	"net/netip"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
@@ -38,7 +41,7 @@ func (w *world) issue(ctx context.Context, c *chances, login string, req *pb.Iss
 		ip, _ := netip.ParseAddr(req.GetClientIp())
 		w.history.issued(id, &issued{
 			tenant: req.GetTenant(), subject: req.GetSubject(), issuer: login, ip: ip,
-			uses: max(int(req.GetMaxUses()), 1), revision: resp.GetIssuedRevision().GetSequence(),
+			uses: max(int(req.GetMaxUses()), 1), revision: revisionFrom(resp.GetIssuedRevision()),
 		})
 		return resp.GetToken()
 	}
@@ -160,6 +163,9 @@ func (w *world) follow(ctx context.Context, c *chances, api pb.RevocationService
 				return
 			}
 		}
+		if status.Code(err) == codes.NotFound { // of a history that a restore has ended
+			return
+		}
 		w.rest(ctx, c.between(50*time.Millisecond, time.Second))
 	}
 }
@@ -196,10 +202,14 @@ func (w *world) step() {
 		m.end(w.chance(60), func() { w.startNode(m.name, dead...) })
 	case n < 90 && w.liveNodes() < 5:
 		w.startNode(nodeName(w.draw(nodeNames))) // beside another under its name, perhaps
-	case n < 95:
+	case n < 94:
 		w.stopAuthority(w.chance(70))
 		time.Sleep(w.between(10*time.Millisecond, sessionFence/2))
 		w.startAuthority()
+	case n < 96:
+		w.takeBackup()
+	case n < 98:
+		w.restore(w.chance(70), w.between(10*time.Millisecond, sessionFence/2))
 	default:
 		w.event("nothing for a while")
 		time.Sleep(w.between(0, sessionFence))

@@ -98,7 +98,8 @@ type world struct {
 	plan    []planned // owned by the schedule
 	counts  map[string]int
 
-	store   storage.Store
+	store   *memstore.Store
+	backup  *memstore.Backup // the last, or nil; owned by the schedule
 	process *process
 	nodes   []*machine // all there ever were
 	console *link      // of the admin
@@ -112,8 +113,9 @@ type world struct {
 
 // rules are switched off, for a schedule that shows what each is for.
 type rules struct {
-	tap  func(*link, proto.Message)        // changes what nodes are told
-	wrap func(storage.Store) storage.Store // changes what the authority knows of its store
+	tap      func(*link, proto.Message)        // changes what nodes are told
+	wrap     func(storage.Store) storage.Store // changes what the authority knows of its store
+	oneEpoch bool                              // a restore goes on with the history of its backup
 }
 
 func newWorld(t *testing.T, seed uint64, r rules) *world {
@@ -386,6 +388,7 @@ func (w *world) startNode(name string, dead ...*machine) *machine {
 			w.rules.tap(m.link, msg)
 		}
 	}
+	m.link.hears = func(msg proto.Message) { w.history.says(m, msg) }
 	cfg := wsnode.DefaultConfig()
 	cfg.Authority.Address, cfg.Authority.RedeemTimeout = "simulated", 3*time.Second
 	cfg.Limits.Addresses, cfg.Limits.Sockets.Max = 1024, 1000

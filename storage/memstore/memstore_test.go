@@ -10,7 +10,8 @@ import (
 
 func open(*testing.T) storage.Store { return memstore.New() }
 
-func TestStore(t *testing.T)     { storagetest.Run(t, open) }
+func TestStore(t *testing.T) { storagetest.Run(t, open) }
+
 // A restored store, in which nothing of before counts, keeps every promise too.
 func TestRestored(t *testing.T) {
 	storagetest.Run(t, func(*testing.T) storage.Store { return memstore.Restore(memstore.New().Backup(), 0) })
