@@ -45,7 +45,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
   gatehouse-authority --config /etc/gatehouse/authority.yaml`,
 	}
 	root := p.Command(stdout, stderr)
-	root.AddCommand(initCommand(p, stdout, stderr), enrollCommand(p, stdout, stderr))
+	root.AddCommand(initCommand(p, stdout, stderr), enrollCommand(p, stdout, stderr),
+		backupCommand(p, stdout, stderr), restoreCommand(p, stdout, stderr), compactCommand(p, stdout, stderr))
 	return p.Execute(ctx, root, args, stderr)
 }
 
@@ -54,7 +55,7 @@ func advise(cfg authorityd.Config, err error) error {
 	if !errors.Is(err, authorityd.ErrStoreMissing) {
 		return err
 	}
-	return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "restore gatehouse.db from a backup; or gatehouse-authority init --begin-anew --state " + shell.Word(cfg.State) +
+	return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "gatehouse-authority restore puts a backup in its place; or gatehouse-authority init --begin-anew --state " + shell.Word(cfg.State) +
 		" makes an empty store and a new CA, and every caller must be enrolled again"}
 }
 

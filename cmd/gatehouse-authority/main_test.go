@@ -119,7 +119,7 @@ func TestInit(t *testing.T) {
 	if err := os.Remove(filepath.Join(state, "gatehouse.db")); err != nil {
 		t.Fatal(err)
 	}
-	lost := []string{"the store is gone", "hint: restore gatehouse.db from a backup; or gatehouse-authority init --begin-anew --state '" + state + "'"}
+	lost := []string{"the store is gone", "hint: gatehouse-authority restore puts a backup in its place; or gatehouse-authority init --begin-anew --state '" + state + "'"}
 	try(1, lost, "init")
 	try(1, lost, "--listen", "127.0.0.1:0", "--admin", "")
 	try(1, lost, "enroll", "viewer", "v")

@@ -38,6 +38,7 @@ type client struct {
 	sessions    pb.SessionServiceClient
 	credentials pb.CredentialServiceClient
 	audit       pb.AuditServiceClient
+	maintenance pb.MaintenanceServiceClient
 }
 
 // connect prepares calls; the first one connects. Close what it returns.
@@ -80,6 +81,7 @@ func (c *cli) connect() (*client, error) {
 	cl.sessions = pb.NewSessionServiceClient(cl.conn)
 	cl.credentials = pb.NewCredentialServiceClient(cl.conn)
 	cl.audit = pb.NewAuditServiceClient(cl.conn)
+	cl.maintenance = pb.NewMaintenanceServiceClient(cl.conn)
 	return cl, nil
 }
 

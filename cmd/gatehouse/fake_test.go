@@ -43,6 +43,7 @@ type fakeAuthority struct {
 	pb.UnimplementedSessionServiceServer
 	pb.UnimplementedCredentialServiceServer
 	pb.UnimplementedAuditServiceServer
+	pb.UnimplementedMaintenanceServiceServer
 
 	ca   *fakeCA
 	addr string
@@ -111,6 +112,7 @@ func startAuthority(t testing.TB) *fakeAuthority {
 	pb.RegisterSessionServiceServer(srv, f)
 	pb.RegisterCredentialServiceServer(srv, f)
 	pb.RegisterAuditServiceServer(srv, f)
+	pb.RegisterMaintenanceServiceServer(srv, f)
 	go func() { _ = srv.Serve(l) }() // ends by Stop
 	t.Cleanup(srv.Stop)
 	return f

@@ -29,7 +29,7 @@ func TestImports(t *testing.T) {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
 	const module = "github.com/gatehouse-ws/gatehouse/"
-	allowed := []string{"proto/gatehouse/authority/v1", "auditlog", "token", "tlsfile", "cmd/internal/settings", "cmd/internal/callerr", "cmd/internal/shell"}
+	allowed := []string{"proto/gatehouse/authority/v1", "auditlog", "token", "tlsfile", "cmd/internal/settings", "cmd/internal/callerr", "cmd/internal/shell", "cmd/internal/backupfile"}
 	checked := 0
 	for _, file := range files {
 		if strings.HasPrefix(file, "dev") {

@@ -80,7 +80,7 @@ func (c *cli) rootCommand() *cobra.Command {
 		c.connectCommand(), c.tokenCommand(), c.revokeCommand(), c.revocationCommand(),
 		c.lockCommand(), c.unlockCommand(), c.locksCommand(),
 		c.sessionCommand(), c.nodeCommand(), c.credentialCommand(), c.keyCommand(),
-		c.auditCommand(),
+		c.auditCommand(), c.backupCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
 	for _, t := range topics {

@@ -79,6 +79,9 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Authority, err 
 		return nil, err
 	}
 	a.store = store
+	if err := noteSystem(cfg, store.System()); err != nil {
+		return nil, err
+	}
 	if a.audit, err = authority.OpenAudit(cfg.auditAt()); err != nil {
 		return nil, err
 	}
@@ -88,6 +91,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Authority, err 
 	}
 	if a.service, err = authority.New(ctx, cfg.Config, authority.Parts{
 		Store: a.store, CA: a.ca, Audit: a.audit, Log: log, Metrics: a.metrics, Now: time.Now, Random: rand.Reader, Traces: a.traces.Provider(),
+		Backup: store.Backup,
 	}); err != nil {
 		return nil, err
 	}

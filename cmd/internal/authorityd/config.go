@@ -103,6 +103,9 @@ func (c *Config) caDir() string   { return filepath.Join(c.State, "ca") }
 func (c *Config) tlsDir() string  { return filepath.Join(c.State, "tls") }
 func (c *Config) storeAt() string { return filepath.Join(c.State, "gatehouse.db") }
 
+// systemAt tells which installation this is when the store can't any more.
+func (c *Config) systemAt() string { return filepath.Join(c.State, "system-id") }
+
 // CredentialDir is where init and enroll put what a credential calls with,
 // unless told otherwise.
 func (c *Config) CredentialDir(name string) string {

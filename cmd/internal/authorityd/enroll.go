@@ -156,17 +156,27 @@ type Enrolled struct {
 // takes.
 //
 // The error of a call has its gRPC status; ErrFolder says that none was made.
-func Enroll(ctx context.Context, cfg Config, e Enrolment, log *slog.Logger) (_ *Enrolled, err error) {
+func Enroll(ctx context.Context, cfg Config, e Enrolment, log *slog.Logger) (made *Enrolled, err error) {
+	err = through(ctx, cfg, log, func(address string) error {
+		made, err = EnrollAt(ctx, cfg, address, e, log)
+		return err
+	})
+	return made, err
+}
+
+// through calls the running authority, or else one that it starts on the state
+// folder for as long as that takes.
+func through(ctx context.Context, cfg Config, log *slog.Logger, call func(address string) error) (err error) {
 	a, err := Open(ctx, cfg, log)
 	if errors.Is(err, ErrInUse) { // an authority runs
-		return EnrollAt(ctx, cfg, cfg.Local(), e, log)
+		return call(cfg.Local())
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	l, err := net.Listen("tcp", "localhost:0")
 	if err != nil {
-		return nil, errors.Join(err, a.Close())
+		return errors.Join(err, a.Close())
 	}
 	serve, stop := context.WithCancel(ctx)
 	served := make(chan error, 1)
@@ -175,7 +185,22 @@ func Enroll(ctx context.Context, cfg Config, e Enrolment, log *slog.Logger) (_ *
 		stop()
 		err = errors.Join(err, <-served, a.Close())
 	}()
-	return EnrollAt(ctx, cfg, l.Addr().String(), e, log)
+	return call(l.Addr().String())
+}
+
+// dial calls an authority as the first admin.
+func dial(cfg Config, address string, log *slog.Logger) (*grpc.ClientConn, error) {
+	dir := cfg.CredentialDir(FirstAdmin)
+	tlsConfig, err := tlsfile.Client(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), time.Now, log)
+	if err != nil {
+		return nil, fmt.Errorf("the first admin's credential: %w", err)
+	}
+	tlsConfig.ServerName = cfg.ServerNames[0]
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)), grpc.WithNoProxy())
+	if err != nil {
+		return nil, fmt.Errorf("authority %s: %w", address, err)
+	}
+	return conn, nil
 }
 
 // EnrollAt makes a credential through the authority that runs at address on the
@@ -189,15 +214,9 @@ func EnrollAt(ctx context.Context, cfg Config, address string, e Enrolment, log 
 			return nil, err
 		}
 	}
-	dir := cfg.CredentialDir(FirstAdmin)
-	tlsConfig, err := tlsfile.Client(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), time.Now, log)
+	conn, err := dial(cfg, address, log)
 	if err != nil {
-		return nil, fmt.Errorf("the first admin's credential: %w", err)
-	}
-	tlsConfig.ServerName = cfg.ServerNames[0]
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)), grpc.WithNoProxy())
-	if err != nil {
-		return nil, fmt.Errorf("authority %s: %w", address, err)
+		return nil, err
 	}
 	defer func() { _ = conn.Close() }() // nothing is under way
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
