@@ -94,3 +94,12 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	return m, errors.Join(errs...)
 }
+
+// CredentialExpiry is the metric of when a node's credential ends, in Unix time,
+// for whoever keeps the credential.
+func CredentialExpiry(read func() int64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "gatehouse", Subsystem: "node", Name: "credential_expiry_timestamp_seconds",
+		Help: "When the certificate ends that the node calls its authority with, in Unix time; 0 while it cannot be read.",
+	}, func() float64 { return float64(read()) })
+}

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -175,6 +176,16 @@ func TestRefusals(t *testing.T) {
 	write(t, newLog(t, "authority-metrics"), metrics)
 	if !counted(metrics, `gatehouse_authority_tokens_redeemed_total{outcome="token_used"}`) {
 		t.Error("redemptions are not counted by outcome")
+	}
+	page, err := os.ReadFile("../../docs/metrics.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, nodes := get("http://" + n.admin + "/metrics")
+	for _, m := range regexp.MustCompile(`(?m)^# TYPE (gatehouse_\w+) (\w+)$`).FindAllStringSubmatch(metrics+nodes, -1) {
+		if !strings.Contains(string(page), fmt.Sprintf("| `%s` | %s |", m[1], m[2])) {
+			t.Errorf("docs/metrics.md lacks the %s %s", m[2], m[1])
+		}
 	}
 }
 

@@ -15,6 +15,7 @@ import (
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/tlsfile"
+	"github.com/gatehouse-ws/gatehouse/wsnode"
 )
 
 const (
@@ -36,10 +37,7 @@ type renewer struct {
 
 // register tells when the certificate ends.
 func (r *renewer) register(reg prometheus.Registerer) error {
-	return reg.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Namespace: "gatehouse", Subsystem: "node", Name: "credential_expiry_timestamp_seconds",
-		Help: "When the certificate ends that the node calls its authority with, in Unix time; 0 while it cannot be read.",
-	}, func() float64 { return float64(r.ends.Load()) }))
+	return reg.Register(wsnode.CredentialExpiry(r.ends.Load))
 }
 
 // run looks at the certificate until ctx ends, and renews it in time.
