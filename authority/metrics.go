@@ -73,7 +73,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) (*metrics, error) {
 			complete: prometheus.NewHistogram(histogram("receipt_complete_seconds", "From the commit of a revocation or lock until its receipt was complete, of receipts with a node.", lagBounds)),
 		},
 	}
-	m.prepare()
+	m.prepare(s)
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "gatehouse_build_info", Help: "Always 1; its labels say what runs.",
 		ConstLabels: prometheus.Labels{"component": "authority", "version": pb.Version, "go": runtime.Version()},
@@ -90,7 +90,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) (*metrics, error) {
 }
 
 // prepare makes every series, so that a rate is right from the first event on.
-func (m *metrics) prepare() {
+func (m *metrics) prepare(s *Service) {
 	outcomes := []string{"ok", "canceled", "deadline_exceeded"}
 	for _, f := range Failures() {
 		if l := f.Reason.Label(); !slices.Contains(outcomes, l) {
@@ -102,7 +102,9 @@ func (m *metrics) prepare() {
 			m.calls.WithLabelValues(method, o)
 		}
 	}
-	for _, service := range services {
+	var own services
+	s.Register(&own)
+	for _, service := range own {
 		for _, u := range service.Methods {
 			m.callSeconds.WithLabelValues(fullMethod(service, u.MethodName))
 		}
@@ -137,10 +139,10 @@ func (m *metrics) prepare() {
 }
 
 // services are those that an authority registers and has rules for.
-var services = []*grpc.ServiceDesc{
-	&pb.TokenService_ServiceDesc, &pb.RevocationService_ServiceDesc, &pb.NodeService_ServiceDesc,
-	&pb.SessionService_ServiceDesc, &pb.CredentialService_ServiceDesc,
-}
+type services []*grpc.ServiceDesc
+
+// RegisterService implements grpc.ServiceRegistrar.
+func (s *services) RegisterService(d *grpc.ServiceDesc, _ any) { *s = append(*s, d) }
 
 func fullMethod(service *grpc.ServiceDesc, method string) string {
 	return "/" + service.ServiceName + "/" + method

@@ -8,7 +8,9 @@ import (
 	"io"
 	"math"
 	"net"
+	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -83,6 +85,22 @@ func TestMetricsBeginAtZero(t *testing.T) {
 		if now, before := len(family.GetMetric()), series[family.GetName()]; now != before {
 			t.Errorf("%s has %d series after a few calls, and had %d at the start", family.GetName(), now, before)
 		}
+	}
+}
+
+// TestRefusalsBeginAtZero proves that no reason to refuse a redemption for is
+// left out of the series that are there from the start.
+func TestRefusalsBeginAtZero(t *testing.T) {
+	f := newFixture(t)
+	source, err := os.ReadFile("redeem.go")
+	f.ok(err)
+	named := regexp.MustCompile(`pb\.Reason_(REASON_\w+)`).FindAllStringSubmatch(string(source), -1)
+	if len(named) < 15 {
+		t.Fatalf("only %d reasons were found", len(named))
+	}
+	for _, name := range named {
+		r := pb.Reason(pb.Reason_value[name[1]])
+		f.equal(name[1], f.metric(`gatehouse_authority_tokens_redeemed_total{outcome="`+r.Label()+`"}`), 0)
 	}
 }
 

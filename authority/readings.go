@@ -13,6 +13,7 @@ import (
 type reading struct {
 	storage.Stats
 	fleetCounts
+	waiting                        int // counts of acknowledgements
 	auditLost                      uint64
 	edgeKeyAge                     float64 // in seconds
 	serverEnds, caEnds, clientEnds float64 // Unix time; +Inf where there is none
@@ -53,6 +54,7 @@ func newReadings(s *Service) *readings {
 		{"nodes", "Registered node instances.", func(r *reading) float64 { return float64(r.registered) }},
 		{"nodes_attached", "Node instances that are attached.", func(r *reading) float64 { return float64(r.attached) }},
 		{"nodes_silent", "Registered node instances not heard of for longer than the admission fence.", func(r *reading) float64 { return float64(r.silent) }},
+		{"acknowledgements_waiting", "Counts of closed sockets in acknowledgements that are not on disk yet.", func(r *reading) float64 { return float64(r.waiting) }},
 		{"node_lag_entries", "Entries of the revocation log that the attached node instance furthest behind has not enforced.", func(r *reading) float64 { return float64(r.lag) }},
 		{"edge_key_age_seconds", "For how long tokens have been made with the edge key in use.", func(r *reading) float64 { return r.edgeKeyAge }},
 		{"server_certificate_expiry_timestamp_seconds", "When the authority's server certificate ends, in Unix time.", func(r *reading) float64 { return r.serverEnds }},
@@ -103,6 +105,7 @@ func (s *Service) reading() reading {
 	now := s.now()
 	head, _ := s.store.Head()
 	r := reading{Stats: s.store.Stats(), fleetCounts: s.fleet.count(head, now.Add(-s.cfg.Fleet.AdmissionFence))}
+	r.waiting = s.receipts.unkeptCounts()
 	r.auditLost, _ = s.audit.failure()
 	unix := func(end time.Time) float64 {
 		if end.IsZero() {
@@ -141,6 +144,13 @@ func (f *fleet) count(head storage.Revision, since time.Time) (c fleetCounts) {
 		c.lag = max(c.lag, behind)
 	}
 	return c
+}
+
+// unkeptCounts is how many counts of acknowledgements are not on disk yet.
+func (r *receipts) unkeptCounts() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.waiting
 }
 
 // activeSince is from when on the key that makes tokens at now has done so.
