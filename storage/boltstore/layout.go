@@ -51,7 +51,10 @@ var (
 		locksBucket, instancesBucket, credentialsBucket, edgeKeysBucket,
 	}
 	// ofHistory belong to the epoch that a restore ends.
-	ofHistory = [][]byte{sessionsBucket, endedBucket, logBucket, instancesBucket}
+	ofHistory = [][]byte{
+		sessionsBucket, endedBucket, logBucket, instancesBucket,
+		acknowledgedBucket, departedBucket, countsBucket,
+	}
 
 	// laterBuckets are not in the oldest files, and are made when one is opened.
 	// That leaves the format at 1: an older version passes over them and keeps

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
@@ -192,7 +193,7 @@ func begin(path string, h *header, epoch uint64, system storage.SystemID) error 
 				return fmt.Errorf("it ends at revision %d.%d, and its header says %d.%d (%w)", was, head, h.head.Epoch, h.head.Sequence, errDamaged)
 			}
 			for _, name := range ofHistory {
-				if err := tx.DeleteBucket(name); err != nil {
+				if err := tx.DeleteBucket(name); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) { // one of laterBuckets
 					return err
 				}
 				if _, err := tx.CreateBucket(name); err != nil {
