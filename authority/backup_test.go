@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/grpc/codes"
@@ -95,27 +96,34 @@ func TestBackupFails(t *testing.T) {
 
 // One backup is made at a time: another waits, or gives up.
 func TestBackupsOneByOne(t *testing.T) {
-	running, goOn := make(chan struct{}), make(chan struct{})
+	var under atomic.Int32
+	running, goOn := make(chan struct{}, 3), make(chan struct{})
 	f := newFixture(t, func(f *fixture) {
 		f.backup = func(ctx context.Context, w io.Writer, begun func(storage.Backup)) error {
+			if under.Add(1) > 1 {
+				t.Error("two are under way")
+			}
+			defer under.Add(-1)
 			running <- struct{}{}
 			<-goOn
 			return backupOf([]byte("x"))(ctx, w, begun)
 		}
 	})
 	done := make(chan error, 2)
-	go func() { _, _, _, err := f.backUp(); done <- err }()
+	backUp := func() { _, _, _, err := f.backUp(); done <- err }
+	go backUp()
 	<-running
 	ctx, cancel := context.WithCancel(f.ctx)
 	stream, err := pb.NewMaintenanceServiceClient(f.conn("admin")).Backup(ctx, &pb.BackupRequest{})
 	f.ok(err)
-	go func() { _, _, _, err := f.backUp(); done <- err }()
+	go backUp()
 	cancel()
 	_, err = stream.Recv()
 	f.code(err, codes.Canceled)
-	goOn <- struct{}{}
-	<-running // the third's turn
-	goOn <- struct{}{}
+	if len(running) > 0 {
+		t.Error("another has begun")
+	}
+	close(goOn)
 	f.ok(<-done)
 	f.ok(<-done)
 }
