@@ -28,13 +28,15 @@ const (
 )
 
 // devNames are what dev makes beside its mark; --fresh removes nothing else.
-var devNames = []string{"ca", "tls", "wss", "credentials", "gatehouse.db", "audit.jsonl", filepath.Base(devSettings)}
+var devNames = []string{"ca", "tls", "wss", "credentials", "gatehouse.db", "system-id", "audit.jsonl", filepath.Base(devSettings)}
 
 // isDevName reports whether dev makes such an entry, be it by a process that
 // was killed while it wrote.
 func isDevName(name string) bool {
 	return name == devMark || slices.ContainsFunc(devNames, func(own string) bool {
-		return name == own || strings.HasPrefix(name, "."+own+".tmp-") || strings.HasPrefix(name, "."+own+".new-")
+		rest, begun := strings.CutPrefix(name, "."+own+".")
+		what, _, _ := strings.Cut(rest, "-")
+		return name == own || begun && slices.Contains([]string{"tmp", "new", "restore", "compact"}, what)
 	})
 }
 
