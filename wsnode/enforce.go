@@ -1,6 +1,8 @@
 package wsnode
 
 import (
+	"math"
+	"math/rand/v2"
 	"time"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
@@ -61,5 +63,18 @@ func (e enforcer) Enforce(entries []verify.Entry) []verify.Count {
 func (e enforcer) Fence() {
 	for _, s := range e.n.sessions.all() {
 		s.kill(errFence)
+	}
+}
+
+// Thin implements verify.Enforcer.
+func (e enforcer) Thin() func(share float64) {
+	all := e.n.sessions.all()
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	ended := 0
+	return func(share float64) {
+		for until := int(math.Round(share * float64(len(all)))); ended < until; ended++ {
+			all[ended].kill(errFence)
+			all[ended] = nil // it is not kept for the others
+		}
 	}
 }

@@ -129,6 +129,28 @@ func (l *lease) overdue(now time.Time) bool {
 	return true
 }
 
+// maxSpread bounds over how long sockets are closed before the session fence.
+const maxSpread = time.Minute
+
+// waning is how much of the time has passed over which live sessions are ended,
+// so that their peers do not all come back at once: 0 before it begins, 1 from
+// the session fence on. It is the last quarter of the fence, at most maxSpread.
+func (l *lease) waning() float64 {
+	now := l.clock()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	end := time.Duration(l.end.Load())
+	span := min(l.session/4, maxSpread)
+	switch left := end - now; {
+	case left <= 0:
+		return 1
+	case end == never || left >= span:
+		return 0
+	default:
+		return 1 - float64(left)/float64(span)
+	}
+}
+
 // freshLook is how long lapsed trusts a look of overdue.
 const freshLook = 200 * time.Millisecond
 

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -78,6 +79,73 @@ func TestLease(t *testing.T) {
 	if l.overdue(wall) {
 		t.Error("overdue without a session fence")
 	}
+}
+
+// Sessions end one after the other over the last quarter of the session fence, or
+// its last minute, unless the authority answers.
+func TestWaning(t *testing.T) {
+	for _, c := range []struct {
+		fence time.Duration
+		age   time.Duration // of the lease
+		want  float64
+	}{
+		{0, time.Hour, 0},
+		{12 * time.Second, 9 * time.Second, 0},
+		{12 * time.Second, 10500 * time.Millisecond, 0.5},
+		{12 * time.Second, 12 * time.Second, 1},
+		{12 * time.Second, time.Hour, 1},
+		{time.Hour, 59 * time.Minute, 0},
+		{time.Hour, 59*time.Minute + 15*time.Second, 0.25},
+		{time.Hour, time.Hour - 1, 1 - 1/float64(maxSpread)},
+		{3, 2, 0}, // a fence that is no multiple of anything
+		{3, 3, 1},
+	} {
+		l := &lease{}
+		l.init(func() time.Duration { return time.Minute + c.age })
+		l.set(1, c.fence)
+		if got := l.waning(); got != 0 {
+			t.Errorf("%v without a lease: %v", c.fence, got)
+		}
+		l.extend(time.Minute)
+		if got := l.waning(); got != c.want {
+			t.Errorf("fence %v, %v old: %v, want %v", c.fence, c.age, got, c.want)
+		}
+	}
+}
+
+func TestSessionsEndSpread(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		shares := func() []float64 {
+			l.s.mu.Lock()
+			defer l.s.mu.Unlock()
+			return slices.Clone(l.s.thinned)
+		}
+		l.at(10500 * time.Millisecond)
+		l.a.Hold(wstest.Heartbeats, true)
+		l.a.Hold(wstest.Welcomes, true)
+		l.at(55 * time.Second)
+		if got := shares(); len(got) != 0 {
+			t.Fatalf("%v before the last quarter", got)
+		}
+		l.at(62500 * time.Millisecond)
+		got := shares()
+		if !slices.IsSorted(got) || len(got) < 300 || got[0] > 0.01 || got[len(got)-1] != 0.5 {
+			t.Errorf("%d shares up to %v after half of the time", len(got), got[len(got)-1])
+		}
+		l.a.Hold(wstest.Heartbeats, false)
+		l.a.Hold(wstest.Welcomes, false)
+		l.at(66 * time.Second)
+		n := len(shares())
+		l.at(200 * time.Second)
+		if l.s.fenced() != 0 || len(shares()) != n {
+			t.Error("sessions end though the authority answers")
+		}
+		l.a.Down(errBroken)
+		l.at(200*time.Second + 50*time.Second)
+		if got := shares(); got[n] > 0.01 {
+			t.Errorf("the next time begins with %v", got[n])
+		}
+	})
 }
 
 // However late the answer to a heartbeat comes, the lease is no longer for it.

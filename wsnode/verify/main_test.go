@@ -26,8 +26,9 @@ type sockets struct {
 	live     []*Identity
 	enforced []Entry
 	fences   int
-	fence    func() // called in Fence
-	enforce  func() // called in Enforce
+	thinned  []float64 // the shares that Thin's functions were called with
+	fence    func()    // called in Fence
+	enforce  func()    // called in Enforce
 }
 
 func (s *sockets) Enforce(entries []Entry) []Count {
@@ -57,6 +58,14 @@ func (s *sockets) Fence() {
 	}
 	s.fences++
 	s.live = nil
+}
+
+func (s *sockets) Thin() func(float64) {
+	return func(share float64) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.thinned = append(s.thinned, share)
+	}
 }
 
 func (s *sockets) Sessions() int {

@@ -61,6 +61,9 @@ type Enforcer interface {
 	Enforce(entries []Entry) []Count
 	// Fence ends every session: the lease that let them live has run out.
 	Fence()
+	// Thin draws an order for the sessions that live now, at random. Each call of
+	// part ends so many of them that this share, from 0 to 1, has ended since.
+	Thin() (part func(share float64))
 	// Sessions counts the live sessions.
 	Sessions() int
 }
@@ -242,10 +245,12 @@ func (c *Client) again(ctx context.Context, what string, stream func(context.Con
 	}
 }
 
-// watch ends what has waited too long.
+// watch ends what has waited too long, and closes sockets before the session
+// fence.
 func (c *Client) watch(ctx context.Context) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	var part func(float64)
 	for {
 		select {
 		case <-ctx.Done():
@@ -253,11 +258,31 @@ func (c *Client) watch(ctx context.Context) {
 		case <-tick.C:
 		}
 		c.expire()
+		part = c.thin(part)
 		if c.lease.overdue(time.Now()) {
 			c.log.Error("session fence: the authority was silent for too long, all sockets are closed")
 			c.enforcer.Fence()
 		}
 	}
+}
+
+// thin closes sockets while the session fence draws near, and lets those that
+// are left be once the authority has answered. part is what it returned last: nil
+// while the fence is far.
+func (c *Client) thin(part func(share float64)) func(share float64) {
+	share := c.lease.waning()
+	switch {
+	case share == 0 && part != nil:
+		c.log.Warn("the authority answers again: the sockets that are left stay", "sockets", c.enforcer.Sessions())
+		return nil
+	case share == 0, share == 1: // far, or Fence has all of them
+		return part
+	case part == nil:
+		c.log.Error("session fence draws near: the authority is silent, sockets are closed one after the other", "sockets", c.enforcer.Sessions())
+		part = c.enforcer.Thin()
+	}
+	part(share)
+	return part
 }
 
 // Goodbye ends the registration, once the node has no sockets and admits none.
