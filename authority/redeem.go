@@ -149,9 +149,10 @@ type attempt struct {
 	session    *storage.Session
 	asOf       storage.Revision
 	digest     token.Digest
-	late       bool      // its session is live: it may be a retry, whatever the time
-	reason     pb.Reason // set once it is refused
-	mismatches []string  // bindings that did not fit and were let pass
+	renews     storage.SessionID // zero for none
+	late       bool              // its session is live: it may be a retry, whatever the time
+	reason     pb.Reason         // set once it is refused
+	mismatches []string          // bindings that did not fit and were let pass
 }
 
 // redeemBatch decides items. Its error fails the stream; what a hostile client
@@ -179,6 +180,9 @@ func (s *Service) redeemBatch(ctx context.Context, c *caller, instance storage.I
 		attempts[i].reason = s.judge(&attempts[i], c, now)
 	}
 	if err := s.judgeLateRetries(ctx, attempts, c, instance, now); err != nil {
+		return nil, err
+	}
+	if err := s.judgeRenewals(ctx, attempts, instance); err != nil {
 		return nil, err
 	}
 	if err := s.redeemStored(ctx, attempts, c, instance, now); err != nil {
@@ -233,8 +237,8 @@ func (s *Service) redeemStored(ctx context.Context, attempts []attempt, c *calle
 		sessions[i] = s.sessionOf(a, c, instance, now)
 		batch = append(batch, storage.Redemption{
 			Token: a.token, Session: &sessions[i],
-			SubjectSessions: tighter(a.token.Limits.SessionsPerSubject, s.cfg.Sessions.PerSubject),
-			TenantSessions:  s.cfg.Sessions.PerTenant,
+			SubjectSessions: a.room(tighter(a.token.Limits.SessionsPerSubject, s.cfg.Sessions.PerSubject)),
+			TenantSessions:  a.room(s.cfg.Sessions.PerTenant),
 		})
 		places = append(places, a)
 	}
@@ -291,6 +295,9 @@ func (a *attempt) parse(item *pb.RedeemItem) error {
 	}
 	a.digest = token.Digest(item.GetDigest())
 	if _, err := bytes16("session_id", item.GetSessionId()); err != nil {
+		return err
+	}
+	if err := a.parseRenewal(); err != nil {
 		return err
 	}
 	o := item.GetObserved()
@@ -463,7 +470,7 @@ func (s *Service) auditRedeem(a *attempt, c *caller, outcome string, now time.Ti
 			return
 		}
 	}
-	attrs := make([]slog.Attr, 0, 12)
+	attrs := make([]slog.Attr, 0, 13)
 	attrs = append(attrs,
 		slog.String("token_id", token.ID(a.item.GetTokenId()).String()),
 		slog.String("session_id", hex.EncodeToString(a.item.GetSessionId())),
@@ -473,6 +480,9 @@ func (s *Service) auditRedeem(a *attempt, c *caller, outcome string, now time.Ti
 	)
 	if t := a.token; t != nil {
 		attrs = append(attrs, slog.String("tenant", t.Tenant), slog.String("subject", t.Subject))
+	}
+	if a.renewal() {
+		attrs = append(attrs, slog.String("renews_session_id", hex.EncodeToString(a.renews[:])))
 	}
 	if len(a.mismatches) > 0 {
 		attrs = append(attrs, slog.String("mismatches", strings.Join(a.mismatches, ",")))

@@ -64,7 +64,7 @@ The peer is answered with an HTTP status and the words of the third column or, o
 	line(`
 ## Closed sockets
 
-"Again" says whether a client may come back, with a new token.
+"Again" says whether a client may come back, with a new token. Rows told ` + "`token_inactive` or `forbidden`" + ` are of renewals ([protocol.md](protocol.md)) that were refused: their peers learn no more than at an opening handshake.
 
 | reason | meaning | close code | told | again |
 | --- | --- | --- | --- | --- |`)
@@ -80,6 +80,7 @@ The peer is answered with an HTTP status and the words of the third column or, o
 		}
 		line("| `%s` | %s | %s | %s | %s |", c.Reason.Label(), meaning[c.Reason], code, text, yes(c.Again))
 	}
+	line("| `%s` | %s | none | nothing | |", pb.Reason_REASON_RENEWED.Label(), meaning[pb.Reason_REASON_RENEWED])
 	line(`
 ## Failed calls
 

@@ -24,6 +24,7 @@ const (
 	codeLimit          ws.StatusCode = 4029
 	codeTokenRevoked   ws.StatusCode = 4501
 	codeLocked         ws.StatusCode = 4503
+	codeForbidden      ws.StatusCode = 4504
 )
 
 // Why the node itself ends a session.
@@ -41,7 +42,14 @@ var (
 	errApplication    = errors.New("closed by the application")
 	errHandler        = errors.New("handler failed")
 	errConnectionLost = errors.New("connection lost")
+	errNodeMessage    = errors.New("message for the node that it does not know")
+	errRenewalRate    = errors.New("renewals come too fast")
 )
+
+// renewalRefused is the reason for which a renewal was refused.
+type renewalRefused pb.Reason
+
+func (r renewalRefused) Error() string { return "renewal refused: " + pb.Reason(r).Label() }
 
 // closeRule is one row of closeTable: what ends a session, and what the peer is
 // told. Reasons are fixed text of at most 123 bytes (RFC 6455 section 5.5).
@@ -61,7 +69,7 @@ const (
 
 // closeTable is the only place that turns a cause into a close code. The first
 // match wins; the last row is the default.
-var closeTable = []closeRule{
+var closeTable = slices.Concat([]closeRule{
 	{errRevoked, codeTokenRevoked, pb.Reason_REASON_TOKEN_REVOKED, "token revoked", false},
 	{errLocked, codeLocked, pb.Reason_REASON_LOCKED, "locked", false},
 	{errSessionExpired, codeSessionExpired, pb.Reason_REASON_SESSION_EXPIRED, "session expired", true},
@@ -91,7 +99,29 @@ var closeTable = []closeRule{
 	{errSlowReader, codeTryAgainLater, pb.Reason_REASON_SLOW_READER, "reading too slowly", true},
 	{errIdle, ws.StatusGoingAway, pb.Reason_REASON_IDLE, "no sign of life", true},
 	{errApplication, ws.StatusNormalClosure, pb.Reason_REASON_APPLICATION_CLOSED, "", true},
+	{errNodeMessage, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{errRenewalRate, codeLimit, pb.Reason_REASON_RENEWAL_RATE, "too many renewals", true},
+	{renewalRefused(pb.Reason_REASON_RENEWAL_MISMATCH), codeForbidden, pb.Reason_REASON_RENEWAL_MISMATCH, "forbidden", false},
+}, refusedRenewals(), []closeRule{
 	{nil, ws.StatusInternalServerError, pb.Reason_REASON_INTERNAL, "internal error", true},
+})
+
+// refusedRenewals are the rows of renewals that are refused for good. Their
+// peers are told what they would be told of an opening handshake, and no more. A
+// renewal that is refused for another reason leaves its socket open.
+func refusedRenewals() []closeRule {
+	var rows []closeRule
+	for _, reason := range []pb.Reason{
+		pb.Reason_REASON_TOKEN_MALFORMED, pb.Reason_REASON_TOKEN_FORGED, pb.Reason_REASON_TOKEN_EXPIRED,
+		pb.Reason_REASON_TOKEN_NOT_YET_ACTIVE, pb.Reason_REASON_TOKEN_UNKNOWN, pb.Reason_REASON_TOKEN_SECRET_WRONG,
+		pb.Reason_REASON_TOKEN_USED, pb.Reason_REASON_TOKEN_REVOKED, pb.Reason_REASON_LOCKED,
+		pb.Reason_REASON_IP_MISMATCH, pb.Reason_REASON_USER_AGENT_MISMATCH, pb.Reason_REASON_ORIGIN_MISMATCH,
+		pb.Reason_REASON_SESSION_ENDED, pb.Reason_REASON_SESSION_ID_TAKEN, pb.Reason_REASON_AUDIENCE_MISMATCH,
+	} {
+		r := refusalOf(reason)
+		rows = append(rows, closeRule{renewalRefused(reason), r.code, reason, r.public, r.code != codeForbidden})
+	}
+	return rows
 }
 
 // closeFor finds the row of err.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -224,7 +225,7 @@ func exchange(p *wstest.Peer, text string) {
 // Each way in which a session ends has its code and reason for the peer, and
 // tells handler, authority, log and metric the same cause.
 func TestCloses(t *testing.T) {
-	for _, c := range closes {
+	for _, c := range slices.Concat(closes, renewalCloses) {
 		t.Run(c.rule, func(t *testing.T) {
 			inLab(t, c.edit, func(l *lab) {
 				if c.path == "" {
@@ -276,7 +277,7 @@ func TestEveryCloseHasARow(t *testing.T) {
 	// The peer is told nothing more when it leaves our close frame unanswered: its
 	// session has ended with that frame.
 	tested := map[pb.Reason]bool{}
-	for _, c := range closes {
+	for _, c := range slices.Concat(closes, renewalCloses) {
 		tested[c.reason] = true
 	}
 	for i, row := range closeTable {

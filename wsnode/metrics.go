@@ -22,13 +22,19 @@ type metrics struct {
 	dry        *prometheus.CounterVec
 
 	dryMessages prometheus.Counter // of dry
+	postponed   map[pb.Reason]prometheus.Counter
 }
 
 // refuse counts a refused handshake.
-func (m *metrics) refuse(r pb.Reason) {
-	c := m.refused[r]
+func (m *metrics) refuse(r pb.Reason) { count(m.refused, r) }
+
+// postpone counts a renewal that left its session as it was.
+func (m *metrics) postpone(r pb.Reason) { count(m.postponed, r) }
+
+func count(by map[pb.Reason]prometheus.Counter, r pb.Reason) {
+	c := by[r]
 	if c == nil { // of a newer authority: answered as refusalOf says
-		c = m.refused[pb.Reason_REASON_UNSPECIFIED]
+		c = by[pb.Reason_REASON_UNSPECIFIED]
 	}
 	c.Inc()
 }
@@ -45,6 +51,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	refused := vec("handshakes_refused_total", "Refused opening handshakes by reason.", "reason")
 	closed := vec("sessions_closed_total", "Ended sessions by reason.", "reason")
+	postponed := vec("renewals_postponed_total", "Renewals that left their session as it was, by reason.", "reason")
 	dropped := vec("connections_refused_total", "Connections that a limit refused, by limit; no_address is those without an address to count by.", "limit")
 	m := &metrics{
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts(opts("handshakes_accepted_total", "Opening handshakes answered with 101."))),
@@ -53,6 +60,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		refused:    map[pb.Reason]prometheus.Counter{},
 		closed:     map[pb.Reason]prometheus.Counter{},
 		dropped:    map[limit.Rule]prometheus.Counter{},
+		postponed:  map[pb.Reason]prometheus.Counter{},
 		dry:        vec("limits_dry_run_total", "What limits with dry_run would have refused, by limit.", "limit"),
 	}
 	for number := range pb.Reason_name { // every series is there from the start
@@ -60,10 +68,14 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		if _, ok := refusals[r]; ok || r == pb.Reason_REASON_UNSPECIFIED {
 			m.refused[r] = refused.WithLabelValues(r.Label())
 		}
+		if row, ok := refusals[r]; ok && row.retry || r == pb.Reason_REASON_UNSPECIFIED {
+			m.postponed[r] = postponed.WithLabelValues(r.Label())
+		}
 	}
 	for _, rule := range closeTable {
 		m.closed[rule.reason] = closed.WithLabelValues(rule.reason.Label())
 	}
+	m.closed[pb.Reason_REASON_RENEWED] = closed.WithLabelValues(pb.Reason_REASON_RENEWED.Label())
 	for _, rule := range []limit.Rule{limit.Sockets, limit.Unauthenticated, limit.TableFull, limit.UnauthenticatedPerAddress, limit.NewPerAddress, limit.AuthenticatedPerAddress} {
 		m.dropped[rule] = dropped.WithLabelValues(rule.String())
 	}
@@ -79,7 +91,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.handshakes, m.messages, m.tlsFailed, refused, closed, dropped, m.dry, build,
+		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, build,
 		gauge("sockets", "Open sockets.", func() float64 { return float64(n.addresses.Counts().Sockets) }),
 		gauge("sockets_unauthenticated", "Of those, sockets whose opening handshake has not ended.", func() float64 { return float64(n.addresses.Counts().Unauthenticated) }),
 		gauge("sessions", "Live sessions.", func() float64 { return float64(n.sessions.count()) }),

@@ -58,21 +58,26 @@ func (p *peer) Opening(r *wsconn.Request) {
 	if text, inURL, p.reason = p.route.carriers(r, p.subprotocol); p.reason != 0 {
 		return
 	}
-	if p.reason = p.checkToken(text); p.reason != 0 {
+	if p.reason = p.n.checkToken(text, &p.token, p.now); p.reason != 0 {
 		return
 	}
 	if p.reason = p.reserve(); p.reason != 0 {
 		return
 	}
-	p.attempt = &verify.Attempt{
-		Token: p.token.ID, Digest: p.token.Secret.Digest(), Session: p.id, Audience: p.route.Audience, SingleUseOnly: inURL,
-		ClientIP:  p.addr,
-		UserAgent: bytes.Clone(r.UserAgent[:min(len(r.UserAgent), maxObserved)]),
-		Origin:    bytes.Clone(r.Origin[:min(len(r.Origin), maxObserved)]),
-		Done:      p.redeemed,
-	}
+	p.userAgent = bytes.Clone(r.UserAgent[:min(len(r.UserAgent), maxObserved)])
+	p.origin = bytes.Clone(r.Origin[:min(len(r.Origin), maxObserved)])
+	p.attempt = p.attemptWith(&p.token, p.id)
+	p.attempt.SingleUseOnly, p.attempt.Done = inURL, p.redeemed
 	p.asking = true
 	p.token.Secret = token.Secret{}
+}
+
+// attemptWith is an attempt to redeem t for a session with this id.
+func (p *peer) attemptWith(t *token.Token, session [16]byte) *verify.Attempt {
+	return &verify.Attempt{
+		Token: t.ID, Digest: t.Secret.Digest(), Session: session, Audience: p.route.Audience,
+		ClientIP: p.addr, UserAgent: p.userAgent, Origin: p.origin,
+	}
 }
 
 // admission is why nobody, or not this address, is let in; or 0.
@@ -89,17 +94,17 @@ func (p *peer) admission() pb.Reason {
 }
 
 // checkToken throws away what is no token of ours, or an expired one.
-func (p *peer) checkToken(text []byte) pb.Reason {
-	if err := token.Parse(text, &p.token); err != nil {
-		p.token = token.Token{} // undefined
+func (n *Node) checkToken(text []byte, t *token.Token, now time.Time) pb.Reason {
+	if err := token.Parse(text, t); err != nil {
+		*t = token.Token{} // undefined
 		return pb.Reason_REASON_TOKEN_MALFORMED
 	}
-	if err := p.n.verify.Ring().Verify(&p.token); err != nil {
-		p.token = token.Token{} // its id means nothing
+	if err := n.verify.Ring().Verify(t); err != nil {
+		*t = token.Token{} // its id means nothing
 		return pb.Reason_REASON_TOKEN_FORGED
 	}
-	if p.n.verify.Expired(p.token.ID, p.now) {
-		p.token.Secret = token.Secret{}
+	if n.verify.Expired(t.ID, now) {
+		t.Secret = token.Secret{}
 		return pb.Reason_REASON_TOKEN_EXPIRED
 	}
 	return 0
@@ -115,8 +120,7 @@ func (p *peer) redeemed(o verify.Outcome) {
 	}
 }
 
-// conclude answers the handshake. The grant is checked in this turn against
-// what was revoked since, after the session can be found by whoever enforces.
+// conclude answers the handshake.
 func (p *peer) conclude(o verify.Outcome, out []byte) []byte {
 	if p.conn.State() != wsconn.StateVerifying {
 		p.n.giveBack(o, p.id, p.now)
@@ -126,15 +130,10 @@ func (p *peer) conclude(o verify.Outcome, out []byte) []byte {
 		return p.refuse(o.Reason, o.RetryAfter, out)
 	}
 	s := newSession(p, o.Grant)
-	p.n.sessions.add(s)
-	standing := p.n.verify.Standing(o.Grant)
-	if reason := p.standing(standing); reason != 0 {
-		p.n.sessions.remove(s)
-		if standing == verify.Unknown {
-			p.n.verify.Redeem(p.attempt)
-			return out
-		}
-		p.n.verify.Ended(p.id, reason, p.now)
+	switch reason, again := p.settle(s, p.attempt, o.Grant); {
+	case again:
+		return out
+	case reason != 0:
 		return p.refuse(reason, 0, out)
 	}
 	out, err := p.conn.Accept(p.subprotocol, out)
@@ -148,8 +147,31 @@ func (p *peer) conclude(o verify.Outcome, out []byte) []byte {
 	return p.afterFeed(err, out)
 }
 
-// standing is why a grant does not hold any more, or 0.
-func (p *peer) standing(of verify.Standing) pb.Reason {
+// settle makes the grant of an attempt that of s, after it has checked it against
+// what was revoked since, in one step for whoever enforces. If it does not hold,
+// the session that it is for has ended, with the reason that is returned; where
+// that cannot be told, the authority is asked again.
+func (p *peer) settle(s *session, a *verify.Attempt, g *verify.Grant) (reason pb.Reason, again bool) {
+	var standing verify.Standing
+	if reason = p.admission(); reason == 0 { // outside of that step, since it asks the time
+		reason = p.n.sessions.put(s, g, func() pb.Reason {
+			standing = p.n.verify.Standing(g)
+			return standingReason(standing)
+		})
+	}
+	switch {
+	case reason == 0:
+	case standing == verify.Unknown:
+		p.n.verify.Redeem(a)
+		again = true
+	default:
+		p.n.verify.Ended(a.Session, reason, p.now)
+	}
+	return reason, again
+}
+
+// standingReason is why a grant does not hold any more, or 0.
+func standingReason(of verify.Standing) pb.Reason {
 	switch of {
 	case verify.Revoked:
 		return pb.Reason_REASON_TOKEN_REVOKED
@@ -158,7 +180,7 @@ func (p *peer) standing(of verify.Standing) pb.Reason {
 	case verify.Unknown:
 		return pb.Reason_REASON_FENCED
 	}
-	return p.admission()
+	return 0
 }
 
 // reserve takes a place among the authenticated sockets of the address, before
@@ -188,18 +210,24 @@ func (p *peer) open(s *session) {
 	p.session, p.attempt = s, nil
 	p.n.addresses.Confirm(p.addr)
 	p.reserved, p.admitted = false, true
-	p.limits = p.n.limits
-	if own := int64(s.grant.Limits.MessageBytes); own > 0 && own < int64(p.limits.MessageBytes) {
-		p.limits.MessageBytes = int(own)
-	}
-	p.conn.Limit(&p.limits)
+	p.limit(s.grant)
 	p.heard = p.now
 	p.n.metrics.handshakes.Inc()
 	who := &s.grant.Identity
 	p.n.log.Info("session opened", "session_id", p.handshakeID(), "token_id", who.Token.String(),
 		"tenant", who.Tenant, "subject", who.Subject, "path", p.seen.path,
 		"client_ip", p.addr.String(), "took", p.now.Sub(p.began))
+	p.seen = seen{} // refusals alone tell the rest of it
 	p.n.handler.Opened(s.handle())
+}
+
+// limit puts the bounds on messages of a grant into force.
+func (p *peer) limit(g *verify.Grant) {
+	p.limits = p.n.limits
+	if own := int64(g.Limits.MessageBytes); own > 0 && own < int64(p.limits.MessageBytes) {
+		p.limits.MessageBytes = int(own)
+	}
+	p.conn.Limit(&p.limits)
 }
 
 // refuse answers an opening handshake that is not accepted.

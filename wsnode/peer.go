@@ -25,7 +25,7 @@ type peer struct {
 	// set at construction
 	n     *Node
 	link  netloop.Link
-	id    [16]byte // of the handshake, then of the session
+	id    [16]byte // of the handshake, and of the session that it opens
 	addr  netip.Addr
 	began time.Time
 	// early is the limit that refuses as soon as there is a request to answer;
@@ -41,6 +41,8 @@ type peer struct {
 	route       *route
 	subprotocol string          // to be answered; empty for none
 	token       token.Token     // id and key only, once parsed
+	userAgent   []byte          // as sent to the authority, and not changed any more
+	origin      []byte          // as userAgent
 	attempt     *verify.Attempt // that the handshake waits for
 	asking      bool            // the turn's Feed has made the attempt, to be redeemed after it
 	reason      pb.Reason       // to refuse with after the turn's Feed
@@ -181,6 +183,9 @@ func (p *peer) Message(op ws.OpCode, payload, out []byte) ([]byte, error) {
 		}
 		p.n.metrics.dryMessages.Inc()
 	}
+	if op == ws.OpText && forNode(payload) {
+		return out, p.renew(payload)
+	}
 	if err := p.check(op, payload); err != nil {
 		return out, err
 	}
@@ -260,10 +265,10 @@ func (p *peer) end(cause error) {
 		level = slog.LevelError
 	}
 	who := &s.grant.Identity
-	p.n.log.Log(context.Background(), level, "session closed", "session_id", p.handshakeID(), "token_id", who.Token.String(),
+	p.n.log.Log(context.Background(), level, "session closed", "session_id", hex.EncodeToString(who.Session[:]), "token_id", who.Token.String(),
 		"reason", rule.reason.Label(), "code", int(code), "detail", clean([]byte(cause.Error())),
 		"tenant", who.Tenant, "subject", who.Subject, "client_ip", p.addr.String(), "lasted", p.now.Sub(s.opened).Round(time.Millisecond))
-	p.n.verify.Ended(p.id, rule.reason, p.now)
+	p.n.verify.Ended(who.Session, rule.reason, p.now)
 	p.n.handler.Closed(s.handle(), uint16(code), rule.reason.Label())
 }
 

@@ -44,7 +44,7 @@ var (
 	malformed     = refusal{http.StatusBadRequest, "handshake_malformed", "", 4500, false}
 	tooMany       = refusal{http.StatusTooManyRequests, "too_many_requests", "", 4029, true}
 	unavailable   = refusal{http.StatusServiceUnavailable, "unavailable", "", codeTryAgainLater, true}
-	forbidden     = refusal{http.StatusForbidden, "forbidden", "", 4504, false}
+	forbidden     = refusal{http.StatusForbidden, "forbidden", "", codeForbidden, false}
 )
 
 // refusals is the only place that turns a reason into the answer to an opening
@@ -58,8 +58,8 @@ var refusals = map[pb.Reason]refusal{
 	pb.Reason_REASON_ROUTE_UNKNOWN:       {http.StatusNotFound, "no_such_route", "", 4500, false},
 	pb.Reason_REASON_SUBPROTOCOL:         {http.StatusBadRequest, "subprotocol_missing", "", 4500, false},
 	pb.Reason_REASON_TUNNEL:              forbidden,
-	pb.Reason_REASON_ORIGIN_REFUSED:      {http.StatusForbidden, "origin_not_allowed", "", 4504, false},
-	pb.Reason_REASON_ORIGIN_MISSING:      {http.StatusForbidden, "origin_not_allowed", "", 4504, false},
+	pb.Reason_REASON_ORIGIN_REFUSED:      {http.StatusForbidden, "origin_not_allowed", "", codeForbidden, false},
+	pb.Reason_REASON_ORIGIN_MISSING:      {http.StatusForbidden, "origin_not_allowed", "", codeForbidden, false},
 
 	pb.Reason_REASON_TOKEN_MISSING:  {http.StatusUnauthorized, "token_missing", challengeMissing, 4401, false},
 	pb.Reason_REASON_COOKIE_ONLY:    {http.StatusUnauthorized, "token_missing", challengeMissing, 4401, false},
@@ -153,8 +153,10 @@ func (r *refusal) answer(id string, retryAfter time.Duration) *wsconn.Refusal {
 		if retryAfter <= 0 {
 			retryAfter = defaultRetry
 		}
-		seconds := int64((retryAfter + time.Second - 1) / time.Second)
-		a.Fields = append(a.Fields, wsconn.Field{Name: "Retry-After", Value: strconv.FormatInt(seconds, 10)})
+		a.Fields = append(a.Fields, wsconn.Field{Name: "Retry-After", Value: strconv.FormatInt(wholeSeconds(retryAfter), 10)})
 	}
 	return a
 }
+
+// wholeSeconds is d in seconds, never too short.
+func wholeSeconds(d time.Duration) int64 { return int64((d + time.Second - 1) / time.Second) }

@@ -94,6 +94,9 @@ func (r *Route) validate(name string) error {
 	case !r.Unchecked:
 		problems = append(problems, within(name+".messages", r.Messages.Validate()))
 	}
+	if strconv.Quote(r.Messages.Discriminator) == nodeMember {
+		bad("messages.discriminator", "%q is the node's own (docs/protocol.md): choose another one", r.Messages.Discriminator)
+	}
 	return errors.Join(problems...)
 }
 

@@ -19,20 +19,23 @@ import (
 type session struct {
 	// set at construction
 	p        *peer
-	grant    *verify.Grant
 	identity *deliver.Identity
 	opened   time.Time
-	expires  time.Time // by our monotonic clock
 	flushing func(now time.Time, out []byte) []byte
 
-	place place // guarded by sessions.mu
+	// guarded by sessions.mu, and changed by the peer's turn alone
+	grant *verify.Grant
+	place place
 
 	// dead is set once cause is, so that a turn need not take the lock to look.
 	dead atomic.Bool
 
 	// owned by the peer's turn
+	expires    time.Time // by our monotonic clock
 	rate       limit.Rate
 	rateDryRun bool
+	renewal    *verify.Attempt // under way, or nil
+	mayRenew   time.Time       // when the next one may come
 
 	mu        sync.Mutex
 	cause     error  // why the session has ended
@@ -47,16 +50,25 @@ type session struct {
 func newSession(p *peer, g *verify.Grant) *session {
 	who := &g.Identity
 	s := &session{
-		p: p, grant: g, opened: p.now,
-		expires: p.now.Add(p.n.verify.Local(g.ExpiresAt).Sub(p.now)), // as now has it, on the clock that nobody sets
+		p: p, opened: p.now,
 		identity: &deliver.Identity{
 			Session: who.Session, Token: who.Token, Tenant: who.Tenant, Subject: who.Subject, Route: p.route.Audience,
 			Scopes: g.Scopes, Attributes: g.Attributes, ClientAddr: who.ClientIP, OpenedAt: p.now, ExpiresAt: g.ExpiresAt,
 		},
 	}
-	s.rate, s.rateDryRun = rateOf(p.n.cfg.Limits.Messages, g.Limits.MessagesPerSecond)
+	s.bound(g, nil)
 	s.flushing = s.flush
 	return s
+}
+
+// bound puts the end and the rate of a grant into force. What is left of the
+// rate of the grant before, if any, stays as it is where both allow the same.
+func (s *session) bound(g, before *verify.Grant) {
+	p := s.p
+	s.expires = p.now.Add(p.n.verify.Local(g.ExpiresAt).Sub(p.now)) // as now has it, on the clock that nobody sets
+	if before == nil || g.Limits.MessagesPerSecond != before.Limits.MessagesPerSecond {
+		s.rate, s.rateDryRun = rateOf(p.n.cfg.Limits.Messages, g.Limits.MessagesPerSecond)
+	}
 }
 
 // rateOf is the tighter of the node's limit and the token's own, which no

@@ -3,12 +3,13 @@ package wsnode
 import (
 	"sync"
 
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
 )
 
 // sessions finds the live sessions that an entry of the log hits. Safe for
-// concurrent use.
+// concurrent use. Its lock comes before verify's.
 type sessions struct {
 	mu        sync.Mutex
 	byID      map[[16]byte]*session
@@ -27,28 +28,44 @@ func newSessions() *sessions {
 	}
 }
 
-func (t *sessions) add(s *session) {
+// put makes g the grant of s, unless why, asked in the same step, has a reason
+// not to: whoever looks for sessions finds s by the grant that it had before, or
+// by g.
+func (t *sessions) put(s *session, g *verify.Grant, why func() pb.Reason) pb.Reason {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	who := &s.grant.Identity
+	if reason := why(); reason != 0 {
+		return reason
+	}
+	if s.grant != nil {
+		t.forget(s)
+	}
+	s.grant = g
+	who := &g.Identity
 	t.byID[who.Session] = s
 	s.place = place{len(t.byToken[who.Token]), len(t.bySubject[who.Subject])}
 	t.byToken[who.Token] = append(t.byToken[who.Token], s)
 	t.bySubject[who.Subject] = append(t.bySubject[who.Subject], s)
+	return 0
 }
 
 // remove forgets a session, and reports whether it was known.
 func (t *sessions) remove(s *session) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	who := &s.grant.Identity
-	if t.byID[who.Session] != s {
+	if t.byID[s.grant.Identity.Session] != s {
 		return false
 	}
+	t.forget(s)
+	return true
+}
+
+// forget takes s out of the lists. It is called with the lock held.
+func (t *sessions) forget(s *session) {
+	who := &s.grant.Identity
 	delete(t.byID, who.Session)
 	drop(t.byToken, who.Token, s, func(s *session) *int { return &s.place.byToken })
 	drop(t.bySubject, who.Subject, s, func(s *session) *int { return &s.place.bySubject })
-	return true
 }
 
 // drop fills the place of s in its list with the last one.

@@ -61,8 +61,10 @@ const (
 	Binary Op = 2
 )
 
-// Identity is who a session is, as the authority has said. It is shared and must
-// not be changed.
+// Identity is who a session is, as the authority has said at the opening
+// handshake. It is shared and must not be changed. A renewal changes neither it
+// nor the Session that it is in: tenant, subject and route stay true, while the
+// authority then knows the session by another id, token, scopes and end.
 type Identity struct {
 	Session [16]byte // random, drawn by the node
 	Token   [16]byte // the token's id, a ULID

@@ -211,6 +211,9 @@ func requestOf(batch []*Attempt) *pb.RedeemRequest {
 			TokenId: a.Token[:], Digest: a.Digest[:], SessionId: a.Session[:], Audience: a.Audience, SingleUseOnly: a.SingleUseOnly,
 			Observed: &pb.Observation{Ip: a.ClientIP.AsSlice(), UserAgent: a.UserAgent, Origin: a.Origin},
 		}
+		if a.Renews != [16]byte{} {
+			req.Items[i].RenewsSessionId = a.Renews[:]
+		}
 	}
 	return req
 }

@@ -74,7 +74,7 @@ type Count struct {
 	Lingering int // of those, sockets whose close frame is not queued yet
 }
 
-// Attempt is one handshake to redeem.
+// Attempt is one handshake to redeem, or one renewal.
 type Attempt struct {
 	Token     token.ID
 	Digest    token.Digest
@@ -85,6 +85,8 @@ type Attempt struct {
 	Audience  string
 	// SingleUseOnly has a token refused that may open more than one session.
 	SingleUseOnly bool
+	// Renews is the session whose place this one is to take; zero for none.
+	Renews [16]byte
 	// Done is called once for each Redeem, from another goroutine or from Redeem
 	// itself, and must not block. With a Grant there is a session, which must
 	// either live or be told to Ended; without one the Client has seen to that.
@@ -339,6 +341,7 @@ func (c *Client) Local(t time.Time) time.Time { return t.Add(-time.Duration(c.of
 // token is refused that the authority would still take.
 const clockSlack = time.Second
 
-// Standing tells whether g still holds. Ask after the session can be found by
-// Enforce: then an entry either is seen here or finds it.
+// Standing tells whether g still holds. Ask while Enforce can't look for
+// sessions, and let it find g's before it can: then an entry either is seen here
+// or finds it.
 func (c *Client) Standing(g *Grant) Standing { return c.recent.standing(g) }

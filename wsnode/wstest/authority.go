@@ -87,8 +87,11 @@ type Seen struct {
 type Session struct {
 	ID      [16]byte
 	Token   token.ID
+	Renews  [16]byte    // another session; zero for none
 	Grants  int         // how often: once, and for each retry
 	Reports []pb.Reason // of its end
+
+	tenant, subject, audience string
 }
 
 // Token is what to issue. Zero fields get defaults.
@@ -348,6 +351,8 @@ func check(item *pb.RedeemItem) error {
 		return errors.New("observed.ip: want 4 or 16 bytes")
 	case len(o.GetUserAgent()) > 512 || len(o.GetOrigin()) > 512:
 		return errors.New("observed: a field is above 512 bytes")
+	case len(item.GetRenewsSessionId()) != 0 && len(item.GetRenewsSessionId()) != 16:
+		return errors.New("renews_session_id: want 16 bytes")
 	case item.GetAudience() == "" || len(item.GetAudience()) > 128:
 		return errors.New("audience: want 1 to 128 bytes")
 	}
@@ -379,6 +384,8 @@ func (a *Authority) redeem(item *pb.RedeemItem) *pb.RedeemResult {
 		return RefusalOf(pb.Reason_REASON_TOKEN_REVOKED)
 	case s != nil && len(s.Reports) > 0:
 		return RefusalOf(pb.Reason_REASON_SESSION_ENDED)
+	case len(item.GetRenewsSessionId()) > 0 && a.renewalReason(item, t) != 0:
+		return RefusalOf(a.renewalReason(item, t))
 	case s == nil && t.used >= t.Uses:
 		return RefusalOf(pb.Reason_REASON_TOKEN_USED)
 	case s == nil:
@@ -388,10 +395,27 @@ func (a *Authority) redeem(item *pb.RedeemItem) *pb.RedeemResult {
 	return a.grant(t)
 }
 
+// renewalReason is why t may not renew a session, or 0.
+func (a *Authority) renewalReason(item *pb.RedeemItem, t *issued) pb.Reason {
+	s := a.sessions[[16]byte(item.GetRenewsSessionId())]
+	switch {
+	case s == nil || len(s.Reports) > 0:
+		return pb.Reason_REASON_SESSION_ENDED
+	case s.tenant != t.Tenant || s.subject != t.Subject || s.audience != item.GetAudience():
+		return pb.Reason_REASON_RENEWAL_MISMATCH
+	}
+	return 0
+}
+
 func (a *Authority) granted(item *pb.RedeemItem) {
 	sid := [16]byte(item.GetSessionId())
 	if a.sessions[sid] == nil {
-		a.sessions[sid] = &Session{ID: sid, Token: token.ID(item.GetTokenId())}
+		s := &Session{ID: sid, Token: token.ID(item.GetTokenId()), audience: item.GetAudience()}
+		if t := a.tokens[s.Token]; t != nil {
+			s.tenant, s.subject = t.Tenant, t.Subject
+		}
+		copy(s.Renews[:], item.GetRenewsSessionId())
+		a.sessions[sid] = s
 	}
 	a.sessions[sid].Grants++
 }

@@ -36,6 +36,7 @@ const CLOSES = [
   { code: 1013, again: "later", title: "Try again later", words: "The node has too much to do at the moment." },
   { code: 4008, again: "token", title: "The session’s time is over", words: "A socket lives as long as its token says, then its user must be checked again." },
   { code: 4029, reason: "too_many_requests", again: "same", title: "Too many connections", words: "This address, user or token has as many sockets, or opens them as fast, as it may." },
+  { code: 4029, reason: "too many renewals", again: "later", title: "Too many renewals", words: "A socket may renew its token once in a few seconds, and one renewal at a time." },
   { code: 4029, again: "later", title: "Too many messages", words: "Messages came faster than this session may send them." },
   { code: 4401, reason: "token_missing", again: "token", title: "Refused: no token", words: "The handshake carried no token where the route takes one." },
   { code: 4401, reason: "token_repeated", again: "token", title: "Refused: more than one token", words: "A handshake carries exactly one token." },

@@ -1256,7 +1256,7 @@ func (x *RedeemHello) GetInstanceId() []byte {
 	return nil
 }
 
-// RedeemItem is one handshake.
+// RedeemItem is one handshake, or one renewal.
 type RedeemItem struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Required. The token's id: 16 bytes.
@@ -1272,8 +1272,11 @@ type RedeemItem struct {
 	// Optional. The token came in the URL, which others may log: refuse one that
 	// may open more than one session.
 	SingleUseOnly bool `protobuf:"varint,6,opt,name=single_use_only,json=singleUseOnly,proto3" json:"single_use_only,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Optional. The session that this one renews, which does not count against
+	// the limits on sessions: 16 bytes.
+	RenewsSessionId []byte `protobuf:"bytes,7,opt,name=renews_session_id,json=renewsSessionId,proto3" json:"renews_session_id,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *RedeemItem) Reset() {
@@ -1346,6 +1349,13 @@ func (x *RedeemItem) GetSingleUseOnly() bool {
 		return x.SingleUseOnly
 	}
 	return false
+}
+
+func (x *RedeemItem) GetRenewsSessionId() []byte {
+	if x != nil {
+		return x.RenewsSessionId
+	}
+	return nil
 }
 
 // RedeemResponse answers one RedeemRequest.
@@ -1906,7 +1916,7 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\vRedeemHello\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1d.gatehouse.authority.v1.HelloR\x05hello\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\fR\n" +
-	"instanceId\"\xe3\x01\n" +
+	"instanceId\"\x8f\x02\n" +
 	"\n" +
 	"RedeemItem\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x16\n" +
@@ -1915,7 +1925,8 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"session_id\x18\x03 \x01(\fR\tsessionId\x12?\n" +
 	"\bobserved\x18\x04 \x01(\v2#.gatehouse.authority.v1.ObservationR\bobserved\x12\x1a\n" +
 	"\baudience\x18\x05 \x01(\tR\baudience\x12&\n" +
-	"\x0fsingle_use_only\x18\x06 \x01(\bR\rsingleUseOnly\"\x85\x01\n" +
+	"\x0fsingle_use_only\x18\x06 \x01(\bR\rsingleUseOnly\x12*\n" +
+	"\x11renews_session_id\x18\a \x01(\fR\x0frenewsSessionId\"\x85\x01\n" +
 	"\x0eRedeemResponse\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1d.gatehouse.authority.v1.HelloR\x05hello\x12>\n" +
 	"\aresults\x18\x02 \x03(\v2$.gatehouse.authority.v1.RedeemResultR\aresults\"\x8d\x01\n" +

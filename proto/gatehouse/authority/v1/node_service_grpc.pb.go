@@ -44,6 +44,11 @@ type NodeServiceClient interface {
 	// token, instance, session id and observation gets the same grant, unless
 	// its session has ended.
 	//
+	// A renewal is a redemption too, whose session takes the place of another on
+	// the same socket. It uses up its token like any other, and is granted only
+	// for a live session of the same instance, tenant, subject and audience. The
+	// node reports the end of the session that was renewed.
+	//
 	// Callers: node. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (version, not
 	// attached), UNAVAILABLE.
 	Redeem(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[RedeemRequest, RedeemResponse], error)
@@ -116,6 +121,11 @@ type NodeServiceServer interface {
 	// each grant is on disk before it is sent. An item repeated with the same
 	// token, instance, session id and observation gets the same grant, unless
 	// its session has ended.
+	//
+	// A renewal is a redemption too, whose session takes the place of another on
+	// the same socket. It uses up its token like any other, and is granted only
+	// for a live session of the same instance, tenant, subject and audience. The
+	// node reports the end of the session that was renewed.
 	//
 	// Callers: node. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (version, not
 	// attached), UNAVAILABLE.

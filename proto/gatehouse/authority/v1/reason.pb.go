@@ -89,12 +89,16 @@ const (
 	Reason_REASON_ORIGIN_MISMATCH Reason = 35
 	// The token is for another audience than the route's.
 	Reason_REASON_AUDIENCE_MISMATCH Reason = 36
-	// The session that this retry asks for has ended.
+	// The session that this retry asks for, or that this renewal is to renew, has
+	// ended.
 	Reason_REASON_SESSION_ENDED Reason = 37
 	// The session id belongs to another session.
 	Reason_REASON_SESSION_ID_TAKEN Reason = 38
 	// The subject, token or tenant has as many live sessions as it may.
 	Reason_REASON_SESSION_LIMIT Reason = 39
+	// The renewal's token is for another tenant, subject or audience than its
+	// session's, or the session is another node's.
+	Reason_REASON_RENEWAL_MISMATCH Reason = 40
 	// The request is not a WebSocket opening handshake (RFC 6455 section 4.2.1).
 	Reason_REASON_HANDSHAKE_MALFORMED Reason = 50
 	// The request's method is not GET.
@@ -163,6 +167,10 @@ const (
 	Reason_REASON_SESSION_EXPIRED Reason = 103
 	// The application closed the socket.
 	Reason_REASON_APPLICATION_CLOSED Reason = 104
+	// A renewal has put a new session in its place; the socket lives on.
+	Reason_REASON_RENEWED Reason = 105
+	// Renewals come too fast.
+	Reason_REASON_RENEWAL_RATE Reason = 106
 )
 
 // Enum value maps for Reason.
@@ -201,6 +209,7 @@ var (
 		37:  "REASON_SESSION_ENDED",
 		38:  "REASON_SESSION_ID_TAKEN",
 		39:  "REASON_SESSION_LIMIT",
+		40:  "REASON_RENEWAL_MISMATCH",
 		50:  "REASON_HANDSHAKE_MALFORMED",
 		51:  "REASON_HANDSHAKE_METHOD",
 		52:  "REASON_HANDSHAKE_VERSION",
@@ -235,6 +244,8 @@ var (
 		102: "REASON_MESSAGE_TIMEOUT",
 		103: "REASON_SESSION_EXPIRED",
 		104: "REASON_APPLICATION_CLOSED",
+		105: "REASON_RENEWED",
+		106: "REASON_RENEWAL_RATE",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":                   0,
@@ -270,6 +281,7 @@ var (
 		"REASON_SESSION_ENDED":                 37,
 		"REASON_SESSION_ID_TAKEN":              38,
 		"REASON_SESSION_LIMIT":                 39,
+		"REASON_RENEWAL_MISMATCH":              40,
 		"REASON_HANDSHAKE_MALFORMED":           50,
 		"REASON_HANDSHAKE_METHOD":              51,
 		"REASON_HANDSHAKE_VERSION":             52,
@@ -304,6 +316,8 @@ var (
 		"REASON_MESSAGE_TIMEOUT":               102,
 		"REASON_SESSION_EXPIRED":               103,
 		"REASON_APPLICATION_CLOSED":            104,
+		"REASON_RENEWED":                       105,
+		"REASON_RENEWAL_RATE":                  106,
 	}
 )
 
@@ -338,7 +352,7 @@ var File_gatehouse_authority_v1_reason_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xfc\r\n" +
+	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xc6\x0e\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1a\n" +
@@ -373,7 +387,8 @@ const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\x18REASON_AUDIENCE_MISMATCH\x10$\x12\x18\n" +
 	"\x14REASON_SESSION_ENDED\x10%\x12\x1b\n" +
 	"\x17REASON_SESSION_ID_TAKEN\x10&\x12\x18\n" +
-	"\x14REASON_SESSION_LIMIT\x10'\x12\x1e\n" +
+	"\x14REASON_SESSION_LIMIT\x10'\x12\x1b\n" +
+	"\x17REASON_RENEWAL_MISMATCH\x10(\x12\x1e\n" +
 	"\x1aREASON_HANDSHAKE_MALFORMED\x102\x12\x1b\n" +
 	"\x17REASON_HANDSHAKE_METHOD\x103\x12\x1c\n" +
 	"\x18REASON_HANDSHAKE_VERSION\x104\x12\x1c\n" +
@@ -407,7 +422,9 @@ const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\vREASON_IDLE\x10e\x12\x1a\n" +
 	"\x16REASON_MESSAGE_TIMEOUT\x10f\x12\x1a\n" +
 	"\x16REASON_SESSION_EXPIRED\x10g\x12\x1d\n" +
-	"\x19REASON_APPLICATION_CLOSED\x10hBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
+	"\x19REASON_APPLICATION_CLOSED\x10h\x12\x12\n" +
+	"\x0eREASON_RENEWED\x10i\x12\x17\n" +
+	"\x13REASON_RENEWAL_RATE\x10jBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
 
 var (
 	file_gatehouse_authority_v1_reason_proto_rawDescOnce sync.Once

@@ -1,0 +1,145 @@
+package wsnode
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"fmt"
+	"time"
+
+	"github.com/gobwas/ws"
+
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/token"
+	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
+	"github.com/gatehouse-ws/gatehouse/wsnode/wsconn"
+)
+
+// renewEvery is how often a socket may ask for a renewal.
+const renewEvery = 5 * time.Second
+
+// nodeMember is the name that makes a message the node's own, where it is the
+// first of a JSON object.
+const nodeMember = `"gatehouse"`
+
+// forNode reports whether a text is for the node and not for the application. It
+// looks at the first bytes alone, and allocates nothing.
+func forNode(payload []byte) bool {
+	rest, ok := cutJSON(payload, "{")
+	if ok {
+		_, ok = cutJSON(rest, nodeMember)
+	}
+	return ok
+}
+
+// cutJSON cuts white space and then want off the front of b.
+func cutJSON(b []byte, want string) (rest []byte, found bool) {
+	return bytes.CutPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte(want))
+}
+
+// parseRenewal finds the token in a renewal, {"gatehouse":"renew","token":"..."}
+// with these members in this order and no other. text is a view into b. What it
+// takes is JSON if b is UTF-8.
+func parseRenewal(b []byte) (text []byte, ok bool) {
+	for _, want := range []string{"{", nodeMember, ":", `"renew"`, ",", `"token"`, ":", `"`} {
+		if b, ok = cutJSON(b, want); !ok {
+			return nil, false
+		}
+	}
+	end := bytes.IndexFunc(b, func(r rune) bool { return r < ' ' || r == '"' || r == '\\' })
+	if end < 0 || b[end] != '"' {
+		return nil, false
+	}
+	rest, ok := cutJSON(b[end+1:], "}")
+	return b[:end], ok && len(bytes.TrimLeft(rest, " \t\r\n")) == 0
+}
+
+// renew takes a message that is for the node. An error ends the session.
+func (p *peer) renew(payload []byte) error {
+	text, ok := parseRenewal(payload)
+	if !ok {
+		return errNodeMessage
+	}
+	s := p.session
+	if s.renewal != nil || p.now.Before(s.mayRenew) {
+		return errRenewalRate
+	}
+	s.mayRenew = p.now.Add(renewEvery)
+	var t token.Token
+	if reason := p.n.checkToken(text, &t, p.now); reason != 0 {
+		return renewalRefused(reason)
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // it never fails
+	a := p.attemptWith(&t, id)
+	a.Renews = s.grant.Identity.Session
+	a.Done = func(o verify.Outcome) { p.renewed(a, o) }
+	s.renewal = a
+	p.n.verify.Redeem(a)
+	return nil
+}
+
+// renewed takes the authority's answer to the connection's next turn.
+func (p *peer) renewed(a *verify.Attempt, o verify.Outcome) {
+	if !p.link.Post(func(now time.Time, out []byte) []byte {
+		p.now = now
+		return p.concludeRenewal(a, o, out)
+	}) {
+		p.n.giveBack(o, a.Session, time.Now())
+	}
+}
+
+// concludeRenewal puts a new session in the place of the socket's old one, or
+// tells the peer why there is none.
+func (p *peer) concludeRenewal(a *verify.Attempt, o verify.Outcome, out []byte) []byte {
+	s := p.session
+	if p.conn.State() != wsconn.StateOpen || s.ending() != nil {
+		p.n.giveBack(o, a.Session, p.now)
+		return out
+	}
+	g, old := o.Grant, s.grant
+	if g == nil {
+		return p.notRenewed(o.Reason, o.RetryAfter, out)
+	}
+	if g.Identity.Tenant != old.Identity.Tenant || g.Identity.Subject != old.Identity.Subject { // an authority that knows no renewals
+		p.n.verify.Ended(a.Session, pb.Reason_REASON_RENEWAL_MISMATCH, p.now)
+		return p.notRenewed(pb.Reason_REASON_RENEWAL_MISMATCH, 0, out)
+	}
+	switch reason, again := p.settle(s, a, g); {
+	case again:
+		return out
+	case reason != 0:
+		return p.notRenewed(reason, 0, out)
+	}
+	s.renewal = nil
+	s.bound(g, old)
+	p.limit(g)
+	p.n.verify.Ended(old.Identity.Session, pb.Reason_REASON_RENEWED, p.now)
+	p.n.metrics.closed[pb.Reason_REASON_RENEWED].Inc()
+	p.n.log.Info("session renewed", "session_id", hex.EncodeToString(g.Identity.Session[:]), "token_id", g.Identity.Token.String(),
+		"renewed_session_id", hex.EncodeToString(old.Identity.Session[:]), "renewed_token_id", old.Identity.Token.String(),
+		"tenant", g.Identity.Tenant, "subject", g.Identity.Subject, "client_ip", p.addr.String())
+	return p.tell(out, `{"gatehouse":"renewed","expires_at":%q}`, g.ExpiresAt.UTC().Format(time.RFC3339))
+}
+
+// notRenewed tells the peer that its renewal was refused. For good, and then its
+// socket closes; or for now, as where the authority can't be reached, and then
+// the session goes on as it was.
+func (p *peer) notRenewed(reason pb.Reason, retryAfter time.Duration, out []byte) []byte {
+	s, cause := p.session, renewalRefused(reason)
+	s.renewal = nil
+	if closeFor(cause).err == cause {
+		return p.close(cause, out)
+	}
+	p.n.metrics.postpone(reason)
+	who := &s.grant.Identity
+	p.n.log.Info("renewal postponed", "session_id", hex.EncodeToString(who.Session[:]), "token_id", who.Token.String(),
+		"reason", reason.Label(), "tenant", who.Tenant, "subject", who.Subject, "client_ip", p.addr.String())
+	wait := max(retryAfter, defaultRetry, s.mayRenew.Sub(p.now))
+	return p.tell(out, `{"gatehouse":"renew_failed","retry_after":%d}`, wholeSeconds(wait))
+}
+
+// tell appends a message of the node's own.
+func (p *peer) tell(out []byte, format string, args ...any) []byte {
+	return wsconn.AppendFrame(out, ws.OpText, fmt.Appendf(nil, format, args...))
+}
