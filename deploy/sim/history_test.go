@@ -48,7 +48,9 @@ type session struct {
 	ip       netip.Addr
 	accepted []time.Time // its opening and each of its messages
 	closed   time.Time
+	code     uint16
 	reason   string
+	was      bool // renewed: another session has its socket
 }
 
 // receipt is what the admin was told of one entry.
@@ -98,7 +100,7 @@ func (h *history) closed(m *machine, who *deliver.Identity, code uint16, reason 
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.sessions[who.Session]
-	s.closed, s.reason = time.Now(), reason
+	s.closed, s.code, s.reason = time.Now(), code, reason
 	h.w.event("%s closes session %s: %d %s", m, short(s.id), code, reason)
 }
 
@@ -162,7 +164,7 @@ func (t *issued) hits(e *storage.Entry, s *session) bool {
 	switch {
 	case sel.Token != storage.TokenID{}:
 		return sel.Token == storage.TokenID(s.token)
-	case sel.Session != storage.SessionID{}:
+	case sel.Session != storage.SessionID{}: // that of a renewed session is not known here
 		return sel.Session == storage.SessionID(s.id)
 	case sel.Subject != "":
 		return sel.Subject == t.subject && sel.Tenant == t.tenant
@@ -229,7 +231,7 @@ func (h *history) checkCounts() {
 			if s.m == m {
 				opened++
 			}
-			if s.m == m && (s.reason == "token_revoked" || s.reason == "locked") {
+			if s.m == m && (s.code == 4501 || s.code == 4503) { // others end by a renewal that was refused
 				closed++
 			}
 		}

@@ -67,10 +67,10 @@ func (w *world) client(c *chances, m *machine, text string, from netip.Addr, lea
 	closed := make(chan struct{})
 	defer func() { <-closed }()
 	defer conn.Close()
-	accepted := make(chan bool, 1)
+	accepted, renewals := make(chan bool, 1), w.newRenewer(m, text)
 	go func() { // ends with the connection
 		defer close(closed)
-		read(conn, accepted)
+		read(conn, accepted, renewals.hear)
 	}()
 	if _, err := conn.Write(wstest.Opening{Bearer: text}.Bytes()); err != nil {
 		return
@@ -87,7 +87,7 @@ func (w *world) client(c *chances, m *machine, text string, from netip.Addr, lea
 	defer until.Stop()
 	for {
 		m.awake()
-		if _, err := conn.Write(wstest.Frame(ws.OpText, []byte("hello"))); err != nil {
+		if _, err := conn.Write(wstest.Frame(ws.OpText, []byte(renewals.message(c)))); err != nil {
 			return
 		}
 		select {
@@ -103,7 +103,7 @@ func (w *world) client(c *chances, m *machine, text string, from netip.Addr, lea
 }
 
 // read reads all that comes: a socket that is not read would be closed for it.
-func read(conn net.Conn, accepted chan<- bool) {
+func read(conn net.Conn, accepted chan<- bool, hear func([]byte)) {
 	r := bufio.NewReader(conn)
 	resp, err := http.ReadResponse(r, &http.Request{Method: http.MethodGet})
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
@@ -120,6 +120,7 @@ func read(conn net.Conn, accepted chan<- bool) {
 		if _, err := io.ReadFull(r, payload); err != nil {
 			return
 		}
+		hear(payload)
 		if h.OpCode == ws.OpClose {
 			_ = conn.SetWriteDeadline(time.Now().Add(time.Second))
 			_, _ = conn.Write(wstest.Frame(ws.OpClose, payload[:min(2, len(payload))]))
@@ -302,7 +303,7 @@ func (w *world) selector() (*pb.Selector, string) {
 			return &pb.Selector{By: &pb.Selector_TokenId{TokenId: id}}, "token " + id[20:]
 		}
 	case n < 5:
-		if s := h.any(w); s != nil {
+		if s := h.any(w); s != nil && s.id != [16]byte{} {
 			return &pb.Selector{By: &pb.Selector_SessionId{SessionId: fmt.Sprintf("%x", s.id)}}, "session " + short(s.id)
 		}
 	case n < 6:
