@@ -133,6 +133,7 @@ func (srv *Server) Drain(ctx context.Context) {
 	if err := srv.service.keepAcknowledged(ctx, nil); err != nil {
 		srv.service.log.Error("last acknowledgements can't be kept; nodes tell them again", "error", err)
 	}
+	srv.service.tellAudit(srv.service.now())
 }
 
 // drainWrite bounds the last write of a drain.

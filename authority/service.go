@@ -138,7 +138,6 @@ func (s *Service) Run(ctx context.Context) error {
 	wg.Go(func() { s.keepOn(ctx) })
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	defer s.tendAudit()
 	for {
 		select {
 		case <-ctx.Done():
@@ -155,7 +154,8 @@ func (s *Service) Run(ctx context.Context) error {
 
 func (s *Service) tend(ctx context.Context) error {
 	now := s.now()
-	s.tendAudit()
+	s.tellAudit(now)
+	s.watchAudit()
 	s.strikes.sweep(now)
 	s.unwanted.sweep(now)
 	began := s.now()
@@ -164,13 +164,10 @@ func (s *Service) tend(ctx context.Context) error {
 	return errors.Join(err, s.rotateKeys(ctx, now), s.releaseDead(ctx, now))
 }
 
-// tendAudit writes the lines that no call writes, and watches that they can be
-// written.
-func (s *Service) tendAudit() {
-	now := s.now()
+// tellAudit writes the lines that no call writes.
+func (s *Service) tellAudit(now time.Time) {
 	s.tellSkipped(now)
 	s.auditComplete(now)
-	s.watchAudit()
 }
 
 // watchAudit logs when the audit trail begins to fail, and when it no longer
