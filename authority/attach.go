@@ -92,7 +92,7 @@ func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (s
 			continue
 		}
 		owned := func() bool { return s.fleet.owner(d) == c.Name } // else gone already, or not this node's to declare
-		if err := s.removeInstance(storage.Instance{ID: d, Node: c.Name}, owned, "declared dead by its successor"); err != nil {
+		if err := s.removeInstance(storage.Instance{ID: d, Node: c.Name}, owned, c.Name, "declared dead by its successor"); err != nil {
 			return none, nil, err
 		}
 	}
@@ -106,7 +106,7 @@ func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (s
 	}
 	s.receipts.begin(id)
 	s.audit.record(s.now(), "RegisterInstance", "ok", slog.String("node", inst.Node), slog.String("instance_id", hex.EncodeToString(id[:])),
-		slog.String("version", inst.Version), slog.String("peer", inst.Address))
+		slog.String("version", inst.Version), slog.String("caller", inst.Node), slog.String("peer", inst.Address))
 	return inst, s.fleet.attach(inst, s.now()), nil
 }
 
@@ -134,8 +134,9 @@ func parseAttachHello(h *pb.AttachHello) (id storage.InstanceID, dead []storage.
 }
 
 // removeInstance forgets an instance and its sessions, if still says so once no
-// other change of it is under way; receipts no longer wait for it.
-func (s *Service) removeInstance(i storage.Instance, still func() bool, cause string) error {
+// other change of it is under way; receipts no longer wait for it. by is who
+// says so.
+func (s *Service) removeInstance(i storage.Instance, still func() bool, by, cause string) error {
 	defer s.fleet.lock(i.ID)()
 	if !still() {
 		return nil
@@ -150,7 +151,7 @@ func (s *Service) removeInstance(i storage.Instance, still func() bool, cause st
 	}
 	s.fleet.remove(i.ID)
 	s.receipts.gone(i.ID, cause, now)
-	s.audit.record(s.now(), "RemoveInstance", "ok", slog.String("node", i.Node), slog.String("instance_id", hex.EncodeToString(i.ID[:])), slog.String("cause", cause))
+	s.audit.record(s.now(), "RemoveInstance", "ok", slog.String("node", i.Node), slog.String("instance_id", hex.EncodeToString(i.ID[:])), slog.String("cause", cause), slog.String("caller", by))
 	return nil
 }
 
@@ -186,7 +187,7 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 				return errReplaced // what it says no longer goes for the instance
 			}
 			gone := func() bool { return s.fleet.attached(inst.ID) == nil }
-			if err := s.removeInstance(inst, gone, "goodbye"); err != nil {
+			if err := s.removeInstance(inst, gone, inst.Node, "goodbye"); err != nil {
 				return err
 			}
 			return io.EOF

@@ -24,7 +24,7 @@ func TestWelcome(t *testing.T) {
 		w.GetHello().GetVersion(), w.GetHead(), w.GetSnapshot(), w.GetTime().AsTime(), w.GetHeartbeatInterval().AsDuration(),
 		w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration(), len(w.GetEdgeKeys().GetKeys()),
 	}, []any{pb.Version, head, true, start, time.Second, 10 * time.Second, time.Hour, 1})
-	f.equal("audit line", f.lastLine("RegisterInstance"), fmt.Sprintf("instance_id=%x node=node-1 outcome=ok version=%s", n.id, pb.Version))
+	f.equal("audit line", f.lastLine("RegisterInstance"), fmt.Sprintf("caller=node-1 instance_id=%x node=node-1 outcome=ok version=%s", n.id, pb.Version))
 	f.revoke(byTenant("elsewhere"))
 	n.entries(2)
 	h := n.beat(head)
@@ -314,7 +314,7 @@ func TestGoodbye(t *testing.T) {
 	n.goodbye()
 	f.equal("sessions", f.store.Stats().Sessions, 0)
 	f.equal("nodes", len(f.instances()), 0)
-	f.equal("audit line", f.lastLine("RemoveInstance"), fmt.Sprintf("cause=goodbye instance_id=%x node=node-1 outcome=ok", n.id))
+	f.equal("audit line", f.lastLine("RemoveInstance"), fmt.Sprintf("caller=node-1 cause=goodbye instance_id=%x node=node-1 outcome=ok", n.id))
 	stream, err := f.nodes("node-1").Redeem(f.ctx)
 	f.ok(err)
 	f.ok(stream.Send(&pb.RedeemRequest{Hello: &pb.RedeemHello{Hello: &pb.Hello{Version: pb.Version}, InstanceId: n.id[:]}}))
@@ -336,7 +336,7 @@ func TestDeadInstances(t *testing.T) {
 		h.DeadInstanceIds = [][]byte{dead.id[:], other.id[:], unknown[:], h.GetInstanceId()}
 	})
 	f.fails(drained(dead.attach), "Aborted not_attached: replaced by a newer Attach of this instance")
-	f.equal("audit line", f.lastLine("RemoveInstance"), fmt.Sprintf("cause=declared dead by its successor instance_id=%x node=node-1 outcome=ok", dead.id))
+	f.equal("audit line", f.lastLine("RemoveInstance"), fmt.Sprintf("caller=node-1 cause=declared dead by its successor instance_id=%x node=node-1 outcome=ok", dead.id))
 	other.beat(nil)
 	successor.beat(nil)
 	f.equal("nodes", len(f.instances()), 2)
@@ -360,7 +360,7 @@ func TestSilentNodesAreReleased(t *testing.T) {
 	tend()
 	f.equal("nodes", len(f.instances()), 1)
 	f.equal("sessions", f.store.Stats().Sessions, 0)
-	f.equal("audit line", f.lastLine("RemoveInstance"), fmt.Sprintf("cause=silent beyond the session fence instance_id=%x node=node-1 outcome=ok", silent.id))
+	f.equal("audit line", f.lastLine("RemoveInstance"), fmt.Sprintf("caller=authority cause=silent beyond the session fence instance_id=%x node=node-1 outcome=ok", silent.id))
 	f.fails(drained(silent.attach), "Aborted not_attached: replaced by a newer Attach of this instance")
 	silent.begin()
 	silent.grant(silent.item(f.issue().GetToken()))

@@ -143,7 +143,7 @@ func (a *Audit) checkpoint() auditlog.Checkpoint {
 func (a *Audit) flush(now time.Time) {
 	if n := a.lost - a.told; n > 0 && len(a.buf) < auditBound/2 {
 		a.told = a.lost
-		a.buf = auditlog.AppendLine(a.buf, now, "AuditLost", "ok", []slog.Attr{slog.Uint64("lines", n)})
+		a.buf = auditlog.AppendLine(a.buf, now, "AuditLost", "ok", []slog.Attr{slog.Uint64("lines", n), slog.String("caller", self)})
 	}
 	if len(a.buf) == 0 {
 		return

@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
+	"github.com/gatehouse-ws/gatehouse/auditlog"
 	"github.com/gatehouse-ws/gatehouse/authority"
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -163,6 +164,9 @@ func newFixture(t testing.TB, edits ...func(*fixture)) *fixture {
 	f.start()
 	t.Cleanup(func() {
 		f.stop()
+		if f.auditTo == nil {
+			f.checkCallers()
+		}
 		if err := f.store.Close(); err != nil {
 			t.Errorf("close the store: %v", err)
 		}
@@ -326,6 +330,18 @@ func (a *auditText) String() string {
 		panic(err)
 	}
 	return string(text)
+}
+
+// checkCallers fails the test if a line of the trail does not say who, unless
+// nobody knows.
+func (f *fixture) checkCallers() {
+	f.Helper()
+	for line := range strings.Lines(f.audit.String()) {
+		r, err := auditlog.ParseRecord([]byte(line))
+		if err == nil && r.Caller == "" && r.Outcome != "unauthenticated" {
+			f.Errorf("no caller in the audit line %s", line)
+		}
+	}
 }
 
 // lines is the audit trail so far, without seals.

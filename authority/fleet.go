@@ -241,7 +241,7 @@ func (s *Service) releaseDead(ctx context.Context, now time.Time) error {
 	since := now.Add(-after)
 	for _, i := range s.fleet.silent(since) {
 		still := func() bool { return s.fleet.isSilent(i.ID, since) }
-		if err := s.removeInstance(i, still, "silent beyond the session fence"); err != nil {
+		if err := s.removeInstance(i, still, self, "silent beyond the session fence"); err != nil {
 			return err
 		}
 	}

@@ -201,7 +201,7 @@ func FuzzAttach(f *testing.F) {
 			t.Fatalf("%d instances", n)
 		}
 		for _, i := range z.fleet.snapshot() {
-			if err := z.removeInstance(i.Instance, func() bool { return true }, "test"); err != nil {
+			if err := z.removeInstance(i.Instance, func() bool { return true }, self, "test"); err != nil {
 				t.Fatal(err)
 			}
 		}

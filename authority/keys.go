@@ -158,7 +158,7 @@ func (s *Service) addKey(ctx context.Context, kept []storage.EdgeKey, e storage.
 	if err := s.putKeys(ctx, append(kept, e)); err != nil {
 		return err
 	}
-	s.audit.record(e.CreatedAt, "RotateEdgeKey", "ok", slog.Int("key_id", int(e.ID)), slog.Time("active_from", e.ActiveFrom))
+	s.audit.record(e.CreatedAt, "RotateEdgeKey", "ok", slog.Int("key_id", int(e.ID)), slog.Time("active_from", e.ActiveFrom), slog.String("caller", self))
 	return nil
 }
 

@@ -70,6 +70,6 @@ func (s *sampler) take() map[refusal]uint64 {
 // tellSkipped writes how many refusals got no line since it was told last.
 func (s *Service) tellSkipped(now time.Time) {
 	for r, n := range s.refusals.take() {
-		s.audit.record(now, "Skipped", r.outcome, slog.String("of", r.of), slog.Uint64("lines", n))
+		s.audit.record(now, "Skipped", r.outcome, slog.String("of", r.of), slog.Uint64("lines", n), slog.String("caller", self))
 	}
 }

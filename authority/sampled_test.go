@@ -48,10 +48,10 @@ func TestRefusalsAreSampled(t *testing.T) {
 	f.ok(f.service.Tend(f.ctx))
 	lines, skipped = count("token_used")
 	f.equal("lines and what they tell", fmt.Sprint(lines, skipped), "1001 451")
-	f.equal("the line of those that no refusal told of", f.lastLine("Skipped"), "lines=1 of=Redeem outcome=token_used")
+	f.equal("the line of those that no refusal told of", f.lastLine("Skipped"), "caller=authority lines=1 of=Redeem outcome=token_used")
 	n.batch(n.item(issued))
 	f.stop()
-	if got := f.audit.String(); strings.Count(got, `"of":"Redeem","lines":1,"outcome":"token_used"`) != 2 {
+	if got := f.audit.String(); strings.Count(got, `"of":"Redeem","lines":1,"caller":"authority","outcome":"token_used"`) != 2 {
 		t.Error("what was skipped just before the end is not told")
 	}
 }

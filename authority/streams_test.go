@@ -217,7 +217,7 @@ func TestEdgeKeysRotate(t *testing.T) {
 	f.equal("key", key(), 1)
 	f.clock.advance(time.Millisecond)
 	f.ok(f.service.Tend(f.ctx))
-	f.equal("audit line", f.lastLine("RotateEdgeKey"), "active_from=2026-11-24T12:01:00Z key_id=2 outcome=ok")
+	f.equal("audit line", f.lastLine("RotateEdgeKey"), "active_from=2026-11-24T12:01:00Z caller=authority key_id=2 outcome=ok")
 	keys := n.next().GetEdgeKeys().GetKeys()
 	f.equal("keys sent", []any{len(keys), keys[0].GetKeyId(), keys[1].GetKeyId(), len(keys[1].GetKey())}, []any{2, 1, 2, 32})
 	f.equal("key, while the new one is not active", key(), 1)
