@@ -93,10 +93,25 @@ func (r *receipts) leave(id storage.InstanceID) {
 	r.cut[id] = true
 }
 
-// begin says that an instance attaches: it tells again what is not on disk.
+// begin says that an instance attaches: it tells again what is not on disk. Of
+// one that is new the store has nothing, whatever was known of it.
 func (r *receipts) begin(id storage.InstanceID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	delete(r.cut, id)
+	if r.fleet.owner(id) == "" {
+		r.forget(id)
+	}
+}
+
+// forget forgets what an instance has said; mu is held.
+func (r *receipts) forget(id storage.InstanceID) {
+	if of := r.unkept[id]; of != nil {
+		r.waiting -= len(of.counts)
+		delete(r.unkept, id)
+	}
+	delete(r.applied, id)
+	delete(r.durable, id)
 	delete(r.cut, id)
 }
 

@@ -116,3 +116,24 @@ func TestLeavingIsNotAcknowledged(t *testing.T) {
 		t.Errorf("acknowledged through %d, want 1", got)
 	}
 }
+
+// TestNewInstanceIsNotAcknowledged proves that one which registers anew, under an
+// id that was known, is not called acknowledged by what it said before.
+func TestNewInstanceIsNotAcknowledged(t *testing.T) {
+	s, _, id := newKeeper(t, 3)
+	r := s.receipts
+	r.enforced(id, 2, enforcedFrom(1, 2), testStart)
+	if err := s.keepAcknowledged(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
+	r.enforced(id, 3, enforcedFrom(3, 1), testStart)
+	r.begin(id)
+	if got := r.acknowledged(id); got != 2 || r.waiting != 1 {
+		t.Errorf("on another stream: acknowledged through %d, %d counts wait; want 2 and 1", got, r.waiting)
+	}
+	r.fleet.remove(id)
+	r.begin(id)
+	if got := r.acknowledged(id); got != 0 || r.waiting != 0 || len(r.applied) != 0 {
+		t.Errorf("anew: acknowledged through %d, %d counts wait, applied %v", got, r.waiting, r.applied)
+	}
+}

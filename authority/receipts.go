@@ -194,13 +194,7 @@ func (r *receipts) keepEarly(id storage.InstanceID, n *pb.Enforced) {
 func (r *receipts) gone(id storage.InstanceID, cause string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if of := r.unkept[id]; of != nil {
-		r.waiting -= len(of.counts)
-		delete(r.unkept, id)
-	}
-	delete(r.applied, id)
-	delete(r.durable, id)
-	delete(r.cut, id)
+	r.forget(id)
 	for _, rc := range r.kept {
 		row := rc.rows[id]
 		if row == nil || row.done {
