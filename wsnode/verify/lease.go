@@ -31,7 +31,7 @@ type lease struct {
 
 	// For lapsed, which takes no lock.
 	end    atomic.Int64 // when live sessions must end; never where that is without end
-	looked atomic.Int64 // when overdue compared end with the clock, in Unix nanoseconds
+	looked atomic.Int64 // when overdue found that it has not come, in Unix nanoseconds; 0 once it has
 }
 
 const never = math.MaxInt64
@@ -121,12 +121,14 @@ func (l *lease) overdue(now time.Time) bool {
 	at := int64(l.clock())
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.looked.Store(now.UnixNano())
-	if l.fenced || at < l.end.Load() {
+	if at < l.end.Load() {
+		l.looked.Store(now.UnixNano())
 		return false
 	}
+	l.looked.Store(0) // lapsed must not trust it while sessions are being ended
+	first := !l.fenced
 	l.fenced = true
-	return true
+	return first
 }
 
 // maxSpread bounds over how long sockets are closed before the session fence.

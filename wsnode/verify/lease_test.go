@@ -55,17 +55,23 @@ func TestLease(t *testing.T) {
 	if l.overdue(wall) {
 		t.Error("overdue before the session fence")
 	}
-	now = 165 * time.Second
-	check("and no longer", false, true)
-	if !l.overdue(wall) || l.overdue(wall) {
-		t.Error("the session fence is not told of exactly once")
-	}
+	now = 165 * time.Second // and nobody but lapsed has looked since
 	if l.lapsed(wall.Add(freshLook - 1)) {
 		t.Error("lapsed asks the clock though overdue has just looked")
 	}
 	for _, later := range []time.Duration{freshLook, -1} { // the process was paused, or the wall clock was set back
 		if !l.lapsed(wall.Add(later)) {
 			t.Errorf("%v after overdue has looked, lapsed trusts it", later)
+		}
+	}
+	now = 165 * time.Second
+	check("and no longer", false, true)
+	if !l.overdue(wall) || l.overdue(wall) {
+		t.Error("the session fence is not told of exactly once")
+	}
+	for _, later := range []time.Duration{0, freshLook - 1} { // sessions are being ended
+		if !l.lapsed(wall.Add(later)) {
+			t.Errorf("%v after the session fence was told of, sessions live on", later)
 		}
 	}
 	l.extend(164 * time.Second)
