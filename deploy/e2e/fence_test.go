@@ -5,9 +5,13 @@ package e2e
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -82,6 +86,22 @@ func TestSocketsOutliveTheAuthorityUntilTheFence(t *testing.T) {
 	t.Logf("closed between %v and %v after the kill, half of them after %v", first, last, after[len(after)/2])
 }
 
+// stopped reports whether no thread of a process runs (proc_pid_stat(5)).
+func stopped(t *testing.T, pid int) bool {
+	t.Helper()
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("threads of %d: %v", pid, err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if _, state, _ := strings.Cut(string(b), ") "); err == nil && !strings.HasPrefix(state, "T") {
+			return false
+		}
+	}
+	return true
+}
+
 var received = regexp.MustCompile(`(?m)^gatehouse_node_messages_received_total (\d+)$`)
 
 // A node that is paused for longer than the session fence takes no message after
@@ -104,6 +124,7 @@ func TestPausedNodeTakesNothingAfterTheDeadline(t *testing.T) {
 	before := messages()
 
 	n.signal(syscall.SIGSTOP)
+	eventually(t, "every thread is stopped", func() bool { return stopped(t, n.cmd.Process.Pid) })
 	sock.send(hello)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
