@@ -26,9 +26,10 @@ type race struct {
 
 var home = netip.MustParseAddr("192.0.2.1")
 
-// user issues a token and has its client connect to m.
+// user issues a token and has its client connect to m. It may be used twice, which
+// keeps the client from renewing its session.
 func (w *world) user(m *machine, subject string) {
-	text := w.issue(w.ctx, w.chances, "login", &pb.IssueTokenRequest{Tenant: "acme", Subject: subject, Audience: "chat", ClientIp: home.String()})
+	text := w.issue(w.ctx, w.chances, "login", &pb.IssueTokenRequest{Tenant: "acme", Subject: subject, Audience: "chat", ClientIp: home.String(), MaxUses: 2})
 	own := w.chances.fork()
 	w.wg.Go(func() { w.client(own, m, text, home, time.Hour) })
 }
