@@ -193,7 +193,11 @@ func (c *cli) converse(ctx context.Context, s *socket, tokenID string) error {
 	defer stop()
 	heard, said, done := make(chan struct{}), make(chan error, 1), make(chan error, 1)
 	go func() { done <- c.hear(s, sync.OnceFunc(func() { close(heard) })) }() // ends with the connection, which talk closes
-	go func() { said <- c.say(s) }()                                          // ends with the input; a terminal's ends with the process
+	go func() {                                                               // ends with the input; a terminal's ends with the process
+		said <- c.say(s) // before the node can answer the close
+		_ = s.nc.SetReadDeadline(time.Now().Add(closeWait))
+		_ = s.write(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, "")))
+	}()
 	var err error
 	select { // a refusal comes at once, before anything else
 	case err = <-done:
@@ -242,8 +246,8 @@ func asRefusal(err error) error {
 	return nil
 }
 
-// say sends what is typed, a message a line, and then the close frame. It
-// returns why the input ended early; the reader tells why the connection did.
+// say sends what is typed, a message a line. It returns why the input ended
+// early; the reader tells why the connection did.
 func (c *cli) say(s *socket) error {
 	lines := bufio.NewScanner(c.stdin)
 	lines.Buffer(nil, maxShown)
@@ -255,8 +259,6 @@ func (c *cli) say(s *socket) error {
 			return nil
 		}
 	}
-	_ = s.nc.SetReadDeadline(time.Now().Add(closeWait))
-	_ = s.write(ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, "")))
 	switch err := lines.Err(); {
 	case errors.Is(err, bufio.ErrTooLong):
 		return failed(exitFailure, "", "a line is longer than %d bytes: it was not sent, and nothing after it", maxShown)
