@@ -155,6 +155,17 @@ func (s *Service) removeInstance(i storage.Instance, still func() bool, by, caus
 	return nil
 }
 
+// removeStale forgets an instance that the store does not have, unless it has
+// come back since its stream was a; receipts no longer wait for it.
+func (s *Service) removeStale(id storage.InstanceID, a *attachment) {
+	defer s.fleet.lock(id)()
+	if s.fleet.attached(id) != a {
+		return
+	}
+	s.fleet.remove(id)
+	s.receipts.gone(id, "not in the store", s.now())
+}
+
 // listen reads the node's messages until the stream ends, and returns why.
 func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer, inst storage.Instance, a *attachment, heartbeats chan<- uint64) error {
 	for {

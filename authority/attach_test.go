@@ -367,16 +367,19 @@ func TestSilentNodesAreReleased(t *testing.T) {
 }
 
 // TestReleasedWhileItCameBack proves that an instance which the store has
-// forgotten, while its stream lives, is made to attach again.
+// forgotten, while its stream lives, is made to attach again, and that no receipt
+// waits for it.
 func TestReleasedWhileItCameBack(t *testing.T) {
 	f := newFixture(t)
 	n := f.node("node-1")
+	r := f.revoke(bySubject("acme", "bob")).GetRevision()
 	f.ok(f.store.RemoveInstance(f.ctx, n.id, start, "goodbye"))
 	stream := n.open(f.ctx)
 	f.ok(stream.Send(&pb.RedeemRequest{Items: []*pb.RedeemItem{n.item(f.issue().GetToken())}}))
 	_, err := stream.Recv()
 	f.fails(err, "FailedPrecondition not_attached: node instance is not attached: call Attach first")
 	f.fails(drained(n.attach), "Aborted not_attached: replaced by a newer Attach of this instance")
+	f.equal("receipt", rows(f.receipt("admin", r)), "node-1:0/0@0s(not in the store) complete")
 	n.begin()
 	n.grant(n.item(f.issue().GetToken()))
 }

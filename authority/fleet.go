@@ -124,15 +124,6 @@ func (f *fleet) attached(id storage.InstanceID) *attachment {
 	return nil
 }
 
-// removeStale forgets an instance that the store does not have, unless it has
-// come back since its stream was a.
-func (f *fleet) removeStale(id storage.InstanceID, a *attachment) {
-	defer f.lock(id)()
-	if f.attached(id) == a {
-		f.remove(id)
-	}
-}
-
 // remove forgets an instance, and ends its stream if it has one. lock is held.
 func (f *fleet) remove(id storage.InstanceID) {
 	f.mu.Lock()

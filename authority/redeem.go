@@ -256,7 +256,7 @@ func (s *Service) redeemStored(ctx context.Context, attempts []attempt, c *calle
 		r := &redeemed[i]
 		if r.Err != nil {
 			if errors.Is(r.Err, storage.ErrInstanceUnknown) {
-				s.fleet.removeStale(instance, attached) // let it attach again
+				s.removeStale(instance, attached) // let it attach again
 			}
 			if a.reason, err = refusalOf(r.Err); err != nil {
 				return err
