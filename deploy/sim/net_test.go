@@ -278,7 +278,8 @@ func (s *stream) serve(srv *server, ctx context.Context) {
 	}
 	first, err := s.pipes[up].pull(ctx)
 	if err != nil && !errors.Is(err, io.EOF) {
-		return // the call was given up, or lost, before it came
+		s.cut() // the call was given up, or lost, before it came
+		return
 	}
 	side := &serverSide{stream: s, ctx: ctx, first: first, firstErr: err}
 	if m.unary != nil {
