@@ -92,7 +92,7 @@ func TestMetricsBeginAtZero(t *testing.T) {
 // left out of the series that are there from the start.
 func TestRefusalsBeginAtZero(t *testing.T) {
 	f := newFixture(t)
-	source, err := os.ReadFile("redeem.go")
+	source, err := os.ReadFile("judge.go")
 	f.ok(err)
 	named := regexp.MustCompile(`pb\.Reason_(REASON_\w+)`).FindAllStringSubmatch(string(source), -1)
 	if len(named) < 15 {
