@@ -239,6 +239,7 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 		Hello: attachHello(), Head: revisionOf(head), Snapshot: snapshot, Time: timestamppb.New(s.now()),
 		HeartbeatInterval: durationpb.New(s.cfg.Fleet.HeartbeatInterval),
 		AdmissionFence:    durationpb.New(s.cfg.Fleet.AdmissionFence),
+		RetryAfter:        durationpb.New(s.cfg.Fleet.RetryAfter),
 		SessionFence:      durationpb.New(s.cfg.Fleet.SessionFence),
 		EdgeKeys:          s.keys.Load().wire,
 	}}}); err != nil {

@@ -170,6 +170,7 @@ func TestConfig(t *testing.T) {
 		{func(c *Config) { c.Sessions.DefaultTTL = 0 }, "sessions.default_ttl: 0s is outside 1s to 168h0m0s: sessions.max_ttl is the ceiling"},
 		{func(c *Config) { c.Fleet.HeartbeatInterval = 0 }, "fleet.heartbeat_interval: 0s is outside 10ms to 1m0s: nodes live by their heartbeats"},
 		{func(c *Config) { c.Fleet.AdmissionFence = time.Second }, "fleet.admission_fence: 1s is outside 2s to 1h0m0s: at least two heartbeats must fit"},
+		{func(c *Config) { c.Fleet.RetryAfter = 0 }, "fleet.retry_after: 0s is outside 1s to 1h0m0s: Retry-After is in whole seconds"},
 		{func(c *Config) { c.Fleet.SessionFence = time.Second }, "fleet.session_fence: 1s is outside 10s to 720h0m0s: fleet.admission_fence must end before it, or 0 for no fence"},
 		{func(c *Config) { c.Fleet.MaxEntries = 5001 }, "fleet.max_entries: 5001 is outside 1 to 5000: a message has at most 4 MiB"},
 		{func(c *Config) { c.Fleet.MaxEntries = 0 }, "fleet.max_entries: 0 is outside 1 to 5000: a message has at most 4 MiB"},

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -24,7 +25,11 @@ func (s *Service) conclude(ctx context.Context, a *attempt, y *yes, c *caller, n
 	s.auditRedeem(a, c, outcome, now)
 	if a.reason != 0 {
 		s.strike(ctx, a, now)
-		return &pb.RedeemResult{Outcome: &pb.RedeemResult_Refusal{Refusal: &pb.Refusal{Reason: a.reason}}}
+		no := &pb.Refusal{Reason: a.reason}
+		if a.reason == pb.Reason_REASON_SESSION_LIMIT {
+			no.RetryAfter = durationpb.New(s.cfg.Fleet.RetryAfter)
+		}
+		return &pb.RedeemResult{Outcome: &pb.RedeemResult_Refusal{Refusal: no}}
 	}
 	return y.say(a)
 }

@@ -35,6 +35,7 @@ type FleetConfig struct {
 	HeartbeatInterval time.Duration `yaml:"heartbeat_interval" help:"how often nodes send heartbeats"`
 	AdmissionFence    time.Duration `yaml:"admission_fence" help:"how long after its last answered heartbeat a node goes on admitting sockets"`
 	SessionFence      time.Duration `yaml:"session_fence" help:"how long after its last answered heartbeat a node keeps its sockets; 0 keeps them without end, and receipts then name no deadline"`
+	RetryAfter        time.Duration `yaml:"retry_after" help:"when clients may come back that a node turns away because this authority can't be asked, or a limit of sessions is reached"`
 	MaxEntries        int           `yaml:"max_entries" help:"entries of the revocation log in one message to a node"`
 }
 
@@ -64,6 +65,7 @@ func DefaultConfig() Config {
 			HeartbeatInterval: time.Second,
 			AdmissionFence:    10 * time.Second,
 			SessionFence:      time.Hour,
+			RetryAfter:        2 * time.Second,
 			MaxEntries:        1000,
 		},
 		EdgeKeys: EdgeKeyConfig{Lifetime: 24 * time.Hour, Lead: time.Minute},
@@ -91,6 +93,7 @@ func (c *Config) Validate() error {
 	if f := c.Fleet.SessionFence; f != 0 {
 		bound("fleet.session_fence", f, c.Fleet.AdmissionFence, 30*24*time.Hour, "fleet.admission_fence must end before it, or 0 for no fence")
 	}
+	bound("fleet.retry_after", c.Fleet.RetryAfter, time.Second, time.Hour, "Retry-After is in whole seconds")
 	if n := c.Fleet.MaxEntries; n < 1 || n > maxEntries {
 		problems = append(problems, fmt.Errorf("fleet.max_entries: %d is outside 1 to %d: a message has at most 4 MiB", n, maxEntries))
 	}

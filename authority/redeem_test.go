@@ -135,7 +135,9 @@ func TestSessionLimits(t *testing.T) {
 
 	// A refusal uses nothing up, and an end makes room.
 	issued := f.issue(func(r *pb.IssueTokenRequest) { r.Subject = "bob" })
-	f.equal("full", n.refusal(n.item(issued.GetToken())), limit)
+	no := n.batch(n.item(issued.GetToken()))[0].GetRefusal()
+	f.equal("full", no.GetReason(), limit)
+	f.equal("retry after", no.GetRetryAfter().AsDuration(), f.cfg.Fleet.RetryAfter)
 	list, err := f.sessions("admin").ListSessions(f.ctx, &pb.ListSessionsRequest{Subject: "bob"})
 	f.ok(err)
 	n.ended(list.GetSessions()[0].GetSessionId())

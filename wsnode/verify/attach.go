@@ -135,6 +135,7 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 	}
 	a.setClock(w.GetTime())
 	a.lease.set(w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration())
+	a.retry.Store(int64(w.GetRetryAfter().AsDuration()))
 	a.tells = slices.Contains(w.GetHello().GetFeatures(), pb.FeatureAcknowledged)
 	a.head, a.received, a.heard = revisionFrom(w.GetHead()), applied, a.clock()
 	if w.GetSnapshot() {
@@ -187,6 +188,8 @@ func checkWelcome(w *pb.AttachWelcome, applied Revision) error {
 		return fmt.Errorf("authority asks for heartbeats every %v", interval)
 	case admission <= 0 || session < 0 || session > 0 && session < admission:
 		return fmt.Errorf("authority sets an admission fence of %v and a session fence of %v", admission, session)
+	case w.GetRetryAfter().AsDuration() < 0 || w.GetRetryAfter().AsDuration() > time.Hour:
+		return fmt.Errorf("authority asks clients to come back after %v", w.GetRetryAfter().AsDuration())
 	case w.GetTime() == nil:
 		return errors.New("authority does not tell the time")
 	case w.GetHead().GetEpoch() == 0:

@@ -130,6 +130,8 @@ func TestWelcomes(t *testing.T) {
 		{"no admission fence", func(w *pb.AttachWelcome) { w.AdmissionFence = nil }, "admission fence of 0s"},
 		{"a session fence within the admission fence", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(time.Second) }, "session fence of 1s"},
 		{"a session fence in the past", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(-time.Second) }, "session fence of -1s"},
+		{"clients that come back in the past", func(w *pb.AttachWelcome) { w.RetryAfter = durationpb.New(-time.Second) }, "come back after -1s"},
+		{"clients that come back tomorrow", func(w *pb.AttachWelcome) { w.RetryAfter = durationpb.New(24 * time.Hour) }, "come back after 24h"},
 		{"no time", func(w *pb.AttachWelcome) { w.Time = nil }, "time"},
 		{"no head", func(w *pb.AttachWelcome) { w.Head = nil }, "history"},
 		{"a history that the node does not have goes on", func(w *pb.AttachWelcome) { w.Snapshot = false }, "history"},

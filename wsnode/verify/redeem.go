@@ -48,7 +48,7 @@ func (c *Client) refuse(a *Attempt, reason pb.Reason) {
 	if a.asked > 0 {
 		c.Ended(a.Session, reason, time.Now())
 	}
-	a.Done(Outcome{Reason: reason, RetryAfter: retryAfter})
+	a.Done(Outcome{Reason: reason, RetryAfter: c.retryAfter()})
 }
 
 // answer finishes an attempt with what the authority said. Where there may be
@@ -75,7 +75,7 @@ func (c *Client) expire() {
 		c.refuse(a, pb.Reason_REASON_AUTHORITY_UNAVAILABLE)
 	}
 	for _, a := range flying { // whether there is a session to end is not known yet
-		a.Done(Outcome{Reason: pb.Reason_REASON_AUTHORITY_UNAVAILABLE, RetryAfter: retryAfter})
+		a.Done(Outcome{Reason: pb.Reason_REASON_AUTHORITY_UNAVAILABLE, RetryAfter: c.retryAfter()})
 	}
 }
 

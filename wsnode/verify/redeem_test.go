@@ -95,6 +95,25 @@ func TestRetryAfterOfARefusal(t *testing.T) {
 	})
 }
 
+// When clients may come back that wait for no answer is the authority's to say.
+func TestRetryAfterOfTheWelcome(t *testing.T) {
+	for _, c := range []struct{ told, want time.Duration }{{0, defaultRetry}, {9 * time.Second, 9 * time.Second}} {
+		inLab(t, func(l *lab) {
+			l.config.MaxPending, l.a.RetryAfter = 1, c.told
+			l.a.Hold(wstest.Redemptions, true)
+		}, func(l *lab) {
+			late, full := l.grantNow(), l.grantNow()
+			l.at(l.config.RedeemTimeout + 2*time.Second)
+			for _, tr := range []*try{late, full} {
+				got, _ := tr.outcomes()
+				if len(got) != 1 || got[0].RetryAfter != c.want {
+					t.Errorf("told %v: outcomes %+v, want a retry after %v", c.told, got, c.want)
+				}
+			}
+		})
+	}
+}
+
 // What waits is bounded, asked or not; what is answered makes room.
 func TestQueueIsBounded(t *testing.T) {
 	inLab(t, func(l *lab) { l.config.MaxPending = 3; l.a.Hold(wstest.Redemptions, true) }, func(l *lab) {

@@ -5,6 +5,7 @@
 package verify
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/tls"
@@ -149,6 +150,7 @@ type Client struct {
 
 	ring   atomic.Pointer[token.Ring]
 	offset atomic.Int64 // authority's clock minus ours, in nanoseconds
+	retry  atomic.Int64 // for retryAfter, as the authority wants it; 0 where it did not say
 	lease  lease
 	recent recent
 	queue  queue
@@ -314,9 +316,14 @@ func (c *Client) Goodbye(ctx context.Context) error {
 	}
 }
 
+// defaultRetry is retryAfter until an authority has said otherwise.
+const defaultRetry = 2 * time.Second
+
 // retryAfter is when a client may try again after a refusal that the
 // authority's absence caused.
-const retryAfter = 2 * time.Second
+func (c *Client) retryAfter() time.Duration {
+	return cmp.Or(time.Duration(c.retry.Load()), defaultRetry)
+}
 
 // Ready is nil if handshakes may be admitted, or says why not.
 func (c *Client) Ready() error { return c.lease.ready() }

@@ -638,7 +638,10 @@ type AttachWelcome struct {
 	// live; zero is without end.
 	SessionFence *durationpb.Duration `protobuf:"bytes,7,opt,name=session_fence,json=sessionFence,proto3" json:"session_fence,omitempty"`
 	// Required. The edge keys.
-	EdgeKeys      *EdgeKeys `protobuf:"bytes,8,opt,name=edge_keys,json=edgeKeys,proto3" json:"edge_keys,omitempty"`
+	EdgeKeys *EdgeKeys `protobuf:"bytes,8,opt,name=edge_keys,json=edgeKeys,proto3" json:"edge_keys,omitempty"`
+	// Optional. When clients may come back that the node turns away for want of an
+	// answer; zero leaves it to the node.
+	RetryAfter    *durationpb.Duration `protobuf:"bytes,9,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -725,6 +728,13 @@ func (x *AttachWelcome) GetSessionFence() *durationpb.Duration {
 func (x *AttachWelcome) GetEdgeKeys() *EdgeKeys {
 	if x != nil {
 		return x.EdgeKeys
+	}
+	return nil
+}
+
+func (x *AttachWelcome) GetRetryAfter() *durationpb.Duration {
+	if x != nil {
+		return x.RetryAfter
 	}
 	return nil
 }
@@ -1876,7 +1886,7 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\aentries\x18\x02 \x01(\v2\x1f.gatehouse.authority.v1.EntriesH\x00R\aentries\x12G\n" +
 	"\theartbeat\x18\x03 \x01(\v2'.gatehouse.authority.v1.HeartbeatAnswerH\x00R\theartbeat\x12?\n" +
 	"\tedge_keys\x18\x04 \x01(\v2 .gatehouse.authority.v1.EdgeKeysH\x00R\bedgeKeysB\t\n" +
-	"\amessage\"\xd3\x03\n" +
+	"\amessage\"\x8f\x04\n" +
 	"\rAttachWelcome\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1d.gatehouse.authority.v1.HelloR\x05hello\x124\n" +
 	"\x04head\x18\x02 \x01(\v2 .gatehouse.authority.v1.RevisionR\x04head\x12\x1a\n" +
@@ -1885,7 +1895,9 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\x12heartbeat_interval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x11heartbeatInterval\x12B\n" +
 	"\x0fadmission_fence\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x0eadmissionFence\x12>\n" +
 	"\rsession_fence\x18\a \x01(\v2\x19.google.protobuf.DurationR\fsessionFence\x12=\n" +
-	"\tedge_keys\x18\b \x01(\v2 .gatehouse.authority.v1.EdgeKeysR\bedgeKeys\"\xb7\x01\n" +
+	"\tedge_keys\x18\b \x01(\v2 .gatehouse.authority.v1.EdgeKeysR\bedgeKeys\x12:\n" +
+	"\vretry_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"retryAfter\"\xb7\x01\n" +
 	"\aEntries\x127\n" +
 	"\aentries\x18\x01 \x03(\v2\x1d.gatehouse.authority.v1.EntryR\aentries\x12:\n" +
 	"\athrough\x18\x02 \x01(\v2 .gatehouse.authority.v1.RevisionR\athrough\x127\n" +
@@ -2041,47 +2053,48 @@ var file_gatehouse_authority_v1_node_service_proto_depIdxs = []int32{
 	28, // 17: gatehouse.authority.v1.AttachWelcome.admission_fence:type_name -> google.protobuf.Duration
 	28, // 18: gatehouse.authority.v1.AttachWelcome.session_fence:type_name -> google.protobuf.Duration
 	13, // 19: gatehouse.authority.v1.AttachWelcome.edge_keys:type_name -> gatehouse.authority.v1.EdgeKeys
-	11, // 20: gatehouse.authority.v1.Entries.entries:type_name -> gatehouse.authority.v1.Entry
-	26, // 21: gatehouse.authority.v1.Entries.through:type_name -> gatehouse.authority.v1.Revision
-	10, // 22: gatehouse.authority.v1.Entries.locks:type_name -> gatehouse.authority.v1.LockEntry
-	29, // 23: gatehouse.authority.v1.LockEntry.selector:type_name -> gatehouse.authority.v1.LockSelector
-	26, // 24: gatehouse.authority.v1.LockEntry.revision:type_name -> gatehouse.authority.v1.Revision
-	26, // 25: gatehouse.authority.v1.Entry.revision:type_name -> gatehouse.authority.v1.Revision
-	30, // 26: gatehouse.authority.v1.Entry.revoked:type_name -> gatehouse.authority.v1.Selector
-	10, // 27: gatehouse.authority.v1.Entry.locked:type_name -> gatehouse.authority.v1.LockEntry
-	26, // 28: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
-	27, // 29: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
-	26, // 30: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
-	14, // 31: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
-	16, // 32: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
-	17, // 33: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
-	0,  // 34: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
-	31, // 35: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
-	0,  // 36: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
-	19, // 37: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
-	20, // 38: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
-	21, // 39: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
-	25, // 40: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
-	32, // 41: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
-	27, // 42: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
-	26, // 43: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
-	26, // 44: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
-	33, // 45: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
-	28, // 46: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
-	23, // 47: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
-	33, // 48: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
-	27, // 49: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
-	1,  // 50: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
-	15, // 51: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
-	22, // 52: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
-	7,  // 53: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
-	18, // 54: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
-	24, // 55: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
-	53, // [53:56] is the sub-list for method output_type
-	50, // [50:53] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	28, // 20: gatehouse.authority.v1.AttachWelcome.retry_after:type_name -> google.protobuf.Duration
+	11, // 21: gatehouse.authority.v1.Entries.entries:type_name -> gatehouse.authority.v1.Entry
+	26, // 22: gatehouse.authority.v1.Entries.through:type_name -> gatehouse.authority.v1.Revision
+	10, // 23: gatehouse.authority.v1.Entries.locks:type_name -> gatehouse.authority.v1.LockEntry
+	29, // 24: gatehouse.authority.v1.LockEntry.selector:type_name -> gatehouse.authority.v1.LockSelector
+	26, // 25: gatehouse.authority.v1.LockEntry.revision:type_name -> gatehouse.authority.v1.Revision
+	26, // 26: gatehouse.authority.v1.Entry.revision:type_name -> gatehouse.authority.v1.Revision
+	30, // 27: gatehouse.authority.v1.Entry.revoked:type_name -> gatehouse.authority.v1.Selector
+	10, // 28: gatehouse.authority.v1.Entry.locked:type_name -> gatehouse.authority.v1.LockEntry
+	26, // 29: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
+	27, // 30: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
+	26, // 31: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
+	14, // 32: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
+	16, // 33: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
+	17, // 34: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
+	0,  // 35: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
+	31, // 36: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
+	0,  // 37: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
+	19, // 38: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
+	20, // 39: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
+	21, // 40: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
+	25, // 41: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
+	32, // 42: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
+	27, // 43: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
+	26, // 44: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
+	26, // 45: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
+	33, // 46: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
+	28, // 47: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
+	23, // 48: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
+	33, // 49: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
+	27, // 50: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
+	1,  // 51: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
+	15, // 52: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
+	22, // 53: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
+	7,  // 54: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
+	18, // 55: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
+	24, // 56: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
+	54, // [54:57] is the sub-list for method output_type
+	51, // [51:54] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_node_service_proto_init() }
