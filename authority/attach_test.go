@@ -22,8 +22,8 @@ func TestWelcome(t *testing.T) {
 	w := n.begin()
 	f.equal("welcome", []any{
 		w.GetHello().GetVersion(), w.GetHead(), w.GetSnapshot(), w.GetTime().AsTime(), w.GetHeartbeatInterval().AsDuration(),
-		w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration(), len(w.GetEdgeKeys().GetKeys()),
-	}, []any{pb.Version, head, true, start, time.Second, 10 * time.Second, time.Hour, 1})
+		w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration(), w.GetRetryAfter().AsDuration(), len(w.GetEdgeKeys().GetKeys()),
+	}, []any{pb.Version, head, true, start, time.Second, 10 * time.Second, time.Hour, 2 * time.Second, 1})
 	f.equal("audit line", f.lastLine("RegisterInstance"), fmt.Sprintf("caller=node-1 instance_id=%x node=node-1 outcome=ok version=%s", n.id, pb.Version))
 	f.revoke(byTenant("elsewhere"))
 	n.entries(2)
