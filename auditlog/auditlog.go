@@ -70,7 +70,7 @@ func hashed(line []byte) int { return len(line) - len("\"}\n") - hex.EncodedLen(
 
 func appendSeal(b []byte, s *Seal) []byte {
 	b = strconv.AppendUint(append(b, sealBegin...), s.Sequence, 10)
-	b = s.Time.UTC().AppendFormat(append(b, `,"time":"`...), TimeLayout)
+	b = appendTime(append(b, `,"time":"`...), s.Time)
 	b = strconv.AppendUint(append(b, `","lines":`...), s.Batch, 10)
 	b = strconv.AppendUint(append(b, `,"total":`...), s.Lines, 10)
 	b = hex.AppendEncode(append(b, `,"previous":"`...), s.Previous[:])

@@ -15,7 +15,7 @@ const lineBegin = `{"time":"`
 // does, which takes longer than to redeem a token does.
 func AppendLine(b []byte, now time.Time, action, outcome string, attrs []slog.Attr) []byte {
 	b = append(b, lineBegin...)
-	b = now.UTC().AppendFormat(b, TimeLayout)
+	b = appendTime(b, now)
 	b = appendJSON(append(b, `","action":`...), action)
 	for i := range attrs {
 		b = append(b, ',', '"')
@@ -39,6 +39,18 @@ func AppendLine(b []byte, now time.Time, action, outcome string, attrs []slog.At
 	}
 	b = append(b, `,"outcome":`...)
 	return append(appendJSON(b, outcome), '}', '\n')
+}
+
+// appendTime appends a time as TimeLayout has it. Package time has a short way
+// for RFC 3339 without a fraction alone.
+func appendTime(b []byte, t time.Time) []byte {
+	t = t.UTC()
+	b = t.AppendFormat(b, time.RFC3339)
+	b[len(b)-1] = '.' // in the place of Z
+	for micros, unit := t.Nanosecond()/1000, 100_000; unit > 0; unit /= 10 {
+		b = append(b, '0'+byte(micros/unit%10))
+	}
+	return append(b, 'Z')
 }
 
 // appendJSON appends s as a JSON string. Filter relies on a string having this

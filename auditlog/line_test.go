@@ -82,3 +82,15 @@ func FuzzAppendLine(f *testing.F) {
 		}
 	})
 }
+
+func TestAppendTime(t *testing.T) {
+	cet := time.FixedZone("CET", 3600)
+	for _, at := range []time.Time{
+		{}, time.Unix(0, 0), time.Unix(0, 999), time.Unix(0, 1000), time.Unix(0, 999_999_999), time.Unix(1795000000, 120_034_999),
+		time.Date(2026, 12, 31, 23, 59, 59, 5_000_000, cet), time.Date(2027, 1, 1, 0, 30, 0, 0, cet), time.Unix(-1, 1),
+	} {
+		if got, want := string(appendTime([]byte("at "), at)), "at "+at.UTC().Format(TimeLayout); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+}
