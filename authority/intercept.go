@@ -126,6 +126,9 @@ func (s *callStream) Context() context.Context { return s.ctx }
 // answer ends a call: counts it, audits it as action, and turns its error into
 // a status.
 func (s *Service) answer(ctx context.Context, method, action string, c *call, err error) error {
+	if errors.Is(err, context.Canceled) && s.writes.all.Err() != nil {
+		err = errStopping // a drain has cut off what the call wrote
+	}
 	outcome := "ok"
 	var v verdict
 	if err != nil {
