@@ -90,7 +90,7 @@ func (h *history) renewed(m *machine, old, next [16]byte) {
 		}
 		h.w.event("%s renews session %s of token %x with token %x", m, short(s.id), old[12:], next[12:])
 		before := *s
-		before.was = true
+		before.was, before.code = true, 0 // what closed the socket, if anything has by now, ended the other
 		h.order[i] = &before
 		s.token, s.id, s.accepted = next, [16]byte{}, []time.Time{time.Now()} // nobody tells the application its new id
 		h.order = append(h.order, s)
