@@ -252,5 +252,14 @@ func (p *peer) refuse(reason pb.Reason, retryAfter time.Duration, out []byte) []
 			return closed
 		}
 	}
-	return p.conn.Refuse(r.answer(p.handshakeID(), retryAfter), p.now, out)
+	return p.conn.Refuse(r.answer(p.handshakeID(), p.retryAfter(reason, retryAfter)), p.now, out)
+}
+
+// retryAfter is when a peer may come back: as the authority has it where that is
+// out of reach and nobody said otherwise.
+func (p *peer) retryAfter(reason pb.Reason, told time.Duration) time.Duration {
+	if told == 0 && reason == pb.Reason_REASON_FENCED {
+		return p.n.verify.RetryAfter()
+	}
+	return told
 }

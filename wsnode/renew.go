@@ -126,6 +126,7 @@ func (p *peer) concludeRenewal(a *verify.Attempt, o verify.Outcome, out []byte) 
 // socket closes; or for now, as where the authority can't be reached, and then
 // the session goes on as it was.
 func (p *peer) notRenewed(reason pb.Reason, retryAfter time.Duration, out []byte) []byte {
+	retryAfter = p.retryAfter(reason, retryAfter)
 	s, cause := p.session, renewalRefused(reason)
 	s.renewal = nil
 	if closeFor(cause).err == cause {

@@ -148,7 +148,7 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 			a.enforcer.Fence()
 		}
 	}
-	a.counts.untold(applied.Epoch == a.head.Epoch)
+	a.counts.untold(!w.GetSnapshot())
 	a.log.Info("attached to the authority", "address", a.cfg.Address, "version", w.GetHello().GetVersion(), "head", a.head.Sequence, "snapshot", w.GetSnapshot())
 	a.settle()
 	if applied.Epoch == a.head.Epoch && !w.GetSnapshot() {
@@ -186,9 +186,9 @@ func checkWelcome(w *pb.AttachWelcome, applied Revision) error {
 	switch {
 	case interval <= 0 || interval > time.Hour:
 		return fmt.Errorf("authority asks for heartbeats every %v", interval)
-	case admission <= 0 || session < 0 || session > 0 && session < admission:
+	case admission <= 0 || session < 0 || session > 0 && session < admission || max(admission, session) > maxFence:
 		return fmt.Errorf("authority sets an admission fence of %v and a session fence of %v", admission, session)
-	case w.GetRetryAfter().AsDuration() < 0 || w.GetRetryAfter().AsDuration() > time.Hour:
+	case w.GetRetryAfter().AsDuration() < 0 || w.GetRetryAfter().AsDuration() > maxRetry:
 		return fmt.Errorf("authority asks clients to come back after %v", w.GetRetryAfter().AsDuration())
 	case w.GetTime() == nil:
 		return errors.New("authority does not tell the time")
@@ -359,10 +359,10 @@ func (a *attachment) answered(h *pb.HeartbeatAnswer) error {
 	}
 	now := a.clock()
 	a.mu.Lock()
-	slot := a.sent[h.GetSequence()%maxAnswers]
-	known := slot.sequence == h.GetSequence() && slot.sequence != 0
+	slot := &a.sent[h.GetSequence()%maxAnswers]
+	known, at := slot.sequence == h.GetSequence() && slot.sequence != 0, slot.at
 	if known {
-		a.heard = now
+		a.heard, slot.sequence = now, 0 // it is answered once
 	}
 	a.mu.Unlock()
 	if !known {
@@ -371,13 +371,13 @@ func (a *attachment) answered(h *pb.HeartbeatAnswer) error {
 	if len(a.waiting) == maxAnswers {
 		a.waiting = a.waiting[1:]
 	}
-	switch at := revisionFrom(h.GetAcknowledged()); {
+	switch kept := revisionFrom(h.GetAcknowledged()); {
 	case !a.tells:
 		a.counts.heard(h.GetSequence())
-	case at.Epoch == a.head.Epoch:
-		a.counts.acknowledged(at.Sequence)
+	case kept.Epoch == a.head.Epoch:
+		a.counts.acknowledged(kept.Sequence)
 	}
-	a.waiting = append(a.waiting, answer{slot.at, head})
+	a.waiting = append(a.waiting, answer{at, head})
 	a.setClock(h.GetTime())
 	a.settle()
 	return nil

@@ -130,6 +130,8 @@ func TestWelcomes(t *testing.T) {
 		{"no admission fence", func(w *pb.AttachWelcome) { w.AdmissionFence = nil }, "admission fence of 0s"},
 		{"a session fence within the admission fence", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(time.Second) }, "session fence of 1s"},
 		{"a session fence in the past", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(-time.Second) }, "session fence of -1s"},
+		{"an endless session fence", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(1<<63 - 1) }, "session fence of 2562047h"},
+		{"an endless admission fence", func(w *pb.AttachWelcome) { w.AdmissionFence = durationpb.New(1<<63 - 1) }, "admission fence of 2562047h"},
 		{"clients that come back in the past", func(w *pb.AttachWelcome) { w.RetryAfter = durationpb.New(-time.Second) }, "come back after -1s"},
 		{"clients that come back tomorrow", func(w *pb.AttachWelcome) { w.RetryAfter = durationpb.New(24 * time.Hour) }, "come back after 24h"},
 		{"no time", func(w *pb.AttachWelcome) { w.Time = nil }, "time"},

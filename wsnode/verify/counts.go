@@ -74,9 +74,10 @@ func (c *counts) drop(n int) {
 	}
 }
 
-// untold begins a new stream. Of another history nothing is of interest there.
-func (c *counts) untold(sameHistory bool) {
-	if !sameHistory {
+// untold begins a new stream. Where that does not go on with what the node has
+// applied, kept sequences may come to name other entries.
+func (c *counts) untold(goesOn bool) {
+	if !goesOn {
 		c.kept = nil
 	}
 	for i := range c.kept {

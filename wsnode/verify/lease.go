@@ -36,6 +36,9 @@ type lease struct {
 
 const never = math.MaxInt64
 
+// maxFence is the longest fence that an authority may set, far above any use.
+const maxFence = 366 * 24 * time.Hour
+
 func (l *lease) init(clock func() time.Duration) {
 	l.clock, l.attached = clock, make(chan struct{})
 	l.end.Store(never)

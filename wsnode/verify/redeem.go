@@ -48,7 +48,7 @@ func (c *Client) refuse(a *Attempt, reason pb.Reason) {
 	if a.asked > 0 {
 		c.Ended(a.Session, reason, time.Now())
 	}
-	a.Done(Outcome{Reason: reason, RetryAfter: c.retryAfter()})
+	a.Done(Outcome{Reason: reason, RetryAfter: c.RetryAfter()})
 }
 
 // answer finishes an attempt with what the authority said. Where there may be
@@ -75,7 +75,7 @@ func (c *Client) expire() {
 		c.refuse(a, pb.Reason_REASON_AUTHORITY_UNAVAILABLE)
 	}
 	for _, a := range flying { // whether there is a session to end is not known yet
-		a.Done(Outcome{Reason: pb.Reason_REASON_AUTHORITY_UNAVAILABLE, RetryAfter: c.retryAfter()})
+		a.Done(Outcome{Reason: pb.Reason_REASON_AUTHORITY_UNAVAILABLE, RetryAfter: c.RetryAfter()})
 	}
 }
 
@@ -222,7 +222,7 @@ func outcomeOf(a *Attempt, r *pb.RedeemResult) Outcome {
 	g := r.GetGrant()
 	switch {
 	case g == nil && r.GetRefusal().GetReason() != 0:
-		return Outcome{Reason: r.GetRefusal().GetReason(), RetryAfter: r.GetRefusal().GetRetryAfter().AsDuration()}
+		return Outcome{Reason: r.GetRefusal().GetReason(), RetryAfter: min(max(r.GetRefusal().GetRetryAfter().AsDuration(), 0), maxRetry)}
 	case g.GetSubject() == "", g.GetTenant() == "", g.GetIssuer() == "", g.GetIssuedRevision() == nil, g.GetAsOf() == nil, g.GetSessionExpiresAt() == nil:
 		return Outcome{Reason: pb.Reason_REASON_INTERNAL} // neither, or a session that no revocation could find
 	}

@@ -82,17 +82,19 @@ func TestAnswersOfNoUse(t *testing.T) {
 }
 
 func TestRetryAfterOfARefusal(t *testing.T) {
-	inLab(t, nil, func(l *lab) {
-		l.a.OnRedeem(func(*pb.RedeemItem) *pb.RedeemResult {
-			r := wstest.RefusalOf(pb.Reason_REASON_SESSION_LIMIT)
-			r.GetRefusal().RetryAfter = durationpb.New(7 * time.Second)
-			return r
+	for _, c := range []struct{ told, want time.Duration }{{7 * time.Second, 7 * time.Second}, {-time.Second, 0}, {1<<63 - 1, maxRetry}} {
+		inLab(t, nil, func(l *lab) {
+			l.a.OnRedeem(func(*pb.RedeemItem) *pb.RedeemResult {
+				r := wstest.RefusalOf(pb.Reason_REASON_SESSION_LIMIT)
+				r.GetRefusal().RetryAfter = durationpb.New(c.told)
+				return r
+			})
+			got, _ := l.grantNow().outcomes()
+			if len(got) != 1 || got[0].RetryAfter != c.want {
+				t.Errorf("told %v: outcomes %+v, want a retry after %v", c.told, got, c.want)
+			}
 		})
-		got, _ := l.grantNow().outcomes()
-		if len(got) != 1 || got[0].RetryAfter != 7*time.Second {
-			t.Errorf("outcomes %+v, want a retry after 7 s", got)
-		}
-	})
+	}
 }
 
 // When clients may come back that wait for no answer is the authority's to say.

@@ -150,7 +150,7 @@ type Client struct {
 
 	ring   atomic.Pointer[token.Ring]
 	offset atomic.Int64 // authority's clock minus ours, in nanoseconds
-	retry  atomic.Int64 // for retryAfter, as the authority wants it; 0 where it did not say
+	retry  atomic.Int64 // for RetryAfter, as the authority wants it; 0 where it did not say
 	lease  lease
 	recent recent
 	queue  queue
@@ -316,12 +316,15 @@ func (c *Client) Goodbye(ctx context.Context) error {
 	}
 }
 
-// defaultRetry is retryAfter until an authority has said otherwise.
+// defaultRetry is RetryAfter until an authority has said otherwise.
 const defaultRetry = 2 * time.Second
 
-// retryAfter is when a client may try again after a refusal that the
+// maxRetry is the longest that clients are told to stay away.
+const maxRetry = time.Hour
+
+// RetryAfter is when a client may try again after a refusal that the
 // authority's absence caused.
-func (c *Client) retryAfter() time.Duration {
+func (c *Client) RetryAfter() time.Duration {
 	return cmp.Or(time.Duration(c.retry.Load()), defaultRetry)
 }
 
