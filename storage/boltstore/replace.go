@@ -124,6 +124,7 @@ func (h *claim) replace(tmp, keep string) error {
 			return err
 		}
 	}
+	moved := false
 	if keep != "" && h.exists {
 		// Not every file system has links. Without one there is a moment in which
 		// nothing is at the path; an authority does not start on that.
@@ -131,9 +132,13 @@ func (h *claim) replace(tmp, keep string) error {
 			if err := os.Rename(h.path, keep); err != nil {
 				return err
 			}
+			moved = true
 		}
 	}
 	if err := os.Rename(tmp, h.path); err != nil {
+		if moved {
+			err = errors.Join(err, os.Rename(keep, h.path))
+		}
 		return err
 	}
 	return syncFolder(filepath.Dir(h.path))

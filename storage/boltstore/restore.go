@@ -175,7 +175,7 @@ func verifyBackup(f *os.File, h *header) error {
 
 // begin begins a new history in the file of a backup.
 func begin(path string, h *header, epoch uint64, system storage.SystemID) error {
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{
+	db, err := openFile(path, &bbolt.Options{
 		Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: int(h.pages + h.pages/8),
 	})
 	if err != nil {

@@ -92,6 +92,9 @@ func (v *verifier) meta() (meta, error) {
 		if u32(b) != boltMagic || u32(b[4:]) != boltVersion || u64(b[56:]) != sum.Sum64() {
 			continue
 		}
+		if size := u32(b[8:]); uint64(size) != uint64(v.pageSize) { // bbolt would go by it
+			return meta{}, fmt.Errorf("meta page %d is of pages of %d bytes, not %d", n, size, v.pageSize)
+		}
 		m := meta{root: u64(b[16:]), freelist: u64(b[32:]), high: u64(b[40:]), tx: u64(b[48:])}
 		if !ok || m.tx > found.tx {
 			found, ok = m, true
