@@ -225,6 +225,9 @@ func (c *cli) auditCheckpointCommand() *cobra.Command {
 			if err := checkState(cmd); err != nil {
 				return err
 			}
+			if cmd.Flags().Changed("first") && len(args) == 0 && state == "" {
+				return usage("name the trail's files, or the authority's --state", "--first is about files")
+			}
 			var head *pb.GetCheckpointResponse
 			var err error
 			if len(args) > 0 || state != "" {
