@@ -140,13 +140,7 @@ var local = []refused{
 		offer:  with(func(o *wstest.Opening) { o.Bearer = o.Bearer[:83] }),
 		status: 401, public: "token_inactive", challenge: invalidToken, code: 4401},
 	{rule: "an edited token", reason: pb.Reason_REASON_TOKEN_FORGED, label: "token_forged",
-		offer: with(func(o *wstest.Opening) {
-			b := []byte(o.Bearer)
-			if b[40]++; b[40] == 'z'+1 || b[40] == 'Z'+1 || b[40] == '9'+1 || b[40] == '-'+1 || b[40] == '_'+1 {
-				b[40] = 'A'
-			}
-			o.Bearer = string(b)
-		}),
+		offer:  with(func(o *wstest.Opening) { o.Bearer = edited(o.Bearer) }),
 		status: 401, public: "token_inactive", challenge: invalidToken, code: 4401},
 	{rule: "an expired token", reason: pb.Reason_REASON_TOKEN_EXPIRED, label: "token_expired",
 		offer: with(nil),
@@ -434,6 +428,28 @@ func TestEveryReasonHasARow(t *testing.T) {
 			t.Errorf("%v is tested and has no row", reason)
 		}
 	}
+}
+
+// edited is a token in which one letter of the secret is another.
+func edited(text string) string {
+	b := []byte(text)
+	if b[40]++; !strings.Contains("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", string(b[40:41])) {
+		b[40] = 'k'
+	}
+	return string(b)
+}
+
+// A node without a lease tells clients to come back when its authority says.
+func TestRetryAfterOfAFencedNode(t *testing.T) {
+	inLab(t, func(_ *Config, a *wstest.Authority) { a.AdmissionFence, a.RetryAfter = 2*time.Second, 9*time.Second }, func(l *lab) {
+		l.a.Hold(wstest.Heartbeats, true)
+		time.Sleep(3 * time.Second)
+		p := l.dial()
+		p.Write(wstest.Opening{Target: echoPath, Bearer: l.token()}.Bytes())
+		if resp, _ := p.Response(); resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "9" {
+			t.Errorf("status %d, Retry-After %q, want 503 and 9", resp.StatusCode, resp.Header.Get("Retry-After"))
+		}
+	})
 }
 
 // RetryAfter of the authority is passed on, in whole seconds, rounded up.

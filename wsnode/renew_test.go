@@ -214,9 +214,7 @@ var renewalCloses = []closed{
 		drive: send(renewal("gh1_x"))},
 	{rule: "a renewal with an edited token", cause: renewalRefused(pb.Reason_REASON_TOKEN_FORGED), code: 4401, text: "token_inactive", reason: pb.Reason_REASON_TOKEN_FORGED,
 		drive: func(l *lab, p *wstest.Peer) {
-			text := []byte(l.token())
-			text[50] ^= 1
-			p.Send(renewal(string(text)))
+			p.Send(renewal(edited(l.token())))
 		}},
 	{rule: "a renewal with an expired token", cause: renewalRefused(pb.Reason_REASON_TOKEN_EXPIRED), code: 4401, text: "token_inactive", reason: pb.Reason_REASON_TOKEN_EXPIRED,
 		drive: func(l *lab, p *wstest.Peer) {
