@@ -79,8 +79,8 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Authority, err 
 		return nil, err
 	}
 	a.store = store
-	if err := noteSystem(cfg, store.System()); err != nil {
-		return nil, err
+	if err := noteSystem(cfg, store.System()); err != nil { // the store has it too
+		log.Warn("system id can't be kept beside the store: once that is lost, a restore can't tell a backup of another system", "error", err)
 	}
 	if a.audit, err = authority.OpenAudit(cfg.auditAt()); err != nil {
 		return nil, err

@@ -79,6 +79,9 @@ func checkState(cfg Config) error {
 
 // noteSystem keeps the installation's id beside the store.
 func noteSystem(cfg Config, id storage.SystemID) error {
+	if id == (storage.SystemID{}) { // on a full disk, not yet
+		return nil
+	}
 	text := id.String() + "\n"
 	if has, err := os.ReadFile(cfg.systemAt()); err == nil && string(has) == text {
 		return nil
@@ -100,7 +103,7 @@ func knownSystem(cfg Config) (id storage.SystemID, err error) {
 	}
 	b, err := hex.DecodeString(strings.TrimSpace(string(text)))
 	if err != nil || len(b) != len(id) {
-		return id, fmt.Errorf("%s does not hold the 32 hex digits of a system id: remove it if the store next to it is lost", cfg.systemAt())
+		return id, fmt.Errorf("%s does not hold the 32 hex digits of a system id: remove it: a store that opens knows its own, and where that is lost any backup is taken", cfg.systemAt())
 	}
 	return storage.SystemID(b), nil
 }
