@@ -23,8 +23,11 @@ func (l *lag) acknowledged(after time.Duration) {
 
 // completed notes that a receipt waits for nobody any more.
 func (l *lag) completed(rc *receipt, now time.Time) {
-	if l != nil && rc.waiting == 0 && len(rc.rows) > 0 {
-		l.complete.Observe(max(now.Sub(rc.committed), 0).Seconds())
-		l.tracing.completed(rc, now)
+	if l == nil || rc.waiting > 0 {
+		return
 	}
+	if len(rc.rows) > 0 { // else it never waited
+		l.complete.Observe(max(now.Sub(rc.committed), 0).Seconds())
+	}
+	l.tracing.completed(rc, now)
 }
