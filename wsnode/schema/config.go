@@ -34,6 +34,10 @@ type Guards struct {
 	Tokens         int    `yaml:"tokens" help:"property names and values of one message"`
 	MaxInteger     uint64 `yaml:"max_integer" help:"largest integer, up or down; beyond 2^53-1 JavaScript rounds"`
 	HazardousNames bool   `yaml:"hazardous_names" help:"allow properties called __proto__, constructor or prototype"`
+	DuplicateNames bool   `yaml:"duplicate_names" help:"allow an object to have a property twice; decoders differ in which one they take"`
+	LoneSurrogates bool   `yaml:"lone_surrogates" help:"allow an escape to be half of a character; decoders differ in what they make of it"`
+	WideNumbers    bool   `yaml:"wide_numbers" help:"allow integers beyond max_integer, and numbers that a double takes for infinite or zero"`
+	TrailingBytes  bool   `yaml:"trailing_bytes" help:"allow anything to follow the message's JSON; nothing looks at it, and it is passed on"`
 }
 
 const (

@@ -197,6 +197,103 @@ func TestParseAccepts(t *testing.T) {
 	}
 }
 
+// Whatever a setting lets pass, the rest stays as it is.
+func TestLooseGuardsStillRefuse(t *testing.T) {
+	loose := guarded(func(g *Guards) {
+		g.HazardousNames, g.DuplicateNames, g.LoneSurrogates, g.WideNumbers, g.TrailingBytes = true, true, true, true, true
+	})
+	for _, in := range []string{
+		"", "{", `{"a":1,}`, `"\ud83d`, `"\ud83d\u"`, `"\ud83d\`, "01", "1e", "1e99999", "-1e-99999", "\"\xff\"", strings.Repeat("9", 129), "}", "\ufeff{}",
+	} {
+		if v, err := parse([]byte(in), loose); err == nil {
+			t.Errorf("%q became %#v", in, v)
+		}
+	}
+	got, err := parse([]byte(`"\ud83dx\ud83d\u0041\ude00"`), loose)
+	if want := "\ufffdx\ufffdA\ufffd"; got != want || err != nil {
+		t.Errorf("%q, %v; want %q", got, err, want)
+	}
+}
+
+// An object of many names is checked by other means than one of few: at every
+// size each of its names is known, and those of the objects in it are others.
+func TestDuplicateNamesOfEverySize(t *testing.T) {
+	g := guarded(func(g *Guards) { g.Names, g.Tokens = 5000, 1<<20 })
+	for _, size := range []int{1, 2, fewNames - 1, fewNames, fewNames + 1, fewNames + 2, 40, 300, 2000} {
+		var members []string
+		for i := range size {
+			members = append(members, fmt.Sprintf(`"name %d":{"name 0":1,"name %d":[{"name 1":2}]}`, i, i+1))
+		}
+		if _, err := parse([]byte("{"+strings.Join(members, ",")+"}"), g); err != nil {
+			t.Errorf("%d names: %v", size, err)
+		}
+		for _, again := range []int{0, size / 2, size - 1} {
+			if _, err := parse([]byte("{"+strings.Join(append(members, members[again]), ",")+"}"), g); !errors.Is(err, ErrDuplicateName) {
+				t.Errorf("%d names and the one at %d again: %v", size, again, err)
+			}
+		}
+	}
+}
+
+// Names whose keys are the same are still told apart.
+func TestNamesWithEqualKeys(t *testing.T) {
+	var names []string
+	for i := range 100 { // the key does not know the middle
+		names = append(names, fmt.Sprintf("0123456%05dabcdefgh", i))
+	}
+	if keyOf([]byte("01234567xxabcdefgh")) != keyOf([]byte("01234567yyabcdefgh")) {
+		t.Fatal("these keys were meant to be the same")
+	}
+	for n := range names {
+		var b strings.Builder
+		for i, name := range names[:n+1] {
+			fmt.Fprintf(&b, `,"01234567%syabcdefgh":%d`, name[7:12], i)
+		}
+		in := b.String()[1:]
+		if _, err := parse([]byte("{"+in+"}"), guarded(nil)); err != nil {
+			t.Fatalf("%d names: %v", n+1, err)
+		}
+		if _, err := parse([]byte("{"+in+","+in+"}"), guarded(nil)); !errors.Is(err, ErrDuplicateName) {
+			t.Fatalf("%d names twice: %v", n+1, err)
+		}
+	}
+}
+
+func TestKeysOfShortNamesDiffer(t *testing.T) {
+	seen := map[int64]string{}
+	for _, name := range []string{"", "\x00", "\x00\x00", "a", "b", "aa", "ab", "ba", "abc", "acb", "abcd", "abcde", "abcdef", "abcdefg", "bbcdefg", "abcdefh", "aaaaaaa", "aaaaaa", "aaaaa", "aaaa", "aaa"} {
+		key := keyOf([]byte(name))
+		if other, ok := seen[key]; ok || key < 0 {
+			t.Errorf("%q has the key of %q, %x", name, other, key)
+		}
+		seen[key] = name
+	}
+	if keyOf([]byte("abcdefgh")) >= 0 {
+		t.Error("the key of a longer name looks exact")
+	}
+}
+
+// A tape that has had its messages needs no more memory for the next ones.
+func TestReadAllocs(t *testing.T) {
+	messages := []string{
+		`{"type":"chat","text":"hello","n":[1,-2.50,1e300,123456789012345.678901,true,null]}`, `{"\u0074ype":"\ud83d\ude00 and \n more","x":"grüß"}`, `[` + strings.Repeat(`{"a":1},`, 500) + `1]`,
+		`{"a":1,"a":2}`, `[1e309]`, "\"\xff\"", "[", strings.Repeat("[", 100), `{"constructor":1}`,
+	}
+	var names []string
+	for i := range 100 {
+		names = append(names, fmt.Sprintf(`"n%d":%d`, i, i))
+	}
+	messages = append(messages, "{"+strings.Join(names, ",")+"}")
+	var tape tape
+	g := guarded(nil)
+	for _, m := range messages {
+		in := []byte(m)
+		if got := testing.AllocsPerRun(100, func() { tape.read(in, &g) }); got != 0 {
+			t.Errorf("%.40s: %v allocations, want 0", m, got)
+		}
+	}
+}
+
 func nest(n int) any {
 	v := []any{}
 	for range n - 1 {
@@ -215,15 +312,19 @@ func TestGuardsAreSettings(t *testing.T) {
 		{"names", `{"a":1,"b":2,"c":3}`, func(g *Guards) { g.Names = 3 }},
 		{"integers", "9223372036854775807", func(g *Guards) { g.MaxInteger = math.MaxInt64 }},
 		{"hazardous names", `{"__proto__":1,"constructor":2,"prototype":3}`, func(g *Guards) { g.HazardousNames = true }},
+		{"duplicate names", `{"a":1,"\u0061":2,"a":[]}`, func(g *Guards) { g.DuplicateNames = true }},
+		{"lone surrogates", `["\ud83d","\ude00","\ud83dx\ud83d\u0041"]`, func(g *Guards) { g.LoneSurrogates = true }},
+		{"wide numbers", `[1e309,1e-400,18446744073709551616,-9007199254740992,1e-9999]`, func(g *Guards) { g.WideNumbers = true }},
+		{"trailing bytes", `{} and so on`, func(g *Guards) { g.TrailingBytes = true }},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			if _, err := parse([]byte(test.in), guarded(test.edit)); err != nil {
 				t.Errorf("at the bound: %v", err)
 			}
+			if _, err := parse([]byte(test.in), guarded(func(g *Guards) { g.Names = 2 })); err == nil {
+				t.Error("passes without the setting")
+			}
 		})
-	}
-	if _, err := parse([]byte(`{"a":1,"b":2,"c":3}`), guarded(func(g *Guards) { g.Names = 2 })); !errors.Is(err, ErrTooManyNames) {
-		t.Errorf("beyond the bound: %v", err)
 	}
 }
 

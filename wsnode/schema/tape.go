@@ -1,0 +1,112 @@
+package schema
+
+import (
+	"bytes"
+	"encoding/binary"
+)
+
+// kinds is what an entry of a tape holds: one bit each, so that the types that a
+// schema allows are a mask.
+type kinds uint8
+
+const (
+	kindNull kinds = 1 << iota
+	kindBool
+	kindInteger  // also 1.0 and 1e3
+	kindFraction // a number that is no integer
+	kindString
+	kindArray
+	kindObject
+	kindName // of a property; its value follows
+
+	kindNumber = kindInteger | kindFraction
+	kindAny    = kindName - 1
+)
+
+// Flags of an entry.
+const (
+	unescaped = 1 << iota // a text that had escapes: it lies in tape.text
+	notASCII              // a text with characters beyond ASCII
+	long                  // a number of more than 18 digits: n does not hold it
+)
+
+// entry is one value or name of a message, of fixed size and without pointers.
+type entry struct {
+	kind  kinds
+	flags uint8
+	// scale of a number: it is n × 10^-scale, in lowest terms, unless it is long.
+	// That of an integer is 0 where n can hold it.
+	scale int16
+	// at and size are where the text of a string or a name is, without its quotes;
+	// of other values, where they are in the message.
+	at, size uint32
+	// next is the index of the entry past this one and all within it.
+	next uint32
+	// n is a number's value, true as 1, the elements of an array or the properties
+	// of an object, the key of a name.
+	n int64
+}
+
+// tape is a message as a list of entries: a value, then all within it. An
+// object's are name, value, name, value. It is reused from message to message.
+type tape struct {
+	in      []byte  // the message, borrowed until the next one
+	text    []byte  // what strings with escapes say
+	entries []entry // in use: all that the root's next bounds
+	stack   []opened
+	set     set
+}
+
+// opened is an array or object whose end has not come.
+type opened struct {
+	entry uint32
+	count uint32
+	// seen has a bit for each name so far; two names may share one.
+	seen uint64
+}
+
+// bytes returns the text of a string or a name, or that of a number. It is
+// borrowed from the message or the tape.
+func (t *tape) bytes(e *entry) []byte {
+	from := t.in
+	if e.flags&unescaped != 0 {
+		from = t.text
+	}
+	return from[e.at:][:e.size]
+}
+
+// find returns the entry of the value of an object's property.
+func (t *tape) find(object uint32, name []byte, key int64) (value uint32, ok bool) {
+	for i, end := object+1, t.entries[object].next; i < end; i = t.entries[i+1].next {
+		if e := &t.entries[i]; e.n == key && (key >= 0 || bytes.Equal(t.bytes(e), name)) {
+			return i + 1, true
+		}
+	}
+	return 0, false
+}
+
+// keyOf condenses a text so that most texts differ in their keys. Texts of less
+// than eight bytes have keys that are not negative, and no two of them the same.
+func keyOf(text []byte) int64 {
+	n := len(text)
+	switch {
+	case n >= 8:
+		first, last := binary.LittleEndian.Uint64(text), binary.LittleEndian.Uint64(text[n-8:])
+		return int64((first^uint64(n))*scramble^last) | -1<<63
+	case n >= 4:
+		first, last := uint64(binary.LittleEndian.Uint32(text)), uint64(binary.LittleEndian.Uint32(text[n-4:]))
+		return int64(first | last<<(8*(n-4)) | uint64(n)<<56)
+	case n >= 2:
+		first, last := uint64(binary.LittleEndian.Uint16(text)), uint64(binary.LittleEndian.Uint16(text[n-2:]))
+		return int64(first | last<<(8*(n-2)) | uint64(n)<<56)
+	case n == 1:
+		return int64(text[0]) | 1<<56
+	}
+	return 0
+}
+
+// scramble is an odd number without pattern: multiplying by it spreads the low
+// bits of a key over its high ones.
+const scramble = 0x9e3779b97f4a7c15
+
+func spread(key int64, bits int) uint64 { return uint64(key) * scramble >> (64 - bits) }
