@@ -42,12 +42,12 @@ type Ledger struct {
 
 	group     uint64 // names the group under way, in use
 	uses      slab[use]
-	byToken   map[storage.TokenID]uint32 // its latest use
-	bySession map[storage.SessionID]uint32
+	byToken   *places[storage.TokenID] // its latest use
+	bySession *places[storage.SessionID]
 	keys      hasher
-	subjects  tally[key]
-	tenants   tally[key]
-	instances tally[storage.InstanceID] // registered ones are pinned
+	subjects  *tally[key]
+	tenants   *tally[key]
+	instances *tally[storage.InstanceID] // registered ones are pinned
 
 	entries  index[hit]      // revocations, and locks as such
 	standing index[[]denial] // locks
@@ -135,8 +135,6 @@ func New(epoch uint64) *Ledger {
 		moved:     make(chan struct{}),
 		swept:     -1,
 		group:     1,
-		byToken:   make(map[storage.TokenID]uint32),
-		bySession: make(map[storage.SessionID]uint32),
 		keys:      newHasher(),
 		subjects:  newTally[key](),
 		tenants:   newTally[key](),
@@ -148,6 +146,8 @@ func New(epoch uint64) *Ledger {
 		inserted:  make(map[storage.TokenID]struct{}),
 		replaced:  make(map[storage.SessionID]uint32),
 	}
+	l.byToken = newPlaces(func(i uint32) storage.TokenID { return l.uses.at(i).token })
+	l.bySession = newPlaces(func(i uint32) storage.SessionID { return l.uses.at(i).session })
 	l.sweptSeen.Store(-1)
 	return l
 }

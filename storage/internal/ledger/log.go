@@ -193,8 +193,8 @@ func (l *Ledger) PutInstance(id storage.InstanceID) (head uint64) {
 func (l *Ledger) RemoveInstance(id storage.InstanceID) (removed bool, head uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i, ok := l.instances.places[id]
-	if !ok || !l.instances.at(i).pin {
+	i := l.instances.places.get(id)
+	if i == 0 || !l.instances.at(i).pin {
 		return true, l.head
 	}
 	if l.instances.at(i).n > 0 {

@@ -89,7 +89,7 @@ func (l *Ledger) touch(batch []storage.Redemption) {
 	var sum uint32
 	for i := range batch {
 		t := batch[i].Token
-		sum += l.bySession[batch[i].Session.ID] + l.byToken[t.ID] + l.subjects.places[l.keys.key(t.Tenant, t.Subject)]
+		sum += l.bySession.touch(batch[i].Session.ID) + l.byToken.touch(t.ID) + l.subjects.places.touch(l.keys.key(t.Tenant, t.Subject))
 	}
 	l.touched = sum
 }
@@ -100,11 +100,11 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, observation u
 	if t.ID.Expiry().UnixMilli() <= l.swept {
 		return refused(storage.ErrExpired)
 	}
-	instance, ok := l.instances.places[s.Instance]
-	if !ok || !l.instances.at(instance).pin {
+	instance := l.instances.places.get(s.Instance)
+	if instance == 0 || !l.instances.at(instance).pin {
 		return refused(storage.ErrInstanceUnknown)
 	}
-	prior := l.bySession[s.ID]
+	prior := l.bySession.get(s.ID)
 	taken := prior != 0 && !l.over(l.uses.at(prior))
 	if taken {
 		if u := l.uses.at(prior); u.token == t.ID && u.observation == observation {
@@ -126,7 +126,7 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, observation u
 			}
 		}
 	}
-	earlier := l.byToken[t.ID]
+	earlier := l.byToken.get(t.ID)
 	nth := uint32(1)
 	if earlier != 0 {
 		nth += l.uses.at(earlier).nth
@@ -163,8 +163,8 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, observation u
 		instance:    instance,
 		grantedNow:  true,
 	}
-	l.byToken[t.ID] = i
-	l.bySession[s.ID] = i
+	l.byToken.put(t.ID, i)
+	l.bySession.put(s.ID, i)
 	if prior != 0 && l.replaced[s.ID] == 0 {
 		l.replaced[s.ID] = prior
 	}
@@ -188,14 +188,14 @@ func (l *Ledger) undoGrant(c *change) {
 	l.tenants.drop1(u.tenant)
 	l.instances.drop1(u.instance)
 	if c.prior != 0 {
-		l.bySession[u.session] = c.prior
+		l.bySession.put(u.session, c.prior)
 	} else {
-		delete(l.bySession, u.session)
+		l.bySession.remove(u.session)
 	}
 	if u.earlier != 0 {
-		l.byToken[u.token] = u.earlier
+		l.byToken.put(u.token, u.earlier)
 	} else {
-		delete(l.byToken, u.token)
+		l.byToken.remove(u.token)
 	}
 	l.uses.giveBack(c.use)
 }
@@ -265,7 +265,7 @@ func (l *Ledger) EndSessions(ids []storage.SessionID, before int64, out []record
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, id := range ids {
-		i := l.bySession[id]
+		i := l.bySession.get(id)
 		if i == 0 {
 			continue
 		}
@@ -301,11 +301,11 @@ func (l *Ledger) undoEnd(i uint32) {
 // forgetUse forgets a use that is over, and that Forget has come by for. Its
 // session id may be another's by now.
 func (l *Ledger) forgetUse(i uint32) {
-	if u := l.uses.at(i); !l.over(u) || l.byToken[u.token] != 0 {
+	if u := l.uses.at(i); !l.over(u) || l.byToken.get(u.token) != 0 {
 		return
 	}
-	if id := l.uses.at(i).session; l.bySession[id] == i {
-		delete(l.bySession, id)
+	if id := l.uses.at(i).session; l.bySession.get(id) == i {
+		l.bySession.remove(id)
 	}
 	l.uses.giveBack(i)
 }

@@ -35,30 +35,32 @@ func (s *slab[T]) giveBack(i uint32) {
 // not zero, so that a session can name its keys in few bytes. Places whose
 // count falls to zero are given up only by settle: until then the group may
 // still be undone.
-type tally[K comparable] struct {
-	places map[K]uint32
+type tally[K ~[16]byte] struct {
+	places *places[K]
 	slab[counter[K]]
 	zero []uint32
 }
 
-type counter[K comparable] struct {
+type counter[K ~[16]byte] struct {
 	key K
 	n   uint32
 	pin bool // keeps its place at zero
 }
 
-func newTally[K comparable]() tally[K] {
-	return tally[K]{places: make(map[K]uint32)}
+func newTally[K ~[16]byte]() *tally[K] {
+	t := &tally[K]{}
+	t.places = newPlaces(func(i uint32) K { return t.at(i).key })
+	return t
 }
 
 // place finds or makes k's place, without counting.
 func (t *tally[K]) place(k K) uint32 {
-	if i, ok := t.places[k]; ok {
+	if i := t.places.get(k); i != 0 {
 		return i
 	}
 	i := t.take()
 	t.at(i).key = k
-	t.places[k] = i
+	t.places.put(k, i)
 	t.zero = append(t.zero, i)
 	return i
 }
@@ -83,8 +85,8 @@ func (t *tally[K]) settle() {
 		if c.n > 0 || c.pin {
 			continue
 		}
-		if j, ok := t.places[c.key]; ok && j == i {
-			delete(t.places, c.key)
+		if t.places.get(c.key) == i {
+			t.places.remove(c.key)
 			t.giveBack(i)
 		}
 	}
