@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -53,7 +52,8 @@ type receipts struct {
 	// early are counts of entries whose commit nobody has told of yet: a node
 	// can be faster than the goroutine that appended.
 	early map[uint64]map[storage.InstanceID]*pb.Enforced
-	// changed is closed, and replaced, when what a receipt says may have changed.
+	// changed is closed when what a receipt says may have changed; nil while nobody
+	// waits for that.
 	changed chan struct{}
 }
 
@@ -63,6 +63,7 @@ type receipt struct {
 	rows      map[storage.InstanceID]*receiptRow
 	waiting   int  // rows that are not done
 	audited   bool // the audit trail has told that it is complete
+	watchers  []*watcher
 }
 
 type receiptRow struct {
@@ -82,8 +83,7 @@ func newReceipts(f *fleet, head storage.Revision, releaseAfter time.Duration, ac
 		fleet: f, releaseAfter: releaseAfter, floor: head.Sequence,
 		applied: maps.Clone(acknowledged), durable: acknowledged,
 		unkept: unkept{}, cut: map[storage.InstanceID]bool{}, news: make(chan struct{}, 1),
-		early:   map[uint64]map[storage.InstanceID]*pb.Enforced{},
-		changed: make(chan struct{}),
+		early: map[uint64]map[storage.InstanceID]*pb.Enforced{},
 	}
 }
 
@@ -97,13 +97,16 @@ func (r *receipts) open(e *storage.Entry) {
 	if repeated || seq <= r.floor { // a request id came again
 		return
 	}
-	rc := &receipt{sequence: seq, committed: e.CommittedAt, rows: map[storage.InstanceID]*receiptRow{}}
-	for _, i := range r.fleet.snapshot() {
+	instances := r.fleet.snapshot()
+	rc := &receipt{sequence: seq, committed: e.CommittedAt, rows: make(map[storage.InstanceID]*receiptRow, len(instances))}
+	rows := make([]receiptRow, len(instances))
+	for n, i := range instances {
 		if i.Registered >= seq {
 			continue
 		}
 		done := seq <= r.applied[i.ID] // faster than we
-		row := &receiptRow{node: i.Node, done: done, timed: done}
+		row := &rows[n]
+		*row = receiptRow{node: i.Node, done: done, timed: done}
 		if n := r.early[seq][i.ID]; n != nil {
 			row.closed, row.lingered = n.GetClosed(), n.GetLingering()
 		}
@@ -122,6 +125,7 @@ func (r *receipts) open(e *storage.Entry) {
 		old := r.kept[0]
 		r.kept[0] = nil
 		r.kept, r.floor = r.kept[1:], old.sequence
+		old.dismiss()
 		r.rows -= len(old.rows) + 1
 	}
 }
@@ -151,8 +155,9 @@ func (r *receipts) enforced(id storage.InstanceID, through uint64, counts []*pb.
 		}
 		if at, ok := r.find(seq); !ok {
 			r.keepEarly(id, n)
-		} else if row := r.kept[at].rows[id]; row != nil {
+		} else if row := r.kept[at].rows[id]; row != nil && (row.closed != n.GetClosed() || row.lingered != n.GetLingering()) {
 			row.closed, row.lingered = n.GetClosed(), n.GetLingering()
+			r.kept[at].tell(id)
 			r.wake()
 		}
 	}
@@ -207,7 +212,8 @@ func (r *receipts) gone(id storage.InstanceID, cause string, now time.Time) {
 	r.wake()
 }
 
-// settle marks an instance's row as enforced, and reports whether it was not.
+// settle marks an instance's row as enforced, tells watchers, and reports whether
+// it was not.
 func (rc *receipt) settle(id storage.InstanceID, now time.Time) bool {
 	row := rc.rows[id]
 	if row == nil || row.done {
@@ -215,12 +221,24 @@ func (rc *receipt) settle(id storage.InstanceID, now time.Time) bool {
 	}
 	row.done, row.after, row.timed = true, max(now.Sub(rc.committed), 0), true
 	rc.waiting--
+	rc.tell(id)
 	return true
 }
 
+// wake tells those who wait on change.
 func (r *receipts) wake() {
-	close(r.changed)
-	r.changed = make(chan struct{})
+	if r.changed != nil {
+		close(r.changed)
+		r.changed = nil
+	}
+}
+
+// change is closed when what a receipt says may have changed; mu is held.
+func (r *receipts) change() <-chan struct{} {
+	if r.changed == nil {
+		r.changed = make(chan struct{})
+	}
+	return r.changed
 }
 
 // of is the receipt of an entry as it is now, and a channel that is closed when
@@ -232,7 +250,7 @@ func (r *receipts) of(e *storage.Entry) (*pb.Receipt, <-chan struct{}) {
 	if !ok {
 		return nil, nil
 	}
-	return r.message(e, r.kept[at].rows), r.changed
+	return r.message(e, r.kept[at].rows), r.change()
 }
 
 // live are the rows of registered instances for an entry that is not kept, as far
@@ -257,7 +275,7 @@ func (r *receipts) live(e *storage.Entry) (map[storage.InstanceID]*receiptRow, <
 		}
 		rows[i.ID] = row
 	}
-	return rows, r.changed
+	return rows, r.change()
 }
 
 // receipt is the receipt of an entry as it is now, and a channel that is closed
@@ -334,40 +352,6 @@ func (s *Service) GetReceipt(ctx context.Context, req *pb.GetReceiptRequest) (*p
 		return nil, err
 	}
 	return &pb.GetReceiptResponse{Receipt: rc}, nil
-}
-
-// WatchReceipt implements RevocationService.
-func (s *Service) WatchReceipt(req *pb.WatchReceiptRequest, stream pb.RevocationService_WatchReceiptServer) error {
-	ctx := stream.Context()
-	e, err := s.entry(ctx, req.GetRevision())
-	if err != nil {
-		return err
-	}
-	told := map[string]*pb.ReceiptRow{} // by instance id
-	for first := true; ; first = false {
-		rc, changed, err := s.receipt(ctx, &e)
-		if err != nil {
-			return err
-		}
-		rc.Rows = slices.DeleteFunc(rc.Rows, func(row *pb.ReceiptRow) bool {
-			same := proto.Equal(told[row.GetInstanceId()], row)
-			told[row.GetInstanceId()] = row
-			return same
-		})
-		if first || len(rc.GetRows()) > 0 || rc.GetComplete() {
-			if err := stream.Send(&pb.WatchReceiptResponse{Receipt: rc}); err != nil {
-				return err
-			}
-		}
-		if rc.GetComplete() {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
 }
 
 // entry finds the entry of a receipt, within the caller's reach.

@@ -261,3 +261,70 @@ func TestStrikesAreBounded(t *testing.T) {
 		t.Error("not forgotten")
 	}
 }
+
+// TestWatchersAreToldOfWhatChanges proves that a watcher is told each row when it
+// changes and no other, of the last at once, and when its receipt is dropped.
+func TestWatchersAreToldOfWhatChanges(t *testing.T) {
+	r, ids := newTestReceipts(t, 3)
+	e := entryAt(1)
+	if rc, w := r.watch(e); rc != nil || w != nil {
+		t.Fatalf("a receipt that there is not: %v", rc)
+	}
+	r.open(e)
+	first, w := r.watch(e)
+	if len(first.GetRows()) != 3 || first.GetComplete() {
+		t.Fatalf("at first %v", first)
+	}
+	_, other := r.watch(e)
+	r.unwatch(e, other)
+	pending := func(c <-chan struct{}) bool {
+		select {
+		case <-c:
+			return true
+		default:
+			return false
+		}
+	}
+	told := func(want int, complete bool) {
+		t.Helper()
+		if !pending(w.news) {
+			t.Error("no news")
+		}
+		rc := r.latest(e, w)
+		if len(rc.GetRows()) != want || rc.GetComplete() != complete || pending(w.over) != complete {
+			t.Errorf("told %v, want %d rows, complete %v", rc, want, complete)
+		}
+		for _, row := range rc.GetRows() {
+			if !row.GetEnforced() {
+				t.Errorf("told of %v", row)
+			}
+		}
+	}
+	count := []*pb.Enforced{{Sequence: 1, Closed: 9}}
+	r.enforced(ids[0], 1, nil, testStart)
+	r.enforced(ids[1], 1, count, testStart)
+	told(2, false)
+	r.enforced(ids[1], 1, count, testStart) // again
+	if pending(w.news) {
+		t.Error("the same count is news")
+	}
+	r.gone(ids[2], "goodbye", testStart)
+	told(1, true)
+	if pending(other.news) || pending(other.over) {
+		t.Error("who no longer watches is told")
+	}
+	if rc, w := r.watch(e); !rc.GetComplete() || w == nil {
+		t.Errorf("of a complete receipt %v", rc)
+	}
+
+	r, _ = newTestReceipts(t, 999)
+	r.open(e)
+	_, w = r.watch(e)
+	for seq := uint64(2); r.floor == 0; seq++ {
+		r.open(entryAt(seq))
+	}
+	if !pending(w.over) || r.latest(e, w) != nil {
+		t.Error("nobody is told that the receipt is no longer kept")
+	}
+	r.unwatch(e, w)
+}
