@@ -337,9 +337,28 @@ func (s *Service) sendLocks(ctx context.Context, stream pb.NodeService_AttachSer
 // sendEntries sends one message of entries above after, and returns through
 // where the node has them all: head once there is no more.
 func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachServer, after, head storage.Revision) (storage.Revision, error) {
+	next := s.tail.Load()
+	if next == nil || next.after != after || next.head != head {
+		var err error
+		if next, err = s.entriesAbove(ctx, after, head); err != nil {
+			return after, err
+		}
+		s.tail.Store(next)
+	}
+	return next.through, stream.Send(next.message)
+}
+
+// tail is the message that was sent last to a node which had the log through
+// after: most nodes stand at the same place, and get the same.
+type tail struct {
+	after, head, through storage.Revision
+	message              *pb.AttachResponse // not to be changed
+}
+
+func (s *Service) entriesAbove(ctx context.Context, after, head storage.Revision) (*tail, error) {
 	entries, err := s.store.Entries(ctx, after, s.cfg.Fleet.MaxEntries)
 	if err != nil {
-		return after, fmt.Errorf("read entries: %w", err)
+		return nil, fmt.Errorf("read entries: %w", err)
 	}
 	through := head
 	if len(entries) == s.cfg.Fleet.MaxEntries || len(entries) > 0 && entries[len(entries)-1].Revision.After(head) {
@@ -349,7 +368,7 @@ func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachS
 	for i := range entries {
 		out.Entries[i] = entryOf(&entries[i])
 	}
-	return through, stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}})
+	return &tail{after, head, through, &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}}}, nil
 }
 
 func entryOf(e *storage.Entry) *pb.Entry {

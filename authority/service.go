@@ -54,6 +54,7 @@ type Service struct {
 
 	callers  *callers
 	fleet    *fleet
+	tail     atomic.Pointer[tail]
 	receipts *receipts
 	keeping  sync.Mutex // one writes acknowledgements at a time; locked before receipts
 	strikes  *strikes
