@@ -17,6 +17,12 @@ const (
 	maxEnds   = 100_000 // ended sessions that wait; beyond, the oldest is left to end by its time
 
 	droppedEvery = time.Minute // between two lines of the log about that
+
+	// unhurried is how long the ends that an entry of the log has caused may wait
+	// to be reported. An entry can hit sockets on every node at once: first the
+	// authority hears that it is enforced, and then in few calls which sessions
+	// that were.
+	unhurried = 100 * time.Millisecond
 )
 
 // ends is the sessions that have ended and are not reported yet.
@@ -27,6 +33,7 @@ type ends struct {
 	dropped int           // beyond maxEnds, so far
 	told    time.Duration // when the log last told of that, by the client's clock
 	wake    chan struct{} // of one
+	timed   bool          // wake is to be filled when unhurried is over
 	idle    chan struct{} // closed, and replaced, when nothing waits
 }
 
@@ -52,8 +59,26 @@ func (e *ends) put(end *pb.SessionEnd, now time.Duration) (dropped int) {
 		}
 	}
 	e.waiting = append(e.waiting, end)
-	signal(e.wake)
+	switch end.GetReason() {
+	case pb.Reason_REASON_TOKEN_REVOKED, pb.Reason_REASON_LOCKED:
+		if !e.timed {
+			e.timed = true
+			time.AfterFunc(unhurried, e.hurry)
+		}
+	default:
+		signal(e.wake)
+	}
 	return dropped
+}
+
+// hurry has all that waits reported now.
+func (e *ends) hurry() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.timed = false
+	if len(e.waiting) > 0 {
+		signal(e.wake)
+	}
 }
 
 func (e *ends) take() []*pb.SessionEnd {
@@ -80,6 +105,7 @@ func (e *ends) back(batch []*pb.SessionEnd) {
 
 // flushed waits until nothing waits to be reported.
 func (e *ends) flushed(ctx context.Context) error {
+	e.hurry()
 	for {
 		e.mu.Lock()
 		done, idle := len(e.waiting) == 0 && !e.busy, e.idle

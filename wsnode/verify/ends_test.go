@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -45,6 +46,41 @@ func TestEndsSurviveTheAuthority(t *testing.T) {
 				t.Fatalf("report %d is %v", i, e)
 			}
 		}
+	})
+}
+
+// What an entry of the log has ended is gathered before it is reported, so that
+// the acknowledgement comes first; other ends are not held up, and take with them
+// what waits.
+func TestRevokedEndsAreGathered(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.at(time.Second)
+		wantReported := func(n int) {
+			t.Helper()
+			synctest.Wait()
+			if got := len(l.a.Seen().Ended); got != n {
+				t.Errorf("at %v: %d ends are reported, want %d", time.Since(l.begin), got, n)
+			}
+		}
+		end := func(i int, reason pb.Reason) { l.Ended(sessionNumber(i), reason, time.Now()) }
+		end(0, pb.Reason_REASON_TOKEN_REVOKED)
+		l.at(time.Second + unhurried - time.Millisecond)
+		end(1, pb.Reason_REASON_LOCKED)
+		wantReported(0)
+		l.at(time.Second + unhurried)
+		wantReported(2)
+
+		end(2, pb.Reason_REASON_TOKEN_REVOKED)
+		wantReported(2)
+		end(3, pb.Reason_REASON_PEER_CLOSED)
+		wantReported(4)
+
+		end(4, pb.Reason_REASON_TOKEN_REVOKED)
+		began := time.Now()
+		if err := l.Goodbye(context.Background()); err != nil || time.Since(began) >= unhurried {
+			t.Errorf("goodbye took %v, %v", time.Since(began), err)
+		}
+		wantReported(5)
 	})
 }
 

@@ -445,6 +445,7 @@ func TestRedeemAgain(t *testing.T) {
 			again(l, a)
 			synctest.Wait()
 			l.want(a, pb.Reason_REASON_TOKEN_REVOKED)
+			l.at(unhurried)
 			l.wantEnds(1, a)
 		})
 	})
