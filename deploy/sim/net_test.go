@@ -66,6 +66,7 @@ type link struct {
 	mu      sync.Mutex
 	held    [2]bool                  // by direction: partitioned
 	gate    func(proto.Message) bool // holds single messages from the authority, and what comes after them; may be nil
+	stuck   func(proto.Message) bool // holds single messages, and what comes after them overtakes; may be nil
 	beat    uint64                   // the newest heartbeat that was sent
 	streams map[*stream]struct{}
 }
@@ -88,6 +89,29 @@ func (l *link) close(gate func(proto.Message) bool) {
 	held := l.held
 	l.mu.Unlock()
 	l.hold(held[up], held[down])
+}
+
+// stick holds messages from the authority that stuck tells, until it is called
+// with nil: as if the node had read them and its loops did not get to them.
+func (l *link) stick(stuck func(proto.Message) bool) {
+	l.mu.Lock()
+	l.stuck = stuck
+	held := l.held
+	l.mu.Unlock()
+	l.hold(held[up], held[down])
+}
+
+// next is the place of the item of a pipe that is the next to arrive; that of
+// the end comes last.
+func (l *link) next(items []item) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i := range items {
+		if l.stuck == nil || items[i].end == nil && !l.stuck(items[i].msg) {
+			return i
+		}
+	}
+	return len(items)
 }
 
 // closed reports whether the gate holds a message.
@@ -208,10 +232,14 @@ func (p *pipe) pull(ctx context.Context) (proto.Message, error) {
 		p.mu.Lock()
 		err, changed := p.err, p.changed
 		var wait time.Duration = -1
-		if err == nil && len(p.items) > 0 && !p.l.holds(p.direction) && !(p.direction == down && p.l.closed(p.items[0].msg)) {
-			if wait = time.Until(p.items[0].at); wait <= 0 {
-				it := p.items[0]
-				p.items = p.items[1:]
+		next := 0
+		if p.direction == down {
+			next = p.l.next(p.items)
+		}
+		if err == nil && next < len(p.items) && !p.l.holds(p.direction) && !(p.direction == down && p.l.closed(p.items[next].msg)) {
+			if wait = time.Until(p.items[next].at); wait <= 0 {
+				it := p.items[next]
+				p.items = slices.Delete(p.items, next, next+1)
 				if it.end != nil {
 					p.err = it.end
 				}

@@ -12,6 +12,7 @@ import (
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/token"
 )
 
 // race is one that the protocol has a rule against: its schedule breaks a
@@ -36,12 +37,22 @@ func (w *world) user(m *machine, subject string) {
 
 // revokeUser revokes a subject and follows the receipt.
 func (w *world) revokeUser(subject string) *pb.Revision {
-	return w.revoke(w.ctx, w.chances.fork(), "revoke "+subject, func(ctx context.Context, api pb.RevocationServiceClient) (*pb.Revision, error) {
-		resp, err := api.Revoke(ctx, &pb.RevokeRequest{
-			Selector: &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: "acme", Subject: subject}}}, Reason: "sim",
-		})
+	return w.revokeBy(bySubject(subject))
+}
+
+func (w *world) revokeBy(sel *pb.Selector) *pb.Revision {
+	return w.revoke(w.ctx, w.chances.fork(), "revoke "+sel.String(), func(ctx context.Context, api pb.RevocationServiceClient) (*pb.Revision, error) {
+		resp, err := api.Revoke(ctx, &pb.RevokeRequest{Selector: sel, Reason: "sim"})
 		return resp.GetRevision(), err
 	})
+}
+
+func bySubject(subject string) *pb.Selector {
+	return &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: "acme", Subject: subject}}}
+}
+
+func byToken(id token.ID) *pb.Selector {
+	return &pb.Selector{By: &pb.Selector_TokenId{TokenId: id.String()}}
 }
 
 // begin starts a node and lets it attach.
@@ -51,21 +62,18 @@ func (w *world) begin(name string, dead ...*machine) *machine {
 	return m
 }
 
-var races = []race{
+var races = slices.Concat(apart, stuckLoops, renewals)
+
+// apart are races in which authority and node are apart, or one of them is gone.
+var apart = []race{
 	{
 		// The grant was decided before the revocation, which is enforced and
 		// confirmed while the answer is on its way.
 		name: "a grant in flight is checked against what was revoked since",
-		off: rules{tap: func(_ *link, m proto.Message) {
-			for _, r := range asRedeem(m).GetResults() {
-				if g := r.GetGrant(); g != nil {
-					g.AsOf.Sequence = 1 << 62
-				}
-			}
-		}},
+		off:  rules{tap: grantsAreNew},
 		schedule: func(w *world, _ bool) {
 			m := w.begin("node-0")
-			m.link.close(func(m proto.Message) bool { return len(asRedeem(m).GetResults()) > 0 })
+			m.link.close(isAnswer)
 			w.user(m, "ada")
 			time.Sleep(time.Second)
 			w.revokeUser("ada")
@@ -183,6 +191,18 @@ var races = []race{
 		broken: "receipts count 0",
 	},
 }
+
+// grantsAreNew is without the rule that a grant says as of when it was decided.
+func grantsAreNew(_ *link, m proto.Message) {
+	for _, r := range asRedeem(m).GetResults() {
+		if g := r.GetGrant(); g != nil {
+			g.AsOf.Sequence = 1 << 62
+		}
+	}
+}
+
+// isAnswer tells answers to redemptions.
+func isAnswer(m proto.Message) bool { return len(asRedeem(m).GetResults()) > 0 }
 
 // forgetful is a store that forgets who was registered when it is asked at a
 // start.

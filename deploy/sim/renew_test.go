@@ -2,9 +2,12 @@ package sim
 
 import (
 	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"sync"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
@@ -43,6 +46,11 @@ func (r *renewer) message(c *chances) string {
 	if r.known == nil || time.Now().Before(r.may) || !c.chance(20) {
 		return "hello"
 	}
+	return r.renewal(c)
+}
+
+// renewal issues a token and asks to go on by it.
+func (r *renewer) renewal(c *chances) string {
 	text := r.w.issue(r.w.ctx, c, r.known.issuer, &pb.IssueTokenRequest{
 		Tenant: r.known.tenant, Subject: r.known.subject, Audience: "chat", ClientIp: r.known.ip.String(),
 	})
@@ -97,4 +105,92 @@ func (h *history) renewed(m *machine, old, next [16]byte) {
 		return
 	}
 	h.w.fault("%s renews a session of token %x that it does not have", m, old[12:])
+}
+
+// renewals are races of a renewal in place with a revocation.
+var renewals = []race{
+	{
+		// The old session is in the node's table, and the new one is not.
+		name: "a grant in flight of a renewal is checked against what was revoked since",
+		off:  rules{tap: grantsAreNew},
+		schedule: func(w *world, _ bool) {
+			w.patience = 10 * time.Second
+			m := w.begin("node-0")
+			ada := w.talker(m, "ada")
+			m.link.close(isAnswer)
+			at := w.revokeBy(byToken(ada.renew()))
+			time.Sleep(1500 * time.Millisecond)
+			w.expectRow(at, 0, 0) // the old session goes on
+			m.link.close(nil)
+			time.Sleep(time.Second)
+		},
+		broken: "complete at",
+	},
+	{
+		// The entry was committed before the sessions were exchanged, and comes
+		// after.
+		name: "a socket that is renewed is hit by what its new token was issued before",
+		off: rules{tap: func(_ *link, m proto.Message) {
+			for _, r := range asRedeem(m).GetResults() {
+				if g := r.GetGrant(); g != nil {
+					g.IssuedRevision.Sequence = 1 << 62
+				}
+			}
+		}},
+		schedule: func(w *world, off bool) {
+			w.patience = 10 * time.Second
+			m := w.begin("node-0")
+			ada := w.talker(m, "ada")
+			m.link.close(isAnswer)
+			next := ada.renew()
+			m.link.stick(isEntries)
+			at := w.revokeUser("ada")
+			time.Sleep(time.Second)
+			m.link.close(nil) // the answer comes, as of before the entry
+			time.Sleep(time.Second)
+			if ada.shown() != next {
+				w.fault("the session is not renewed")
+			}
+			m.link.stick(nil)
+			time.Sleep(time.Second)
+			if !off {
+				w.expectRow(at, 1, 0)
+			}
+			time.Sleep(time.Second)
+		},
+		broken: "complete at",
+	},
+	renewalOfRevoked("token", func(_ *world, ada *talker) *pb.Selector { return byToken(ada.shown()) }),
+	renewalOfRevoked("session", func(w *world, _ *talker) *pb.Selector {
+		id := w.history.any(w).id
+		return &pb.Selector{By: &pb.Selector_SessionId{SessionId: hex.EncodeToString(id[:])}}
+	}),
+	renewalOfRevoked("subject", func(*world, *talker) *pb.Selector { return bySubject("ada") }),
+}
+
+// renewalOfRevoked is a race of the revocation of a session with its renewal:
+// the answer, which was decided before, comes when the session has ended.
+func renewalOfRevoked(what string, sel func(w *world, ada *talker) *pb.Selector) race {
+	return race{
+		name: "a renewal under way does not save a socket whose " + what + " is revoked",
+		off:  rules{tap: nothingIsApplied},
+		schedule: func(w *world, off bool) {
+			w.patience = 10 * time.Second
+			m := w.begin("node-0")
+			ada := w.talker(m, "ada")
+			m.link.close(isAnswer)
+			next := ada.renew()
+			at := w.revokeBy(sel(w, ada))
+			time.Sleep(1500 * time.Millisecond)
+			if !off {
+				w.expectRow(at, 1, 0)
+			}
+			m.link.close(nil)
+			time.Sleep(time.Second)
+			if !off && ada.shown() == next {
+				w.fault("the session is renewed after all")
+			}
+		},
+		broken: "complete at",
+	}
 }

@@ -58,6 +58,12 @@ func (w *world) rest(ctx context.Context, d time.Duration) {
 // client connects to a node with a token, and sends messages until the socket
 // closes or leave is over.
 func (w *world) client(c *chances, m *machine, text string, from netip.Addr, leave time.Duration) {
+	r := w.newRenewer(m, text)
+	w.socket(c, m, text, from, leave, r.hear, func() string { return r.message(c) })
+}
+
+// socket is client with what it says, and who hears what it is told.
+func (w *world) socket(c *chances, m *machine, text string, from netip.Addr, leave time.Duration, hear func([]byte), say func() string) {
 	m.awake()
 	conn, err := m.l.Dial(from)
 	if err != nil {
@@ -67,10 +73,10 @@ func (w *world) client(c *chances, m *machine, text string, from netip.Addr, lea
 	closed := make(chan struct{})
 	defer func() { <-closed }()
 	defer conn.Close()
-	accepted, renewals := make(chan bool, 1), w.newRenewer(m, text)
+	accepted := make(chan bool, 1)
 	go func() { // ends with the connection
 		defer close(closed)
-		read(conn, accepted, renewals.hear)
+		read(conn, accepted, hear)
 	}()
 	if _, err := conn.Write(wstest.Opening{Bearer: text}.Bytes()); err != nil {
 		return
@@ -87,7 +93,7 @@ func (w *world) client(c *chances, m *machine, text string, from netip.Addr, lea
 	defer until.Stop()
 	for {
 		m.awake()
-		if _, err := conn.Write(wstest.Frame(ws.OpText, []byte(renewals.message(c)))); err != nil {
+		if _, err := conn.Write(wstest.Frame(ws.OpText, []byte(say()))); err != nil {
 			return
 		}
 		select {

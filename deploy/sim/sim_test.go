@@ -80,7 +80,9 @@ func (w *world) finish() {
 	}
 	for _, m := range w.nodes {
 		m.resume()
+		m.unstick()
 		if !m.dead {
+			m.link.stick(nil)
 			m.link.close(nil)
 			m.link.hold(false, false)
 		}

@@ -106,9 +106,12 @@ type world struct {
 	logins  map[string]*link
 	rules   rules
 	history history
-	wg      sync.WaitGroup  // of clients and admins
-	ctx     context.Context // ends clients and admins
-	stop    context.CancelFunc
+	// patience is how long nodes wait for an answer to a redemption; owned by the
+	// schedule.
+	patience time.Duration
+	wg       sync.WaitGroup  // of clients and admins
+	ctx      context.Context // ends clients and admins
+	stop     context.CancelFunc
 }
 
 // rules are switched off, for a schedule that shows what each is for.
@@ -122,6 +125,7 @@ func newWorld(t *testing.T, seed uint64, r rules) *world {
 	w := &world{
 		t: t, seed: seed, started: time.Now(), counts: map[string]int{},
 		store: memstore.New(), log: slog.New(slog.DiscardHandler), rules: r, logins: map[string]*link{},
+		patience: 3 * time.Second,
 	}
 	if verbose {
 		w.log = slog.New(slog.NewTextHandler(traceWriter{w}, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -291,6 +295,8 @@ type machine struct {
 
 	mu     sync.Mutex
 	paused chan struct{} // closed on resume; nil while it runs
+	stuck  chan struct{} // closed when the application goes on; nil while it does
+	inside int           // turns that wait for that
 }
 
 // clock is the node's CLOCK_BOOTTIME. A process that is stopped does nothing:
@@ -336,6 +342,44 @@ func (m *machine) awake() {
 	if paused != nil {
 		<-paused
 	}
+}
+
+// stick has the application keep the turns that bring it a message, as one does
+// that waits for its database.
+func (m *machine) stick() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stuck = make(chan struct{})
+}
+
+// unstick lets it go on, and returns how many turns it has kept.
+func (m *machine) unstick() (kept int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.stuck != nil {
+		close(m.stuck)
+		m.stuck = nil
+	}
+	return m.inside
+}
+
+// keep is what the application does with a turn.
+func (m *machine) keep() {
+	m.mu.Lock()
+	stuck := m.stuck
+	m.mu.Unlock()
+	if stuck == nil {
+		return
+	}
+	m.count(1)
+	<-stuck
+	m.count(-1)
+}
+
+func (m *machine) count(n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.inside += n
 }
 
 func (m *machine) pause() {
@@ -390,7 +434,7 @@ func (w *world) startNode(name string, dead ...*machine) *machine {
 	}
 	m.link.hears = func(msg proto.Message) { w.history.says(m, msg) }
 	cfg := wsnode.DefaultConfig()
-	cfg.Authority.Address, cfg.Authority.RedeemTimeout = "simulated", 3*time.Second
+	cfg.Authority.Address, cfg.Authority.RedeemTimeout = "simulated", w.patience
 	cfg.Limits.Addresses, cfg.Limits.Sockets.Max = 1024, 1000
 	cfg.Limits.UnauthenticatedPerAddress.Max, cfg.Limits.NewPerAddress.Max = 1000, 1000
 	cfg.Limits.Messages.PerSecond = 0
@@ -465,6 +509,7 @@ func (h *handler) Opened(s deliver.Session) { h.m.w.history.opened(h.m, s.Identi
 
 func (h *handler) Message(s deliver.Session, _ deliver.Op, payload []byte) error {
 	h.m.w.history.message(h.m, s.Identity)
+	h.m.keep()
 	return s.Send(payload)
 }
 
