@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -165,17 +166,28 @@ func (a *Audit) flush(now time.Time) {
 func (a *Audit) record(now time.Time, action, outcome string, attrs ...slog.Attr) {
 	line := lines.Get().(*[]byte)
 	*line = auditlog.AppendLine((*line)[:0], now, action, outcome, attrs)
+	a.add(*line, now)
+	lines.Put(line)
+}
+
+// add adds lines, of which it keeps nothing.
+func (a *Audit) add(lines []byte, now time.Time) {
 	a.mu.Lock()
-	if len(a.buf)+len(*line) > auditBound {
-		a.lost++
-	} else {
-		a.buf = append(a.buf, *line...)
+	defer a.mu.Unlock()
+	for len(a.buf)+len(lines) > auditBound { // as many as there is room for
+		n := bytes.IndexByte(lines, '\n') + 1
+		if len(a.buf)+n > auditBound {
+			a.lost += uint64(bytes.Count(lines, []byte("\n")))
+			lines = nil
+			break
+		}
+		a.buf = append(a.buf, lines[:n]...)
+		lines = lines[n:]
 	}
+	a.buf = append(a.buf, lines...)
 	if len(a.buf) >= auditBatch && a.err == nil { // run tries again after an error
 		a.flush(now)
 	}
-	a.mu.Unlock()
-	lines.Put(line)
 }
 
 var lines = sync.Pool{New: func() any { b := make([]byte, 0, 1024); return &b }}

@@ -2,7 +2,6 @@ package authority
 
 import (
 	"context"
-	"encoding/hex"
 	"log/slog"
 	"strings"
 	"time"
@@ -10,28 +9,43 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/gatehouse-ws/gatehouse/auditlog"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/token"
 )
 
-// conclude counts and audits an attempt and answers it, a grant in y.
-func (s *Service) conclude(ctx context.Context, a *attempt, y *yes, c *caller, now time.Time) *pb.RedeemResult {
-	outcome := "ok"
-	if a.reason != 0 {
-		outcome = a.reason.Label()
+// conclude counts, audits and answers the attempts of a batch.
+func (s *Service) conclude(ctx context.Context, b *batch, c *caller, now time.Time) *pb.RedeemResponse {
+	granted := 0
+	for i := range b.attempts {
+		a, outcome := &b.attempts[i], "ok"
+		if a.reason != 0 {
+			outcome = a.reason.Label()
+			s.metrics.redeemed.WithLabelValues(outcome).Inc()
+		} else {
+			granted++
+		}
+		b.lines = s.auditRedeem(b.lines, a, c, outcome, now)
 	}
-	s.metrics.redeemed.WithLabelValues(outcome).Inc()
-	s.auditRedeem(a, c, outcome, now)
-	if a.reason != 0 {
+	s.metrics.granted.Add(float64(granted))
+	s.audit.add(b.lines, now)
+	resp, grants := &pb.RedeemResponse{Results: make([]*pb.RedeemResult, len(b.attempts))}, make([]yes, granted)
+	for i := range b.attempts {
+		a := &b.attempts[i]
+		if a.reason == 0 {
+			resp.Results[i] = grants[0].say(a)
+			grants = grants[1:]
+			continue
+		}
 		s.strike(ctx, a, now)
 		no := &pb.Refusal{Reason: a.reason}
 		if a.reason == pb.Reason_REASON_SESSION_LIMIT {
 			no.RetryAfter = durationpb.New(s.cfg.Fleet.RetryAfter)
 		}
-		return &pb.RedeemResult{Outcome: &pb.RedeemResult_Refusal{Refusal: no}}
+		resp.Results[i] = &pb.RedeemResult{Outcome: &pb.RedeemResult_Refusal{Refusal: no}}
 	}
-	return y.say(a)
+	return resp
 }
 
 // yes is a grant with all that it points to, so that those of a batch are one
@@ -70,38 +84,38 @@ func (y *yes) say(a *attempt) *pb.RedeemResult {
 	return &y.result
 }
 
-func (s *Service) auditRedeem(a *attempt, c *caller, outcome string, now time.Time) {
+// auditRedeem appends an attempt's line to lines.
+func (s *Service) auditRedeem(lines []byte, a *attempt, c *caller, outcome string, now time.Time) []byte {
 	var skipped uint64
 	if a.reason != 0 {
 		var ok bool
 		if skipped, ok = s.refusals.allow(refusal{"Redeem", outcome}, now); !ok {
-			return
+			return lines
 		}
 	}
-	attrs := make([]slog.Attr, 0, 13)
-	attrs = append(attrs,
-		slog.String("token_id", token.ID(a.item.GetTokenId()).String()),
-		slog.String("session_id", hex.EncodeToString(a.item.GetSessionId())),
-		slog.String("audience", a.item.GetAudience()),
-		slog.String("client_ip", a.ip.String()),
-		slog.String("caller", c.Name),
-	)
+	var text [64]byte // above the longest address, whose zone the parser refuses
+	l := auditlog.Begin(lines, now, "Redeem")
+	l = l.Bytes("token_id", token.ID(a.item.GetTokenId()).AppendTo(text[:0]))
+	l = l.Hex("session_id", a.item.GetSessionId())
+	l = l.Text("audience", a.item.GetAudience())
+	l = l.Bytes("client_ip", a.ip.AppendTo(text[:0]))
+	l = l.Text("caller", c.Name)
 	if t := a.token; t != nil {
-		attrs = append(attrs, slog.String("tenant", t.Tenant), slog.String("subject", t.Subject))
+		l = l.Text("tenant", t.Tenant).Text("subject", t.Subject)
 	}
 	if a.renewal() {
-		attrs = append(attrs, slog.String("renews_session_id", hex.EncodeToString(a.renews[:])))
+		l = l.Hex("renews_session_id", a.renews[:])
 	}
 	if len(a.mismatches) > 0 {
-		attrs = append(attrs, slog.String("mismatches", strings.Join(a.mismatches, ",")))
+		l = l.Text("mismatches", strings.Join(a.mismatches, ","))
 	}
 	if a.reason != 0 || len(a.mismatches) > 0 {
-		attrs = append(attrs, slog.String("user_agent", string(a.userAgent)), slog.String("origin", string(a.origin)))
+		l = l.Bytes("user_agent", a.userAgent).Bytes("origin", a.origin)
 	}
 	if skipped > 0 {
-		attrs = append(attrs, slog.Uint64("skipped_before", skipped))
+		l = l.Uint("skipped_before", skipped)
 	}
-	s.audit.record(now, "Redeem", outcome, attrs...)
+	return l.End(outcome)
 }
 
 // strike counts refused mismatches against a token, and revokes it at the

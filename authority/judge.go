@@ -36,36 +36,33 @@ func (s *Service) redeemBatch(ctx context.Context, c *caller, instance storage.I
 	defer func() { s.metrics.batch(len(items), s.now().Sub(now)) }()
 	ctx, end := s.tracing.batch(ctx, len(items))
 	defer end()
-	attempts := make([]attempt, len(items))
-	ids := make([]storage.TokenID, len(items))
+	b := newBatch(len(items))
 	for i, item := range items {
-		if err := attempts[i].parse(item); err != nil {
+		if err := b.attempts[i].parse(item); err != nil {
 			return nil, fmt.Errorf("items[%d].%w", i, err)
 		}
-		ids[i] = storage.TokenID(item.GetTokenId())
+		b.ids[i] = storage.TokenID(item.GetTokenId())
 	}
-	found, err := s.store.Lookup(ctx, ids)
+	found, err := s.store.Lookup(ctx, b.ids)
 	if err != nil {
-		return nil, fmt.Errorf("look up %d tokens: %w", len(ids), err)
+		return nil, fmt.Errorf("look up %d tokens: %w", len(b.ids), err)
 	}
-	for i := range attempts {
-		attempts[i].token = found[i]
-		attempts[i].reason = s.judge(&attempts[i], c, now)
+	for i := range b.attempts {
+		a := &b.attempts[i]
+		a.token = found[i]
+		a.reason = s.judge(a, c, now)
 	}
-	if err := s.judgeLateRetries(ctx, attempts, c, instance, now); err != nil {
+	if err := s.judgeLateRetries(ctx, b.attempts, c, instance, now); err != nil {
 		return nil, err
 	}
-	if err := s.judgeRenewals(ctx, attempts, instance); err != nil {
+	if err := s.judgeRenewals(ctx, b.attempts, instance); err != nil {
 		return nil, err
 	}
-	if err := s.redeemStored(ctx, attempts, c, instance, now); err != nil {
+	if err := s.redeemStored(ctx, b, c, instance, now); err != nil {
 		return nil, err
 	}
-	resp := &pb.RedeemResponse{Results: make([]*pb.RedeemResult, len(attempts))}
-	grants := make([]yes, len(attempts))
-	for i := range attempts {
-		resp.Results[i] = s.conclude(ctx, &attempts[i], &grants[i], c, now)
-	}
+	resp := s.conclude(ctx, b, c, now)
+	b.release()
 	return resp, nil
 }
 
@@ -98,34 +95,31 @@ func (s *Service) judgeLateRetries(ctx context.Context, attempts []attempt, c *c
 }
 
 // redeemStored has the store decide what is not refused yet.
-func (s *Service) redeemStored(ctx context.Context, attempts []attempt, c *caller, instance storage.InstanceID, now time.Time) error {
-	batch := make([]storage.Redemption, 0, len(attempts))
-	places := make([]*attempt, 0, len(attempts))
-	sessions := make([]storage.Session, len(attempts))
-	for i := range attempts {
-		a := &attempts[i]
+func (s *Service) redeemStored(ctx context.Context, b *batch, c *caller, instance storage.InstanceID, now time.Time) error {
+	for i := range b.attempts {
+		a := &b.attempts[i]
 		if a.reason != 0 {
 			continue
 		}
-		sessions[i] = s.sessionOf(a, c, instance, now)
-		batch = append(batch, storage.Redemption{
-			Token: a.token, Session: &sessions[i],
+		b.sessions[i] = s.sessionOf(a, c, instance, now)
+		b.redemptions = append(b.redemptions, storage.Redemption{
+			Token: a.token, Session: &b.sessions[i],
 			SubjectSessions: a.room(tighter(a.token.Limits.SessionsPerSubject, s.cfg.Sessions.PerSubject)),
 			TenantSessions:  a.room(s.cfg.Sessions.PerTenant),
 		})
-		places = append(places, a)
+		b.open = append(b.open, a)
 	}
-	if len(batch) == 0 {
+	if len(b.open) == 0 {
 		return nil
 	}
 	attached := s.fleet.attached(instance)
 	head, _ := s.store.Head() // before the decision, which therefore knows all of it
-	redeemed, err := s.store.Redeem(ctx, batch)
+	redeemed, err := s.store.Redeem(ctx, b.redemptions)
 	if err != nil {
-		return fmt.Errorf("redeem %d tokens: %w", len(batch), err)
+		return fmt.Errorf("redeem %d tokens: %w", len(b.open), err)
 	}
 	var ended []storage.SessionID
-	for i, a := range places {
+	for i, a := range b.open {
 		r := &redeemed[i]
 		if r.Err != nil {
 			if errors.Is(r.Err, storage.ErrInstanceUnknown) {

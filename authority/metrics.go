@@ -24,6 +24,7 @@ type metrics struct {
 	connections  *prometheus.CounterVec // refused
 	issued       *prometheus.CounterVec
 	redeemed     *prometheus.CounterVec
+	granted      prometheus.Counter // of redeemed: ok
 	mismatches   *prometheus.CounterVec
 	revocations  *prometheus.CounterVec
 	batches      prometheus.Gauge // under way
@@ -115,7 +116,7 @@ func (m *metrics) prepare(s *Service) {
 	for _, o := range outcomes {
 		m.issued.WithLabelValues(o)
 	}
-	m.redeemed.WithLabelValues("ok")
+	m.granted = m.redeemed.WithLabelValues("ok")
 	for _, r := range refusals {
 		m.redeemed.WithLabelValues(r.Label())
 	}

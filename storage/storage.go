@@ -29,7 +29,8 @@ import (
 //
 // All methods are safe for concurrent use. Slices and pointers given to a
 // method may be kept by the store and must not be changed afterwards; those
-// returned are shared and must not be changed either. A context's end may leave
+// returned are shared and must not be changed either. The batch given to Redeem
+// and its sessions are the caller's again once it returns without an error. A context's end may leave
 // the outcome of a write unknown, as with any commit: the write may still be
 // done. Times are kept to the millisecond, and addresses without their zone.
 type Store interface {

@@ -55,13 +55,19 @@ const crockford = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 // String gives the 26 characters of the ULID's text.
 func (id ID) String() string {
 	var text [idTextSize]byte
+	return string(id.AppendTo(text[:0]))
+}
+
+// AppendTo appends what String gives.
+func (id ID) AppendTo(b []byte) []byte {
+	var text [idTextSize]byte
 	hi, lo := binary.BigEndian.Uint64(id[:8]), binary.BigEndian.Uint64(id[8:])
 	for i := idTextSize - 1; i >= 0; i-- {
 		text[i] = crockford[lo&31]
 		lo = lo>>5 | hi<<59
 		hi >>= 5
 	}
-	return string(text[:])
+	return append(b, text[:]...)
 }
 
 // ParseID reads what String wrote, in upper or lower case. It returns

@@ -71,7 +71,7 @@ func Prepare(batch []storage.Redemption) ([]storage.Session, []uint64) {
 func (l *Ledger) Redeem(batch []storage.Redemption, sessions []storage.Session, observations []uint64, results []storage.Redeemed, rec Records) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.touch(batch)
+	l.touch(batch, sessions)
 	for i := range batch {
 		var err error
 		results[i], err = l.redeem(&batch[i], &sessions[i], observations[i], rec)
@@ -85,11 +85,11 @@ func (l *Ledger) Redeem(batch []storage.Redemption, sessions []storage.Session, 
 // touch looks up what redeem will look up again. These look-ups do not depend on
 // each other, so that the processor waits for memory once for many of them, and
 // not for each: with a million sessions that is a third of a redemption.
-func (l *Ledger) touch(batch []storage.Redemption) {
+func (l *Ledger) touch(batch []storage.Redemption, sessions []storage.Session) {
 	var sum uint32
 	for i := range batch {
 		t := batch[i].Token
-		sum += l.bySession.touch(batch[i].Session.ID) + l.byToken.touch(t.ID) + l.subjects.places.touch(l.keys.key(t.Tenant, t.Subject))
+		sum += l.bySession.touch(sessions[i].ID) + l.byToken.touch(t.ID) + l.subjects.places.touch(l.keys.key(t.Tenant, t.Subject))
 	}
 	l.touched = sum
 }
