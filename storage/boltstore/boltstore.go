@@ -38,6 +38,10 @@ type Options struct {
 	// GroupItems bounds one commit: it takes no more calls once it has so many
 	// tokens, redemptions or other items. 0 is 4096.
 	GroupItems int
+	// Observe, where it is set, is told of every commit how long it held other
+	// writes up, its sync included, and whether it forgot what was over. The
+	// committer calls it, and waits.
+	Observe func(took time.Duration, sweep bool)
 
 	// For tests.
 	slotTokens int                         // 0 is 25,000

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -169,7 +170,11 @@ func (s *Store) tryCommit(g *group) (err error) {
 	if err == nil {
 		s.groups.Add(1)
 		s.grouped.Add(uint64(len(g.calls)))
-		s.commits.observe(time.Since(began), len(g.calls))
+		took := time.Since(began)
+		s.commits.observe(took, len(g.calls))
+		if s.opts.Observe != nil {
+			s.opts.Observe(took, g.sweeps())
+		}
 		return nil
 	}
 	s.ledger.Rollback()
@@ -244,12 +249,15 @@ func (s *Store) needs(g *group) int64 {
 	if free := int64(s.db.Stats().FreePageN) * int64(s.pageSize); free >= 2*bytes {
 		return 0
 	}
-	for _, c := range g.calls {
-		if c.sweep {
-			return bytes
-		}
+	if g.sweeps() {
+		return bytes
 	}
 	return bytes + reserveBytes
+}
+
+// sweeps reports whether a call of the group forgets what is over.
+func (g *group) sweeps() bool {
+	return slices.ContainsFunc(g.calls, func(c *call) bool { return c.sweep })
 }
 
 // abandon leaves a transaction behind a panic: rolling it back may panic too.

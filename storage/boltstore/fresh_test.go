@@ -93,3 +93,29 @@ func TestIdleSweepWritesNothing(t *testing.T) {
 		t.Errorf("%d tokens are left", n)
 	}
 }
+
+// Observe is told of every commit, and which of them forget.
+func TestObserve(t *testing.T) {
+	var commits, sweeps int // of the committer
+	opts := small
+	opts.Observe = func(took time.Duration, sweep bool) {
+		if took <= 0 {
+			t.Errorf("a commit took %v", took)
+		}
+		if commits++; sweep {
+			sweeps++
+		}
+	}
+	s := open(t, t.TempDir()+"/gatehouse.db", opts)
+	expiry := time.UnixMilli(1_800_000_030_000)
+	_, err := s.Insert(t.Context(), []*storage.Token{tokenOf(t, 1, 10, expiry)})
+	must(t, err)
+	if commits != 1 || sweeps != 0 {
+		t.Errorf("after an insert %d commits, %d that forget", commits, sweeps)
+	}
+	_, err = s.Sweep(t.Context(), expiry.Add(time.Hour), 0)
+	must(t, err)
+	if n := s.Stats().Groups; uint64(commits) != n || sweeps != commits-1 {
+		t.Errorf("after a sweep %d commits, %d that forget, of %d", commits, sweeps, n)
+	}
+}
