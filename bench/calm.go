@@ -10,10 +10,10 @@ import (
 // measurement before its round is measured again.
 const calm = 0.10
 
-// ownTime is the CPU time of this run: of the load and of every server.
+// ownTime is the CPU time of this run: of the load and of every server, those that have ended too.
 func (l *lab) ownTime() (time.Duration, error) {
 	a := usageNow()
-	total := a.User + a.System
+	total := a.User + a.System + l.ended
 	for _, c := range l.children {
 		a, err := c.usage()
 		if err != nil {

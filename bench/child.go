@@ -16,6 +16,7 @@ import (
 type child struct {
 	addr string
 	name string
+	dir  string // its folder
 	cmd  *exec.Cmd
 	in   io.WriteCloser
 	out  *json.Decoder
@@ -32,7 +33,7 @@ func (l *lab) start(core int, sp spec) (*child, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &child{lab: l, name: sp.Kind, cmd: exec.Command(exe, serveCommand, string(arg))}
+	c := &child{lab: l, name: sp.Kind, dir: sp.Dir, cmd: exec.Command(exe, serveCommand, string(arg))}
 	c.cmd.Stderr = os.Stderr
 	if c.in, err = c.cmd.StdinPipe(); err != nil {
 		return nil, err
@@ -88,11 +89,31 @@ func (c *child) ask(o order) (answer, error) {
 
 func (c *child) usage() (answer, error) { return c.ask(order{Do: "usage"}) }
 
-// stop ends the server and waits for it.
-func (c *child) stop() error {
+// kill ends the server as a crash would.
+func (c *child) kill() error {
+	c.forget()
+	if err := c.cmd.Process.Kill(); err != nil {
+		return fmt.Errorf("kill server %s: %w", c.name, err)
+	}
+	_ = c.cmd.Wait() // it tells of the signal, and closes what is open
+	return nil
+}
+
+// forget takes the server out of those of the run, whose time it keeps.
+func (c *child) forget() {
+	if used, err := c.usage(); err == nil { // else it is gone already
+		c.lab.ended += used.User + used.System
+	}
 	c.lab.children = slices.DeleteFunc(c.lab.children, func(o *child) bool { return o == c })
-	err := errors.Join(c.in.Close(), c.cmd.Wait())
-	if err != nil {
+}
+
+// stop ends the server and waits for it. To stop it again does nothing.
+func (c *child) stop() error {
+	if c.cmd.ProcessState != nil {
+		return nil
+	}
+	c.forget()
+	if err := errors.Join(c.in.Close(), c.cmd.Wait()); err != nil {
 		return fmt.Errorf("server %s: %w", c.name, err)
 	}
 	return nil

@@ -113,10 +113,15 @@ func versusRows(t *Table, of, ours, theirs string, samples [][]sample) float64 {
 		if i == 0 {
 			shown = ratio
 		}
-		t.row(of, median(s, sample.rate), shown, median(s, sample.cpuMicros), median(s, sample.userMicros),
-			median(s, sample.allocations), median(s, sample.p50), median(s, sample.p99), median(s, sample.busy), median(s, sample.meanGroup))
+		row(t, of, shown, s)
 	}
 	return ratio
+}
+
+// row adds the figures of one contender, whose rate is ofBare of the bare one's.
+func row(t *Table, name string, ofBare float64, s []sample) {
+	t.row(name, median(s, sample.rate), ofBare, median(s, sample.cpuMicros), median(s, sample.userMicros),
+		median(s, sample.allocations), median(s, sample.p50), median(s, sample.p99), median(s, sample.busy), median(s, sample.meanGroup))
 }
 
 const batchSize = 64
@@ -151,6 +156,11 @@ func benchIssueBatch(ctx context.Context, l *lab) (err error) {
 	if err := l.addBare(v, "login", batches[0], reply); err != nil {
 		return err
 	}
+	one := &versus{} // the bare peer of IssueToken
+	defer func() { err = errors.Join(err, one.close()) }()
+	if err := l.addBare(one, "login", batches[0].GetRequests()[0], reply.GetResults()[0].GetToken()); err != nil {
+		return err
+	}
 	t := l.report.table("issue-batch", fmt.Sprintf("IssueTokens of %d, figures a token, %d bytes asked and %d answered a call", batchSize, v.requestSize, v.answerSize),
 		"tokens/s", "of bare", "CPU-µs/token", "user µs", "allocs", "p50 ms", "p99 ms", "core busy %", "calls/commit")
 	for _, inFlight := range []int{8, 16} {
@@ -168,11 +178,19 @@ func benchIssueBatch(ctx context.Context, l *lab) (err error) {
 					return inBatches(drive(inFlight, forDuration(d), func(int, int) error { return v.callBare(ctx) }))
 				})
 			}},
+			contender{"bare calls for one token each, 64 in flight", func() (sample, error) {
+				return l.measure(one.bare, func(d time.Duration) (tally, error) {
+					return drive(64, forDuration(d), func(int, int) error { return one.callBare(ctx) })
+				})
+			}},
 		)
 		if err != nil {
 			return err
 		}
-		versusRows(t, fmt.Sprintf("%d in flight", inFlight), "IssueTokens", "bare unary", samples)
+		versusRows(t, fmt.Sprintf("%d in flight", inFlight), "IssueTokens", "bare unary", samples[:2])
+		ratio := medianRatio(samples[0], samples[2], sample.rate)
+		row(t, "64 in flight, bare unary, one token a call", 1/medianRatio(samples[1], samples[2], sample.rate), samples[2])
+		l.report.atLeast(fmt.Sprintf("issue-batch: rate of bare unary calls for one token, %d in flight", inFlight), ratio, 2)
 	}
 	return nil
 }

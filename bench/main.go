@@ -30,16 +30,22 @@ type benchmark struct {
 	name  string
 	about string
 	run   func(ctx context.Context, l *lab) error
+	long  bool // runs only where it is named, or with -long
 }
 
 var benchmarks = []benchmark{
-	{"token", "parse and tag a token, mint one", benchToken},
-	{"issue", "IssueToken, durable and audited, beside a bare unary call", benchIssue},
-	{"issue-batch", "IssueTokens of 64 beside a bare unary call of the same bytes", benchIssueBatch},
-	{"redeem", "the Redeem stream beside a bare stream of the same bytes", benchRedeem},
-	{"group", "how many calls one commit takes on one processor", benchGroup},
-	{"revoke", "Revoke until the receipt is complete, with 1, 10 and 100 nodes", benchRevoke},
-	{"ws", "echo and opening handshake beside other WebSocket servers", benchWS},
+	{name: "token", about: "parse and tag a token, mint one", run: benchToken},
+	{name: "issue", about: "IssueToken, durable and audited, beside a bare unary call", run: benchIssue},
+	{name: "issue-batch", about: "IssueTokens of 64 beside a bare unary call of the same bytes", run: benchIssueBatch},
+	{name: "redeem", about: "the Redeem stream beside a bare stream of the same bytes", run: benchRedeem},
+	{name: "redeem-node", about: "handshakes redeemed by a node's own client, beside bare unary calls", run: benchRedeemNode},
+	{name: "group", about: "how many calls one commit takes on one processor", run: benchGroup},
+	{name: "revoke", about: "Revoke until the receipt is complete, with 1 to 1,000 nodes, idle and while tokens are issued", run: benchRevoke},
+	{name: "restart", about: "100,000 handshakes wait for an authority that starts again", run: benchRestart},
+	{name: "expiry", about: "1,000,000 tokens expire in the same second (long)", run: benchExpiry, long: true},
+	{name: "large", about: "10,000,000 live tokens: start, size, and what redeeming costs then (long)", run: benchLarge, long: true},
+	{name: "attach", about: "a node attaches to a log of 1,000,000 revocations (long)", run: benchAttach, long: true},
+	{name: "ws", about: "echo and opening handshake beside other WebSocket servers", run: benchWS},
 }
 
 // lab is one run: how it measures and what it found.
@@ -56,6 +62,7 @@ type lab struct {
 	patience int // tries at a round beyond the first, while others disturb it
 	keysMade bool
 	children []*child
+	ended    time.Duration // CPU time of those that have ended
 	progress io.Writer
 	report   *Report
 }
@@ -64,11 +71,18 @@ func (l *lab) say(format string, args ...any) {
 	fmt.Fprintf(l.progress, "bench: "+format+"\n", args...)
 }
 
+// part is so much of a size that makes sense where a measurement takes two
+// seconds or more: shorter ones are glances.
+func (l *lab) part(whole, least int) int {
+	return max(min(int(float64(whole)*l.interval.Seconds()/2), whole), least)
+}
+
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
 	f.SetOutput(stderr)
 	var (
-		only     = f.String("run", "", "comma separated names of the benchmarks to run; all where empty")
+		only     = f.String("run", "", "comma separated names of the benchmarks to run; where empty, all that are not long")
+		long     = f.Bool("long", false, "run the long benchmarks too: they need minutes, 10 GB of disk and 8 GB of memory")
 		list     = f.Bool("list", false, "list the benchmarks")
 		rounds   = f.Int("rounds", 5, "measurements of each case, taken in turns; their median counts")
 		interval = f.Duration("time", 2*time.Second, "length of one measurement")
@@ -88,7 +102,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		}
 		return 0
 	}
-	chosen, err := choose(*only)
+	chosen, err := choose(*only, *long)
 	if err == nil && (*rounds < 1 || *interval < time.Millisecond) {
 		err = errors.New("-rounds must be at least 1 and -time at least 1ms")
 	}
@@ -121,11 +135,16 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return 0
 }
 
-func choose(names string) ([]benchmark, error) {
-	if names == "" {
-		return benchmarks, nil
-	}
+func choose(names string, long bool) ([]benchmark, error) {
 	var out []benchmark
+	if names == "" {
+		for _, b := range benchmarks {
+			if long || !b.long {
+				out = append(out, b)
+			}
+		}
+		return out, nil
+	}
 	for name := range strings.SplitSeq(names, ",") {
 		i := slices.IndexFunc(benchmarks, func(b benchmark) bool { return b.name == name })
 		if i < 0 {

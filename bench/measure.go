@@ -20,8 +20,10 @@ type tally struct {
 type sample struct {
 	tally
 	user, system    time.Duration // the server's CPU time for all of it
+	load            time.Duration // and that of the process that loads it
 	allocs          uint64        // that it made
 	groups, grouped uint64
+	figures         []float64 // of the benchmark's own
 }
 
 // measure runs load against c, twice: to warm up, and to count. The server is
@@ -46,6 +48,7 @@ func (l *lab) measureWarm(c *child, load func() (tally, error)) (s sample, err e
 			return s, err
 		}
 	}
+	own := usageNow()
 	before, err := c.usage()
 	if err != nil {
 		return s, err
@@ -58,12 +61,14 @@ func (l *lab) measureWarm(c *child, load func() (tally, error)) (s sample, err e
 	if err != nil {
 		return s, err
 	}
+	ownAfter := usageNow()
 	if l.profile != "" {
 		if _, err := c.ask(order{Do: "unprofile", File: file}); err != nil {
 			return s, err
 		}
 	}
 	s.user, s.system = after.User-before.User, after.System-before.System
+	s.load = ownAfter.User + ownAfter.System - own.User - own.System
 	s.allocs = after.Allocs - before.Allocs
 	s.groups, s.grouped = after.Groups-before.Groups, after.Grouped-before.Grouped
 	slices.Sort(s.latency)
@@ -73,20 +78,35 @@ func (l *lab) measureWarm(c *child, load func() (tally, error)) (s sample, err e
 // add makes one sample of two.
 func (s *sample) add(o sample) {
 	s.ops, s.wall = s.ops+o.ops, s.wall+o.wall
-	s.user, s.system, s.allocs = s.user+o.user, s.system+o.system, s.allocs+o.allocs
+	s.user, s.system, s.load, s.allocs = s.user+o.user, s.system+o.system, s.load+o.load, s.allocs+o.allocs
 	s.groups, s.grouped = s.groups+o.groups, s.grouped+o.grouped
 	s.latency = append(s.latency, o.latency...)
 	slices.Sort(s.latency)
+}
+
+// pooled is one sample of all rounds, for tails that no single round has enough
+// operations for.
+func pooled(rounds []sample) (all sample) {
+	for _, s := range rounds {
+		all.add(s)
+	}
+	return all
 }
 
 // The figures of a sample.
 func (s sample) rate() float64        { return float64(s.ops) / s.wall.Seconds() }
 func (s sample) cpuMicros() float64   { return micros(s.user+s.system) / float64(s.ops) }
 func (s sample) userMicros() float64  { return micros(s.user) / float64(s.ops) }
+func (s sample) loadMicros() float64  { return micros(s.load) / float64(s.ops) }
 func (s sample) allocations() float64 { return float64(s.allocs) / float64(s.ops) }
 func (s sample) busy() float64        { return 100 * (s.user + s.system).Seconds() / s.wall.Seconds() }
 func (s sample) p50() float64         { return millis(s.quantile(0.50)) }
 func (s sample) p99() float64         { return millis(s.quantile(0.99)) }
+
+// figure is the median over rounds of the benchmark's own i-th figure.
+func figure(rounds []sample, i int) float64 {
+	return median(rounds, func(s sample) float64 { return s.figures[i] })
+}
 
 func (s sample) meanGroup() float64 {
 	if s.groups == 0 {

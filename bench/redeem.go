@@ -22,23 +22,31 @@ type ticket struct {
 	user int // of issueRequest
 }
 
+// crowd is how many users in a row may be made one subject.
+const crowd = 100
+
 // ttl keeps tokens that are issued ahead from expiring before their turn.
 var ttl = durationpb.New(time.Hour)
 
 // issueTickets issues n tokens that live for an hour, outside any measurement.
 // ask says for each user what is asked for.
 func issueTickets(ctx context.Context, conn *grpc.ClientConn, n int, ask func(user int) *pb.IssueTokenRequest) ([]ticket, error) {
+	return issueTicketsFor(ctx, conn, n, ask, func() *durationpb.Duration { return ttl })
+}
+
+// issueTicketsFor is issueTickets for other lives.
+func issueTicketsFor(ctx context.Context, conn *grpc.ClientConn, n int, ask func(user int) *pb.IssueTokenRequest, ttl func() *durationpb.Duration) ([]ticket, error) {
 	const batch, callers = 256, 8
 	out := make([]ticket, n)
 	api := pb.NewTokenServiceClient(conn)
-	first := mathrand.N(90_000_000)
+	first := mathrand.N(900_000) * crowd
 	_, err := drive(callers, forCount((n+batch-1)/batch), numbered(func(i int) error {
 		part := out[i*batch : min((i+1)*batch, n)]
 		req := &pb.IssueTokensRequest{Requests: make([]*pb.IssueTokenRequest, len(part))}
 		for j := range part {
 			part[j].user = first + i*batch + j
 			req.Requests[j] = ask(part[j].user)
-			req.Requests[j].Ttl = ttl
+			req.Requests[j].Ttl = ttl()
 		}
 		resp, err := api.IssueTokens(ctx, req)
 		if err != nil {
@@ -67,10 +75,14 @@ func numbered(op func(i int) error) func(worker, i int) error {
 	}
 }
 
+func shuffle(tickets []ticket) {
+	mathrand.Shuffle(len(tickets), func(i, j int) { tickets[i], tickets[j] = tickets[j], tickets[i] })
+}
+
 // redeemRequests asks for sessions of all tickets, in an order of their own and
 // size at a time, as a node asks.
 func redeemRequests(tickets []ticket, size int) ([]*pb.RedeemRequest, error) {
-	mathrand.Shuffle(len(tickets), func(i, j int) { tickets[i], tickets[j] = tickets[j], tickets[i] })
+	shuffle(tickets)
 	out := make([]*pb.RedeemRequest, 0, (len(tickets)+size-1)/size)
 	for len(tickets) > 0 {
 		part := tickets[:min(size, len(tickets))]

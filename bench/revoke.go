@@ -9,22 +9,16 @@ import (
 	"google.golang.org/grpc"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
-	"github.com/gatehouse-ws/gatehouse/token"
 )
 
-// fleet is nodes, or followers of the bare service, each on a connection of its
-// own.
-type fleet struct {
+// followers follow the bare service, each on a connection of its own.
+type followers struct {
 	conns []*grpc.ClientConn
-	nodes []*fleetNode
 	end   context.CancelFunc
 }
 
-func (f *fleet) close() error {
+func (f *followers) close() error {
 	var errs []error
-	for _, n := range f.nodes {
-		errs = append(errs, n.leave())
-	}
 	f.end()
 	for _, c := range f.conns {
 		errs = append(errs, c.Close())
@@ -32,29 +26,10 @@ func (f *fleet) close() error {
 	return errors.Join(errs...)
 }
 
-// attachFleet attaches n nodes to the authority.
-func (l *lab) attachFleet(ctx context.Context, addr string, n int) (_ *fleet, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	f := &fleet{end: cancel}
-	for range n {
-		conn, err := l.dial(addr, "node")
-		if err != nil {
-			return nil, errors.Join(err, f.close())
-		}
-		f.conns = append(f.conns, conn)
-		node, err := attachNode(ctx, conn)
-		if err != nil {
-			return nil, errors.Join(err, f.close())
-		}
-		f.nodes = append(f.nodes, node)
-	}
-	return f, nil
-}
-
 // followBare lets n followers acknowledge what the bare service pushes.
-func (l *lab) followBare(ctx context.Context, addr string, n int) (_ *fleet, err error) {
+func (l *lab) followBare(ctx context.Context, addr string, n int) (_ *followers, err error) {
 	ctx, cancel := context.WithCancel(ctx)
-	f := &fleet{end: cancel}
+	f := &followers{end: cancel}
 	for range n {
 		conn, err := l.dial(addr, "node")
 		if err != nil {
@@ -77,138 +52,202 @@ func (l *lab) followBare(ctx context.Context, addr string, n int) (_ *fleet, err
 	return f, nil
 }
 
+// revoker is what the revocations of a run need.
+type revoker struct {
+	*versus
+	login  *grpc.ClientConn
+	issuer *child
+	api    pb.RevocationServiceClient
+	fleet  simFleet
+	nodes  int
+	table  *Table
+}
+
+// sockets is how many there are at least while a revocation is measured.
+const sockets = 10_000
+
 func benchRevoke(ctx context.Context, l *lab) (err error) {
 	v, err := l.authorityAlone("admin", 0)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.close()) }()
-	login, err := l.dial(v.authority.addr, "login")
+	r := &revoker{versus: v, api: pb.NewRevocationServiceClient(v.toAuthority)}
+	if r.login, err = l.dial(v.authority.addr, "login"); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.login.Close()) }()
+	keys, err := l.keys()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, login.Close()) }()
+	if r.issuer, err = l.serverOn(l.cores.load, spec{Kind: "issuer", Keys: keys, Authority: v.authority.addr}); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, r.issuer.stop()) }()
 	entry := &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: &pb.Entries{
 		Entries: []*pb.Entry{{Revision: &pb.Revision{Epoch: 1 << 60, Sequence: 1000}, Event: &pb.Entry_Revoked{
-			Revoked: &pb.Selector{By: &pb.Selector_TokenId{TokenId: token.ID{}.String()}},
+			Revoked: &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: "default", Subject: crowdOf(0)}}},
 		}}},
 		Through: &pb.Revision{Epoch: 1 << 60, Sequence: 1000},
 	}}}
 	if err := l.addBare(v, "admin", entry, entry); err != nil {
 		return err
 	}
-	t := l.report.table("revoke", "one Revoke of a token after the other, each until its receipt is complete; bare: one push until all have acknowledged",
-		"nodes", "p50 ms", "p99 ms", "CPU-µs each", "Revoke alone p50 ms")
-	for _, nodes := range []int{1, 10, 100} {
-		if err := l.revokeCase(ctx, v, login, nodes, t); err != nil {
+	r.table = l.report.table("revoke", fmt.Sprintf("a subject with %d sockets on as many nodes as there are, one Revoke after the other, each until its receipt is complete; bare: one push until all have acknowledged", crowd),
+		"nodes", "sockets", "p50 ms", "p99 ms", "CPU-µs each", "load's CPU-µs each", "Revoke alone p50 ms", "tokens issued/s")
+	for _, nodes := range []int{1, 10, 100, 1000} {
+		r.nodes = l.part(nodes, min(nodes, 10))
+		if err := l.revokeCase(ctx, r); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (l *lab) revokeCase(ctx context.Context, v *versus, login *grpc.ClientConn, nodes int, t *Table) (err error) {
-	ours, err := l.attachFleet(ctx, v.authority.addr, nodes)
-	if err != nil {
+// crowdOf is the subject of a user, and of the others of its crowd.
+func crowdOf(user int) string { return fmt.Sprintf("crowd-%07d", user/crowd) }
+
+func (l *lab) revokeCase(ctx context.Context, r *revoker) (err error) {
+	if r.fleet, err = l.simFleet(ctx, r.authority.addr, r.nodes); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, ours.close()) }()
-	theirs, err := l.followBare(ctx, v.bare.addr, nodes)
+	defer func() { err = errors.Join(err, r.fleet.close()) }()
+	theirs, err := l.followBare(ctx, r.bare.addr, r.nodes)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, theirs.close()) }()
 
-	api := pb.NewRevocationServiceClient(v.toAuthority)
-	perSecond := 1000 / (nodes + 5) // few enough to fit into the interval
-	n := max(int(l.interval.Seconds()*float64(perSecond))*2, 5)
-	var alone [][]time.Duration
+	n := l.part(100, 5)
+	if r.nodes > 100 {
+		n = l.part(30, 3)
+	}
+	least := l.part(sockets, crowd)
+	var idle, loaded, issued []float64
 	samples, err := l.inTurns(
-		contender{fmt.Sprintf("revoke, %d nodes", nodes), func() (sample, error) {
-			tickets, err := issueTickets(ctx, login, n, issueRequest)
+		contender{fmt.Sprintf("revoke, %d nodes, idle", r.nodes), func() (s sample, err error) {
+			tickets, err := l.crowds(ctx, r, n, least)
 			if err != nil {
-				return sample{}, err
+				return s, err
 			}
-			answered := make([]time.Duration, 0, n)
-			s, err := l.measureWarm(v.authority, func() (tally, error) {
-				return drive(1, forCount(n), func(_, i int) error {
-					began := time.Now()
-					revision, err := revoke(ctx, api, tickets[i].text)
-					if err != nil {
-						return err
-					}
-					answered = append(answered, time.Since(began))
-					return awaitReceipt(ctx, api, revision, nodes)
-				})
-			})
-			alone = append(alone, answered)
+			s, alone, err := l.revokeAll(ctx, r, tickets)
+			idle = append(idle, alone)
 			return s, err
 		}},
-		contender{fmt.Sprintf("bare push, %d followers", nodes), func() (sample, error) {
-			return l.measureWarm(v.bare, func() (tally, error) {
-				return drive(1, forCount(n), func(int, int) error { return v.toBare.Invoke(ctx, barePush, v.request, new(blob)) })
+		contender{fmt.Sprintf("revoke, %d nodes, tokens being issued", r.nodes), func() (s sample, err error) {
+			tickets, err := l.crowds(ctx, r, n, least)
+			if err != nil {
+				return s, err
+			}
+			alone := none
+			rate, err := underIssueLoad(r.issuer, func() (err error) {
+				s, alone, err = l.revokeAll(ctx, r, tickets)
+				return err
+			})
+			loaded, issued = append(loaded, alone), append(issued, rate)
+			return s, err
+		}},
+		contender{fmt.Sprintf("bare push, %d followers", r.nodes), func() (sample, error) {
+			return l.measureWarm(r.bare, func() (tally, error) {
+				return drive(1, forCount(n), func(int, int) error { return r.toBare.Invoke(ctx, barePush, r.request, new(blob)) })
 			})
 		}},
 	)
 	if err != nil {
 		return err
 	}
-	answered := make([]float64, 0, len(alone))
-	for _, round := range alone {
-		values := make([]float64, len(round))
-		for i, d := range round {
-			values[i] = millis(d)
+	row := func(name string, rounds []sample, sockets float64, cpu bool, alone, issued float64) {
+		s, server, load := pooled(rounds), none, none
+		if cpu {
+			server, load = median(rounds, sample.cpuMicros), median(rounds, sample.loadMicros)
 		}
-		answered = append(answered, middle(values))
+		r.table.row(name, float64(r.nodes), sockets, s.p50(), s.p99(), server, load, alone, issued)
 	}
-	row := func(name string, s []sample, alone float64) {
-		t.row(name, float64(nodes), median(s, sample.p50), median(s, sample.p99), median(s, sample.cpuMicros), alone)
+	row("Revoke to complete receipt", samples[0], float64(least), true, middle(idle), none)
+	row("the same while tokens are issued", samples[1], float64(least), false, middle(loaded), middle(issued))
+	row("bare push to all", samples[2], none, true, none, none)
+	for i, while := range []string{"idle", "while tokens are issued"} {
+		s := pooled(samples[i])
+		if name := fmt.Sprintf("of %d nodes, %s", r.nodes, while); r.nodes > 100 {
+			l.report.atMost("revoke: p99 ms "+name, s.p99(), 250)
+		} else {
+			l.report.atMost("revoke: p50 ms "+name, s.p50(), 6)
+			l.report.atMost("revoke: p99 ms "+name, s.p99(), 50)
+		}
 	}
-	row("Revoke to complete receipt", samples[0], middle(answered))
-	row("bare push to all", samples[1], none)
 	return nil
 }
 
-func revoke(ctx context.Context, api pb.RevocationServiceClient, text string) (*pb.Revision, error) {
-	var t token.Token
-	if err := token.Parse([]byte(text), &t); err != nil {
+// crowds opens sockets until there are n crowds to revoke, and least sockets
+// more. It returns a user of each crowd to revoke.
+func (l *lab) crowds(ctx context.Context, r *revoker, n, least int) (users []int, err error) {
+	need := max(n*crowd+least-r.fleet.sockets(), n*crowd)
+	tickets, err := issueTickets(ctx, r.login, (need+crowd-1)/crowd*crowd, func(user int) *pb.IssueTokenRequest {
+		req := issueRequest(user)
+		req.Subject = crowdOf(user)
+		return req
+	})
+	if err != nil {
 		return nil, err
 	}
-	resp, err := api.Revoke(ctx, &pb.RevokeRequest{
-		Selector: &pb.Selector{By: &pb.Selector_TokenId{TokenId: t.ID.String()}}, Reason: "bench",
-	})
-	return resp.GetRevision(), err
+	for i := range n {
+		users = append(users, tickets[i*crowd].user)
+	}
+	return users, r.fleet.spread(tickets)
 }
 
-// awaitReceipt waits until every one of nodes has enforced a revocation.
-func awaitReceipt(ctx context.Context, api pb.RevocationServiceClient, revision *pb.Revision, nodes int) error {
+// revokeAll is a measured load: it revokes the crowd of each user, and tells how
+// long the calls of Revoke took alone.
+func (l *lab) revokeAll(ctx context.Context, r *revoker, users []int) (s sample, alone float64, err error) {
+	answered := make([]float64, 0, len(users))
+	s, err = l.measureWarm(r.authority, func() (tally, error) {
+		return drive(1, forCount(len(users)), func(_, i int) error {
+			began := time.Now()
+			resp, err := r.api.Revoke(ctx, &pb.RevokeRequest{
+				Selector: &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: "default", Subject: crowdOf(users[i])}}}, Reason: "bench",
+			})
+			if err != nil {
+				return err
+			}
+			answered = append(answered, millis(time.Since(began)))
+			return awaitReceipt(ctx, r.api, resp.GetRevision(), r.nodes, crowd)
+		})
+	})
+	return s, middle(answered), err
+}
+
+// awaitReceipt waits until every one of nodes has enforced a revocation, which
+// must have closed so many sockets in all.
+func awaitReceipt(ctx context.Context, api pb.RevocationServiceClient, revision *pb.Revision, nodes, closed int) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	s, err := api.WatchReceipt(ctx, &pb.WatchReceiptRequest{Revision: revision})
 	if err != nil {
 		return err
 	}
-	rows := map[string]bool{}
+	rows := map[string]*pb.ReceiptRow{}
 	for {
 		msg, err := s.Recv()
 		if err != nil {
 			return fmt.Errorf("receipt: %w", err)
 		}
 		for _, row := range msg.GetReceipt().GetRows() {
-			rows[row.GetInstanceId()] = row.GetEnforced()
+			rows[row.GetInstanceId()] = row
 		}
 		if msg.GetReceipt().GetComplete() {
 			break
 		}
 	}
-	enforced := 0
-	for _, done := range rows {
-		if done {
+	enforced, sockets := 0, 0
+	for _, row := range rows {
+		if row.GetEnforced() {
 			enforced++
 		}
+		sockets += int(row.GetClosed())
 	}
-	if enforced != nodes {
-		return fmt.Errorf("a complete receipt names %d nodes, want %d", enforced, nodes)
+	if enforced != nodes || sockets != closed {
+		return fmt.Errorf("a complete receipt tells of %d nodes and %d sockets, want %d and %d", enforced, sockets, nodes, closed)
 	}
 	return nil
 }

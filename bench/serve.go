@@ -21,17 +21,21 @@ const serveCommand = "serve"
 // spec says which server to be. It is the argument after serveCommand.
 type spec struct {
 	Kind      string
-	Dir       string // the server's own folder
-	Keys      string // the folder of the run's certificates
-	Procs     int    // GOMAXPROCS; 0 leaves it
-	Reply     int    // bare: bytes of an answer
-	Authority string // node: its authority's address
+	Dir       string        // the server's own folder
+	Keys      string        // the folder of the run's certificates
+	Procs     int           // GOMAXPROCS; 0 leaves it
+	Reply     int           // bare: bytes of an answer
+	Authority string        // node, issuer, follower: its authority's address
+	Addr      string        // authority: where to listen; a free port where empty
+	MaxTTL    time.Duration // authority: of tokens, where that is above the default
+	Fill      fill          // authority: what is put into its store before it serves
 }
 
 // server is a started server of any kind.
 type server struct {
 	addr  string
-	stats func() (groups, grouped uint64) // nil where there are no commits
+	stats func() (groups, grouped uint64)        // nil where there are no commits
+	do    map[string]func(order) (answer, error) // orders of its own
 	close func() error
 }
 
@@ -40,6 +44,8 @@ var servers = map[string]func(spec) (*server, error){
 	"authority": serveAuthority,
 	"bare":      serveBare,
 	"node":      serveNode,
+	"issuer":    serveIssuer,
+	"follower":  serveFollower,
 	"gobwas":    serveGobwas,
 	"gws":       serveGws,
 	"gorilla":   serveGorilla,
@@ -48,8 +54,12 @@ var servers = map[string]func(spec) (*server, error){
 
 // order is what the load's process asks of a server's, a JSON line on stdin.
 type order struct {
-	Do   string // "usage", "profile", "unprofile"
+	Do   string // "usage", "memory", "profile", "unprofile" or one of the server's own
 	File string // where profiles go, without its ending
+	// Of the server's own.
+	For   time.Duration
+	Time  time.Time
+	Count int
 }
 
 // answer is a JSON line on stdout; the first comes unasked, once it serves.
@@ -59,6 +69,19 @@ type answer struct {
 	User, System    time.Duration // CPU time since the start
 	Allocs          uint64        // objects allocated since the start
 	Groups, Grouped uint64        // of the store: commits, and calls in them
+	Memory          memory
+	Count           int64 // here and below: of the server's own
+	Time            time.Time
+	Commits         commits
+	Took            time.Duration
+}
+
+// memory is what a process holds, in bytes; 0 where it cannot be told.
+type memory struct {
+	Heap    int64 // live objects
+	Private int64 // resident, and its own
+	Mapped  int64 // resident, and of files: the store
+	Most    int64 // that was ever resident
 }
 
 // serve is a server's process: it ends when stdin does.
@@ -94,6 +117,8 @@ func serveOrders(arg string, in *json.Decoder, out *json.Encoder) (err error) {
 			if s.stats != nil {
 				a.Groups, a.Grouped = s.stats()
 			}
+		case "memory":
+			a.Memory = memoryNow()
 		case "profile":
 			if profile, err = os.Create(o.File + ".cpu.pprof"); err == nil {
 				err = pprof.StartCPUProfile(profile)
@@ -102,7 +127,11 @@ func serveOrders(arg string, in *json.Decoder, out *json.Encoder) (err error) {
 			pprof.StopCPUProfile()
 			err = errors.Join(profile.Close(), writeAllocs(o.File+".allocs.pprof"))
 		default:
-			err = fmt.Errorf("unknown order %q", o.Do)
+			if do := s.do[o.Do]; do != nil {
+				a, err = do(o)
+			} else {
+				err = fmt.Errorf("unknown order %q", o.Do)
+			}
 		}
 		if err != nil {
 			a.Error = err.Error()
