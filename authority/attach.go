@@ -87,6 +87,9 @@ func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (s
 	if err != nil {
 		return none, nil, err
 	}
+	if err := s.fleet.mayAttach(c.Name, s.now()); err != nil {
+		return none, nil, err
+	}
 	for _, d := range dead {
 		if d == id {
 			continue
@@ -191,8 +194,9 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 			if err != nil {
 				return err
 			}
-			s.receipts.enforced(inst.ID, through, m.Acknowledgement.GetEnforced(), s.now())
-			s.auditEnforced(&inst, through, m.Acknowledgement.GetEnforced(), s.now())
+			counts := ownCounts(&inst, through, m.Acknowledgement.GetEnforced())
+			s.receipts.enforced(inst.ID, through, counts, s.now())
+			s.auditEnforced(&inst, counts, s.now())
 		case *pb.AttachRequest_Goodbye:
 			if !s.fleet.detach(inst.ID, a) {
 				return errReplaced // what it says no longer goes for the instance

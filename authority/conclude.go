@@ -89,7 +89,7 @@ func (s *Service) auditRedeem(lines []byte, a *attempt, c *caller, outcome strin
 	var skipped uint64
 	if a.reason != 0 {
 		var ok bool
-		if skipped, ok = s.refusals.allow(refusal{"Redeem", outcome}, now); !ok {
+		if skipped, ok = s.sampler.allow(kind{of: "Redeem", outcome: outcome}, now); !ok {
 			return lines
 		}
 	}

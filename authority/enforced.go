@@ -3,6 +3,7 @@ package authority
 import (
 	"encoding/hex"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,17 +44,32 @@ func (e *enforcements) news(id storage.InstanceID, n *pb.Enforced) bool {
 	return true
 }
 
+// ownCounts are those of counts that an instance can have: of entries that it has
+// acknowledged, and that are newer than its registration. It had no socket before.
+func ownCounts(i *storage.Instance, through uint64, counts []*pb.Enforced) []*pb.Enforced {
+	return slices.DeleteFunc(counts, func(n *pb.Enforced) bool { return n.GetSequence() <= i.Registered || n.GetSequence() > through })
+}
+
 // auditEnforced writes a line for every entry that ended sockets on a node,
-// once it has acknowledged the log through it.
-func (s *Service) auditEnforced(i *storage.Instance, through uint64, counts []*pb.Enforced, now time.Time) {
+// once it has acknowledged the log through it. A node that says ever something
+// else gets no more lines than one for which much is revoked.
+func (s *Service) auditEnforced(i *storage.Instance, counts []*pb.Enforced, now time.Time) {
 	for _, n := range counts {
-		if n.GetSequence() > through || !s.enforcements.news(i.ID, n) {
+		if !s.enforcements.news(i.ID, n) {
 			continue
 		}
-		s.audit.record(now, "Enforced", "ok", slog.Uint64("revision", n.GetSequence()),
+		skipped, ok := s.sampler.allow(kind{"Enforced", "ok", i.Node}, now)
+		if !ok {
+			continue
+		}
+		attrs := append(make([]slog.Attr, 0, 8), slog.Uint64("revision", n.GetSequence()),
 			slog.Uint64("closed", uint64(n.GetClosed())), slog.Uint64("lingering", uint64(n.GetLingering())),
 			slog.String("node", i.Node), slog.String("instance_id", hex.EncodeToString(i.ID[:])),
 			slog.String("caller", i.Node), slog.String("peer", i.Address))
+		if skipped > 0 {
+			attrs = append(attrs, slog.Uint64("skipped_before", skipped))
+		}
+		s.audit.record(now, "Enforced", "ok", attrs...)
 	}
 }
 

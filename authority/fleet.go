@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
@@ -24,6 +26,7 @@ type fleet struct {
 	mu        sync.Mutex // guards what follows
 	instances map[storage.InstanceID]*instance
 	byNode    map[string]int // how many of instances each credential has
+	attaching map[string]*rate.Limiter
 }
 
 // instance is one node process; its fields are guarded by fleet.mu.
@@ -43,15 +46,21 @@ type attachment struct {
 	replaced chan struct{}     // closed when a newer Attach takes over, or the instance is gone
 }
 
-// maxInstances is how many instances one credential may have registered.
-const maxInstances = 10_000
+const (
+	// maxInstances is how many instances one credential may have registered.
+	maxInstances = 10_000
+	// attachRate is how many streams of one credential may attach in a second, and
+	// attachBurst how many at once, as all of a fleet do: each is a write, and lines
+	// of the audit trail.
+	attachRate, attachBurst = 20, 2000
+)
 
 func loadFleet(ctx context.Context, store storage.Store, now time.Time) (*fleet, error) {
 	stored, err := store.Instances(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read node instances: %w", err)
 	}
-	f := &fleet{instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}}
+	f := &fleet{instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}, attaching: map[string]*rate.Limiter{}}
 	for _, i := range stored {
 		f.instances[i.ID] = &instance{Instance: i, silentSince: now}
 		f.byNode[i.Node]++
@@ -74,6 +83,21 @@ func (f *fleet) mayRegister(i *storage.Instance) error {
 		return denied("hello.instance_id: it is registered by another node")
 	}
 	i.RegisteredAt = known.RegisteredAt
+	return nil
+}
+
+// mayAttach counts one more attempt of a node to attach.
+func (f *fleet) mayAttach(node string, now time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	l := f.attaching[node]
+	if l == nil {
+		l = rate.NewLimiter(attachRate, attachBurst)
+		f.attaching[node] = l
+	}
+	if !l.AllowN(now, 1) {
+		return fmt.Errorf("credential %s attaches more than %d times a second (%w)", node, attachRate, errQuota)
+	}
 	return nil
 }
 

@@ -149,13 +149,20 @@ func (s *Service) answer(ctx context.Context, method, action string, c *call, er
 }
 
 // auditCall writes the line of a call. Calls without a good credential, which
-// anyone can make, are sampled.
+// anyone can make, are sampled, and those of each node, which come in any number.
 func (s *Service) auditCall(ctx context.Context, action, outcome string, c *call, err error) {
 	now := s.now()
 	var skipped uint64
-	if errors.Is(err, errUnauthenticated) || errors.Is(err, errUnknown) || errors.Is(err, errDisabled) {
+	var of kind
+	switch {
+	case errors.Is(err, errUnauthenticated) || errors.Is(err, errUnknown) || errors.Is(err, errDisabled):
+		of = kind{of: "call", outcome: outcome}
+	case c.caller != nil && c.caller.Role == node:
+		of = kind{action, outcome, c.caller.Name}
+	}
+	if of.of != "" {
 		var ok bool
-		if skipped, ok = s.refusals.allow(refusal{"call", outcome}, now); !ok {
+		if skipped, ok = s.sampler.allow(of, now); !ok {
 			return
 		}
 	}

@@ -130,7 +130,7 @@ func (s *Service) redeemStored(ctx context.Context, b *batch, c *caller, instanc
 			}
 			continue
 		}
-		if s.unwanted.has(reported{instance, r.Session.ID}) {
+		if s.unwanted.has(reported{instance, r.Session.ID}, c.Name) {
 			a.reason = pb.Reason_REASON_SESSION_ENDED
 			ended = append(ended, r.Session.ID)
 			continue

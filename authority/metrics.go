@@ -32,6 +32,7 @@ type metrics struct {
 	batchTokens  prometheus.Histogram
 	sweepSeconds prometheus.Histogram
 	swept        *prometheus.CounterVec
+	foreign      prometheus.Counter
 	lag          *lag
 }
 
@@ -69,6 +70,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) (*metrics, error) {
 		batchTokens:  prometheus.NewHistogram(histogram("redeem_batch_tokens", "Redemptions in a batch.", batchBounds)),
 		sweepSeconds: prometheus.NewHistogram(histogram("sweep_duration_seconds", "How long sweeps of what has expired took.", callBounds)),
 		swept:        counter("swept_total", "What sweeps forgot, by kind.", "kind"),
+		foreign:      prometheus.NewCounter(prometheus.CounterOpts(opts("foreign_session_ends_total", "Ends that a node reported of sessions that are another's."))),
 		lag: &lag{
 			enforced: prometheus.NewHistogram(histogram("revocation_enforced_seconds", "From the commit of a revocation or lock until a node instance acknowledged it.", lagBounds)),
 			complete: prometheus.NewHistogram(histogram("receipt_complete_seconds", "From the commit of a revocation or lock until its receipt was complete, of receipts with a node.", lagBounds)),
@@ -83,7 +85,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) (*metrics, error) {
 	var errs []error
 	for _, c := range []prometheus.Collector{
 		m.calls, m.callSeconds, m.streams, m.refused, m.tlsFailed, m.connections, m.issued, m.redeemed, m.mismatches, m.revocations,
-		m.batches, m.batchSeconds, m.batchTokens, m.sweepSeconds, m.swept, m.lag.enforced, m.lag.complete, build, newReadings(s),
+		m.batches, m.batchSeconds, m.batchTokens, m.sweepSeconds, m.swept, m.foreign, m.lag.enforced, m.lag.complete, build, newReadings(s),
 	} {
 		errs = append(errs, reg.Register(c))
 	}

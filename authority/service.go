@@ -64,7 +64,7 @@ type Service struct {
 	keys     atomic.Pointer[keyring]
 	tls      atomic.Pointer[tls.Config] // that callers are served with; nil without
 
-	refusals     *sampler
+	sampler      *sampler
 	enforcements enforcements
 
 	backup    func(ctx context.Context, w io.Writer, begun func(storage.Backup)) error
@@ -91,7 +91,7 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 		unwanted: newUnwanted(),
 		agents:   newAgents(),
 		writes:   newWrites(),
-		refusals: newSampler(),
+		sampler:  newSampler(),
 		stopping: make(chan struct{}),
 		tracing:  newTracing(p.Traces),
 		backup:   p.Backup, backingUp: make(chan struct{}, 1),

@@ -17,7 +17,8 @@ import (
 
 const maxReport = 1024 // sessions in one report
 
-// ReportSessions implements NodeService.
+// ReportSessions implements NodeService. Items stand or fall alone: one that is
+// another node's leaves the others reported, and the call denied.
 func (s *Service) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequest) (*pb.ReportSessionsResponse, error) {
 	c := callerFrom(ctx)
 	instance, ids, err := parseReport(req)
@@ -26,22 +27,29 @@ func (s *Service) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequ
 	}
 	note(ctx, slog.String("instance_id", hex.EncodeToString(instance[:])))
 	now := s.now()
-	for _, id := range ids { // before the look-up: a redemption may be under way
-		s.unwanted.add(reported{instance, id}, now)
+	switch s.fleet.owner(instance) {
+	case "": // gone, and nothing of it can be under way
+	case c.Name:
+		for _, id := range ids { // before the look-up: a redemption may be under way
+			s.unwanted.add(reported{instance, id}, c.Name, now)
+		}
+	default:
+		return nil, denied("instance_id: it is registered by another node")
 	}
 	found, err := s.store.Sessions(ctx, ids)
 	if err != nil {
 		return nil, fmt.Errorf("look up %d sessions: %w", len(ids), err)
 	}
 	var live []storage.SessionID
+	var foreign []int
 	for i, x := range found {
-		if x == nil { // reported before, over by its time, or not committed yet
-			continue
+		switch {
+		case x == nil: // reported before, over by its time, or not committed yet
+		case x.Instance != instance || x.Node != c.Name:
+			foreign = append(foreign, i)
+		default:
+			live = append(live, x.ID)
 		}
-		if x.Instance != instance || x.Node != c.Name {
-			return nil, denied("ended[%d].session_id: the session is another node's", i)
-		}
-		live = append(live, x.ID)
 	}
 	if len(live) > 0 {
 		if _, err := s.store.EndSessions(s.carried(ctx), live); err != nil {
@@ -49,14 +57,39 @@ func (s *Service) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequ
 		}
 	}
 	note(ctx, slog.Int("ended", len(live)))
-	told := make(map[storage.SessionID]bool, len(live))
+	told := make(map[storage.SessionID]bool, len(found))
+	for _, i := range foreign {
+		told[found[i].ID] = true
+		s.auditForeign(found[i], c, now)
+	}
 	for i, x := range found {
 		if x != nil && !told[x.ID] {
 			told[x.ID] = true
 			s.auditEnd(x, req.GetEnded()[i], c)
 		}
 	}
+	if len(foreign) > 0 {
+		note(ctx, slog.Int("foreign", len(foreign)))
+		s.metrics.foreign.Add(float64(len(foreign)))
+		return nil, denied("ended[%d].session_id: the session is another node's, one of %d such; the others of the %d are taken", foreign[0], len(foreign), len(ids))
+	}
 	return &pb.ReportSessionsResponse{}, nil
+}
+
+// auditForeign writes the line of an end that a node reported of another's
+// session, which goes on.
+func (s *Service) auditForeign(x *storage.Session, c *caller, now time.Time) {
+	const outcome = "permission_denied"
+	skipped, ok := s.sampler.allow(kind{"SessionEnd", outcome, c.Name}, now)
+	if !ok {
+		return
+	}
+	attrs := append(make([]slog.Attr, 0, 6), slog.String("session_id", hex.EncodeToString(x.ID[:])), slog.String("node", x.Node),
+		slog.String("instance_id", hex.EncodeToString(x.Instance[:])), slog.String("caller", c.Name), slog.String("peer", c.address))
+	if skipped > 0 {
+		attrs = append(attrs, slog.Uint64("skipped_before", skipped))
+	}
+	s.audit.record(now, "SessionEnd", outcome, attrs...)
 }
 
 // parseReport checks a report. A reason that a newer node has and this

@@ -29,17 +29,25 @@ func (f *fixture) fillLog() {
 func (f *fixture) deaf() *node {
 	f.Helper()
 	n := f.node("node-1")
+	f.waitsToSend("sendEntries")
+	return n
+}
+
+// waitsToSend waits until the authority waits for a node to read what a function
+// sends.
+func (f *fixture) waitsToSend(function string) {
+	f.Helper()
 	f.eventually("the authority waits for it to read", func() bool {
 		stacks := make([]byte, 1<<20)
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		for s := range strings.SplitSeq(string(stacks), "\n\n") {
-			if state, _, _ := strings.Cut(s, "\n"); strings.Contains(state, "[select") && strings.Contains(s, ".sendEntries(") {
+			state, _, _ := strings.Cut(s, "\n")
+			if strings.Contains(state, "[select") && strings.Contains(s, "."+function+"(") && strings.Contains(s, ".SendMsg(") {
 				return true
 			}
 		}
 		return false
 	})
-	return n
 }
 
 // waitEnded waits until the authority has no stream of an instance.

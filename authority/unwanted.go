@@ -11,7 +11,12 @@ import (
 // is still under way, on a stream that the node has given up, must not leave a
 // session behind that nobody will ever end. Safe for concurrent use.
 type unwanted struct {
-	mu    sync.Mutex // guards what follows
+	mu     sync.Mutex // guards what follows
+	byNode map[string]*unwantedOf
+}
+
+// unwantedOf are those of one node, which make room for each other alone.
+type unwantedOf struct {
 	since map[reported]time.Time
 	order []reported // oldest first, from first on
 	first int
@@ -28,29 +33,38 @@ const (
 	// keepUnwanted is longer than a redemption can be under way: what its stream
 	// still holds is read, or the stream cut off, long before.
 	keepUnwanted = 2 * writeTimeout
-	// maxUnwanted bounds them; beyond, the oldest is forgotten.
-	maxUnwanted = 200_000
+	// maxUnwanted bounds those of a node; beyond, the oldest is forgotten.
+	maxUnwanted = 100_000
 )
 
-func newUnwanted() *unwanted { return &unwanted{since: map[reported]time.Time{}} }
+func newUnwanted() *unwanted { return &unwanted{byNode: map[string]*unwantedOf{}} }
 
-func (u *unwanted) add(id reported, now time.Time) {
+func (u *unwanted) add(id reported, node string, now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if _, known := u.since[id]; known {
+	of := u.byNode[node]
+	if of == nil {
+		of = &unwantedOf{since: map[reported]time.Time{}}
+		u.byNode[node] = of
+	}
+	if _, known := of.since[id]; known {
 		return
 	}
-	u.since[id] = now
-	u.order = append(u.order, id)
-	if len(u.since) > maxUnwanted {
-		u.drop()
+	of.since[id] = now
+	of.order = append(of.order, id)
+	if len(of.since) > maxUnwanted {
+		of.drop()
 	}
 }
 
-func (u *unwanted) has(id reported) bool {
+func (u *unwanted) has(id reported, node string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	_, found := u.since[id]
+	of := u.byNode[node]
+	if of == nil {
+		return false
+	}
+	_, found := of.since[id]
 	return found
 }
 
@@ -58,13 +72,18 @@ func (u *unwanted) has(id reported) bool {
 func (u *unwanted) sweep(now time.Time) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for u.first < len(u.order) && now.Sub(u.since[u.order[u.first]]) > keepUnwanted {
-		u.drop()
+	for node, of := range u.byNode {
+		for of.first < len(of.order) && now.Sub(of.since[of.order[of.first]]) > keepUnwanted {
+			of.drop()
+		}
+		if len(of.since) == 0 {
+			delete(u.byNode, node)
+		}
 	}
 }
 
-// drop forgets the oldest; mu is locked.
-func (u *unwanted) drop() {
+// drop forgets the oldest.
+func (u *unwantedOf) drop() {
 	delete(u.since, u.order[u.first])
 	if u.first++; u.first > len(u.order)/2 {
 		n := copy(u.order, u.order[u.first:])

@@ -152,7 +152,7 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 	a.log.Info("attached to the authority", "address", a.cfg.Address, "version", w.GetHello().GetVersion(), "head", a.head.Sequence, "snapshot", w.GetSnapshot())
 	a.settle()
 	if applied.Epoch == a.head.Epoch && !w.GetSnapshot() {
-		if err := a.acknowledge(); err != nil {
+		if err := a.acknowledge(); err != nil && !errors.Is(err, io.EOF) { // of which Recv tells why
 			return 0, 0, err
 		}
 	}

@@ -1,12 +1,19 @@
 package verify
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -213,6 +220,62 @@ func TestMessagesThatEndTheStream(t *testing.T) {
 		})
 	}
 }
+
+// cutStream is an Attach stream that the authority ends once it has welcomed.
+type cutStream struct {
+	grpc.ClientStream
+	welcome *pb.AttachResponse
+	sent    int
+}
+
+func (s *cutStream) Send(*pb.AttachRequest) error {
+	if s.sent++; s.sent > 1 { // than the hello
+		return io.EOF
+	}
+	return nil
+}
+
+func (s *cutStream) Recv() (*pb.AttachResponse, error) {
+	if w := s.welcome; w != nil {
+		s.welcome = nil
+		return w, nil
+	}
+	return nil, errCutOff
+}
+
+var errCutOff = status.Error(codes.Unavailable, "authority is stopping")
+
+type cutAPI struct {
+	pb.NodeServiceClient
+	*cutStream
+}
+
+func (a cutAPI) Attach(context.Context, ...grpc.CallOption) (pb.NodeService_AttachClient, error) {
+	return a.cutStream, nil
+}
+
+// A stream that ends while a node acknowledges anew what it has applied ends for
+// the authority's reason, and not for "EOF".
+func TestCutWhileAcknowledging(t *testing.T) {
+	w := &pb.AttachWelcome{
+		Hello: &pb.Hello{Version: pb.Version}, Head: &pb.Revision{Epoch: 1, Sequence: 3}, Time: timestamppb.Now(),
+		HeartbeatInterval: durationpb.New(time.Second), AdmissionFence: durationpb.New(10 * time.Second),
+	}
+	api := cutAPI{cutStream: &cutStream{welcome: &pb.AttachResponse{Message: &pb.AttachResponse_Welcome{Welcome: w}}}}
+	c, err := Over(api, boottime, DefaultConfig(), nil, nothing{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.recent.through(Revision{1, 3})
+	if err := c.attach(t.Context()); !errors.Is(err, errCutOff) {
+		t.Errorf("the stream ended for %v, want %v", err, errCutOff)
+	}
+}
+
+// nothing is a node without sessions.
+type nothing struct{ Enforcer }
+
+func (nothing) Sessions() int { return 0 }
 
 // New edge keys replace the old ones at once.
 func TestEdgeKeys(t *testing.T) {
