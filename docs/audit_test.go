@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -55,7 +56,7 @@ func TestAuditActions(t *testing.T) {
 			if !ok {
 				return true
 			}
-			if f, ok := call.Fun.(*ast.SelectorExpr); !ok || f.Sel.Name != "record" && f.Sel.Name != "AppendLine" {
+			if f, ok := call.Fun.(*ast.SelectorExpr); !ok || !slices.Contains([]string{"record", "AppendLine", "Begin"}, f.Sel.Name) {
 				return true
 			}
 			for _, arg := range call.Args[:min(len(call.Args), 3)] {
