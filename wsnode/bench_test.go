@@ -74,7 +74,7 @@ type hand struct {
 	ended atomic.Bool
 }
 
-func (h *hand) Post(fn func(time.Time, []byte) []byte) bool {
+func (h *hand) Post(_ netloop.Ref, fn func(time.Time, []byte) []byte) bool {
 	if h.ended.Load() {
 		return false
 	}
@@ -89,7 +89,7 @@ func (b *bench) accept(t testing.TB) *hand {
 	if !ok {
 		t.Fatal("not let in")
 	}
-	h.m = ticket.Open(h, h.now)
+	h.m = ticket.Open(netloop.Link{Poster: h}, h.now)
 	return h
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -46,7 +47,20 @@ type SocketConfig struct {
 	CloseTimeout     time.Duration `yaml:"close_timeout" help:"for the peer to answer a close frame"`
 	WriteTimeout     time.Duration `yaml:"write_timeout" help:"for each 64 KiB of what is sent; a peer that takes longer to read them is gone"`
 	OutboundBytes    int           `yaml:"outbound_bytes" help:"bytes that may wait for a peer to read; one that lets more wait is closed with 1013"`
+	LoopBytes        int           `yaml:"loop_bytes" help:"bytes that may wait for all peers of one event loop; the more do, the less each may let wait before it is closed with 1013"`
+	Loops            int           `yaml:"loops" help:"event loops that drive plain ws, on Linux; 0 for half the processors, at least one"`
+	Driver           Driver        `yaml:"driver" help:"what drives plain ws: auto, which is event loops on Linux, or portable, a goroutine for each socket as elsewhere and for wss"`
 }
+
+// Driver says what drives plain ws.
+type Driver string
+
+const (
+	// AutoDriver is the default: event loops, where the system has them.
+	AutoDriver Driver = "auto"
+	// PortableDriver has a goroutine for each socket.
+	PortableDriver Driver = "portable"
+)
 
 // DefaultConfig has no authority and no route.
 func DefaultConfig() Config {
@@ -59,6 +73,7 @@ func DefaultConfig() Config {
 			MessageBytes: w.MessageBytes, Fragments: w.Fragments, MessageTimeout: w.MessageTimeout,
 			PingInterval: 30 * time.Second, PongTimeout: 10 * time.Second,
 			CloseTimeout: w.CloseTimeout, WriteTimeout: 10 * time.Second, OutboundBytes: 1 << 20,
+			LoopBytes: 64 << 20, Driver: AutoDriver,
 		},
 	}
 }
@@ -80,6 +95,11 @@ func (c *Config) Validate() error {
 	return errors.Join(problems...)
 }
 
+const (
+	maxLoops     = 64
+	maxLoopBytes = 1 << 30
+)
+
 func (c *SocketConfig) validate() error {
 	problems := []error{within("sockets", c.wsconn().Validate())}
 	span := func(field string, v time.Duration, high time.Duration) {
@@ -93,6 +113,18 @@ func (c *SocketConfig) validate() error {
 	if c.OutboundBytes < c.MessageBytes {
 		problems = append(problems, fmt.Errorf("sockets.outbound_bytes: %d is below sockets.message_bytes, %d: no message of that size could be answered", c.OutboundBytes, c.MessageBytes))
 	}
+	if c.LoopBytes < c.OutboundBytes {
+		problems = append(problems, fmt.Errorf("sockets.loop_bytes: %d is below sockets.outbound_bytes, %d: what one socket may let wait would not fit", c.LoopBytes, c.OutboundBytes))
+	}
+	if c.LoopBytes > maxLoopBytes {
+		problems = append(problems, fmt.Errorf("sockets.loop_bytes: %d is above %d, 1 GiB: give the node more loops", c.LoopBytes, maxLoopBytes))
+	}
+	if c.Loops < 0 || c.Loops > maxLoops {
+		problems = append(problems, fmt.Errorf("sockets.loops: %d is outside 0 to %d", c.Loops, maxLoops))
+	}
+	if c.Driver != AutoDriver && c.Driver != PortableDriver {
+		problems = append(problems, fmt.Errorf("sockets.driver: %q is neither auto nor portable", string(c.Driver)))
+	}
 	return errors.Join(problems...)
 }
 
@@ -105,10 +137,18 @@ func (c *SocketConfig) wsconn() wsconn.Limits {
 }
 
 func (c *SocketConfig) driver() netloop.Config {
-	return netloop.Config{
+	d := netloop.Config{
 		HandshakeTimeout: c.HandshakeTimeout, WriteTimeout: c.WriteTimeout,
 		OutboundBytes: c.OutboundBytes, LingerTimeout: time.Second,
+		Loops: c.Loops, LoopBytes: c.LoopBytes,
 	}
+	switch {
+	case c.Driver == PortableDriver:
+		d.Loops = 0
+	case c.Loops == 0:
+		d.Loops = max(runtime.GOMAXPROCS(0)/2, 1) // the others verify, shake hands and collect garbage
+	}
+	return d
 }
 
 // within puts a section's name before each of its problems.

@@ -34,7 +34,7 @@ type Node struct {
 	addresses *limit.Addresses
 	sessions  *sessions
 	verify    *verify.Client
-	driver    *netloop.Portable
+	driver    *netloop.Driver
 	metrics   *metrics
 
 	draining        atomic.Bool
@@ -103,7 +103,7 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 	if n.verify, err = client(enforcer{n}); err != nil {
 		return nil, err
 	}
-	n.driver = netloop.NewPortable(cfg.Sockets.driver(), opener{n}, cfg.Log)
+	n.driver = netloop.NewDriver(cfg.Sockets.driver(), opener{n}, cfg.Log)
 	return n, nil
 }
 
@@ -128,9 +128,9 @@ func (n *Node) Start() {
 	}()
 }
 
-// Serve accepts from l until Drain or Shutdown closes it, over TLS if
-// tlsConfig is not nil. An error of l that time does not mend ends it before,
-// and is returned.
+// Serve accepts from l until Drain or Shutdown, which close it, over TLS if
+// tlsConfig is not nil. l is Serve's from now on. An error of l that time does
+// not mend ends it before, and is returned.
 func (n *Node) Serve(l net.Listener, tlsConfig *tls.Config) error {
 	n.mu.Lock()
 	if n.draining.Load() {

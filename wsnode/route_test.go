@@ -323,6 +323,11 @@ func TestNodeConfig(t *testing.T) {
 		{"a limit", func(c *Config) { c.Limits.Sockets.Max = 0 }, "limits.sockets.max"},
 		{"a timeout without unit", func(c *Config) { c.Sockets.HandshakeTimeout = 10 }, "sockets.handshake_timeout"},
 		{"a ping interval", func(c *Config) { c.Sockets.PingInterval = 0 }, "sockets.ping_interval"},
+		{"loops below zero", func(c *Config) { c.Sockets.Loops = -1 }, "sockets.loops"},
+		{"more loops than make sense", func(c *Config) { c.Sockets.Loops = 65 }, "sockets.loops"},
+		{"room of a loop for less than a socket's", func(c *Config) { c.Sockets.LoopBytes = 1 << 19 }, "sockets.loop_bytes"},
+		{"room of a loop without bound", func(c *Config) { c.Sockets.LoopBytes = 1<<30 + 1 }, "sockets.loop_bytes"},
+		{"a driver that there is not", func(c *Config) { c.Sockets.Driver = "epoll" }, "sockets.driver"},
 		{"room for less than a message", func(c *Config) { c.Sockets.OutboundBytes = 100 }, "sockets.outbound_bytes"},
 	} {
 		cfg := testConfig()

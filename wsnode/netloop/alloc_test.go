@@ -6,8 +6,10 @@ import (
 )
 
 // A message in, an answer out: the driver allocates nothing for it.
-func TestTurnAllocs(t *testing.T) {
-	s := overTCP(t, testConfig)
+func TestTurnAllocs(t *testing.T) { overEach(t, testTurnAllocs) }
+
+func testTurnAllocs(t *testing.T, over func(testing.TB, Config) *served) {
+	s := over(t, testConfig)
 	s.next()
 	c := s.dial()
 	wire, buf := make([]byte, 128), make([]byte, 128)
@@ -24,7 +26,7 @@ func TestTurnAllocs(t *testing.T) {
 }
 
 func BenchmarkTurn(b *testing.B) {
-	for name, over := range map[string]func(testing.TB, Config) *served{"tcp": overTCP, "tls": overTLS} {
+	for name, over := range ways {
 		b.Run(name, func(b *testing.B) {
 			s := over(b, testConfig)
 			s.next()

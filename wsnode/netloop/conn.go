@@ -79,7 +79,7 @@ func (c *conn) run(ticket Ticket) {
 	c.mu.Lock()
 	c.opened, c.running = true, true
 	c.mu.Unlock()
-	c.m = ticket.Open(c, time.Now())
+	c.m = ticket.Open(Link{Poster: c}, time.Now())
 	c.finishTurn()
 	c.end(c.read())
 }
@@ -103,7 +103,7 @@ func (c *conn) stop() {
 		_ = c.raw.Close() // the TLS handshake fails
 		return
 	}
-	c.Post(func(now time.Time, out []byte) []byte { return c.m.Stop(now, out) })
+	c.Post(0, func(now time.Time, out []byte) []byte { return c.m.Stop(now, out) })
 }
 
 // read feeds the machine until it is done, or the transport fails.
@@ -216,8 +216,8 @@ func (c *conn) setDeadline(at time.Time) {
 	_ = c.nc.SetReadDeadline(at) // fails only on a closed socket, whose reader knows
 }
 
-// Post implements Link.
-func (c *conn) Post(fn func(now time.Time, out []byte) []byte) bool {
+// Post implements Poster.
+func (c *conn) Post(_ Ref, fn func(now time.Time, out []byte) []byte) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone || c.ended {
@@ -257,7 +257,7 @@ func (c *conn) flush() error {
 		err := c.write(b)
 		c.mu.Lock()
 		if c.failure = err; err != nil {
-			_ = c.raw.Close() // wakes the reader
+			c.cut(err) // wakes the reader
 		}
 		if cap(b) <= keepBytes {
 			c.spare = b[:0]
@@ -266,6 +266,16 @@ func (c *conn) flush() error {
 	c.writing = false
 	c.changed.Broadcast()
 	return c.failure
+}
+
+// cut closes the socket after an error. For a peer that did not read in time,
+// what the kernel still holds is given up too.
+func (c *conn) cut(err error) {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		reset(c.raw)
+	} else {
+		_ = c.raw.Close()
+	}
 }
 
 // write sends b in pieces, each of which has between half and all of

@@ -1,7 +1,10 @@
 // Package netloop drives connections: it owns the sockets, reads and writes
 // them, and knows nothing of what the bytes mean. A Machine does.
 //
-// There is one driver so far, Portable, with a goroutine for each connection.
+// Driver has two ways to do that. On Linux plain TCP is driven by event loops,
+// over epoll and raw descriptors: an idle connection has no goroutine and no
+// buffer. Everything else is driven by Portable, with a goroutine for each
+// connection.
 package netloop
 
 import (
@@ -41,13 +44,27 @@ type Machine interface {
 	Gone(err error, now time.Time)
 }
 
-// Link is a machine's way to its driver.
-type Link interface {
-	// Post has fn run in a turn of its own, after those that are under way. It
-	// does not block and may be called from anywhere, in a turn of this or
-	// another machine too: fn never runs within the call of Post. It reports
-	// false if the connection has ended; then fn does not run.
-	Post(fn func(now time.Time, out []byte) []byte) bool
+// Link is a machine's way to its driver: a value, so that a driver which keeps
+// its connections in tables makes one without allocating.
+type Link struct {
+	Poster Poster
+	Ref    Ref // the connection, as Poster names it
+}
+
+// Ref names a connection of a Poster. It is not given to another one later.
+type Ref uint64
+
+// Post has fn run in a turn of its own, after those that are under way. It does
+// not block and may be called from anywhere, in a turn of this or another
+// machine too: fn never runs within the call of Post. It reports false if the
+// connection has ended; then fn does not run.
+func (l Link) Post(fn func(now time.Time, out []byte) []byte) bool {
+	return l.Poster.Post(l.Ref, fn)
+}
+
+// Poster is what a driver does for Link.
+type Poster interface {
+	Post(ref Ref, fn func(now time.Time, out []byte) []byte) bool
 }
 
 // Opener decides about connections as they are accepted.

@@ -2,6 +2,7 @@ package netloop
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"log/slog"
 	"net"
@@ -25,8 +26,9 @@ const patience = 30 * time.Second
 // script is a machine that echoes what it is fed, unless told otherwise, and
 // finds out whether its driver keeps the contract.
 type script struct {
-	t    testing.TB
-	link Link
+	t      testing.TB
+	link   Link
+	opened chan struct{} // closed once link is set
 
 	// What to do, set before the connection is used.
 	feed     func(in []byte, out []byte) []byte // nil echoes
@@ -45,7 +47,7 @@ type script struct {
 }
 
 func newScript(t testing.TB) *script {
-	return &script{t: t, gone: make(chan error, 2)}
+	return &script{t: t, opened: make(chan struct{}), gone: make(chan error, 2)}
 }
 
 func (m *script) enter() {
@@ -108,9 +110,15 @@ func (m *script) Gone(err error, _ time.Time) {
 	m.gone <- err
 }
 
+// linked is the link, once there is one.
+func (m *script) linked() Link {
+	<-m.opened
+	return m.link
+}
+
 // post is Post of a function that is a turn as any.
 func (m *script) post(fn func(out []byte) []byte) bool {
-	return m.link.Post(func(_ time.Time, out []byte) []byte {
+	return m.linked().Post(func(_ time.Time, out []byte) []byte {
 		m.enter()
 		defer m.leave()
 		return fn(out)
@@ -159,6 +167,7 @@ func (d *door) Accepted(peer netip.AddrPort, _ bool, _ time.Time) (Ticket, bool)
 func (d *door) Open(link Link, _ time.Time) Machine {
 	m := <-d.machines
 	m.link = link
+	close(m.opened)
 	return m
 }
 
@@ -173,9 +182,17 @@ func (d *door) next() *script {
 
 var testConfig = Config{HandshakeTimeout: patience, WriteTimeout: patience, OutboundBytes: 1 << 20, LingerTimeout: time.Second}
 
+// drives is a driver as its owner sees it.
+type drives interface {
+	Serve(l net.Listener, tlsConfig *tls.Config) error
+	Stop()
+	Close()
+	Wait(ctx context.Context) error
+}
+
 // served is a driver that serves a listener, until the test ends.
 type served struct {
-	*Portable
+	drives
 	*door
 	t      testing.TB
 	l      net.Listener
@@ -186,19 +203,28 @@ type served struct {
 
 func serve(t testing.TB, cfg Config, l net.Listener, server, client *tls.Config) *served {
 	d := newDoor(t)
-	s := &served{Portable: NewPortable(cfg, d, slog.New(slog.DiscardHandler)), door: d, t: t, l: l, client: client, ended: make(chan error, 1)}
+	return d.serve(NewPortable(cfg, d, quiet), l, server, client)
+}
+
+func (d *door) serve(by drives, l net.Listener, server, client *tls.Config) *served {
+	s := &served{drives: by, door: d, t: d.t, l: l, client: client, ended: make(chan error, 1)}
 	go func() { s.ended <- s.Serve(l, server) }()
-	t.Cleanup(s.end)
+	d.t.Cleanup(s.end)
 	return s
 }
+
+var quiet = slog.New(slog.DiscardHandler)
 
 func (s *served) end() {
 	s.once.Do(func() {
 		_ = s.l.Close()
+		s.Close()
 		if err := <-s.ended; err != nil {
 			s.t.Errorf("Serve: %v", err)
 		}
-		s.Close()
+		if c, ok := s.drives.(interface{ leftovers() string }); ok && c.leftovers() != "" {
+			s.t.Errorf("after the end there are %s", c.leftovers())
+		}
 	})
 }
 
@@ -212,6 +238,18 @@ func listen(t testing.TB) net.Listener {
 
 // overTCP serves plain TCP on loopback.
 func overTCP(t testing.TB, cfg Config) *served { return serve(t, cfg, listen(t), nil, nil) }
+
+// ways are the drivers and what they are for.
+var ways = map[string]func(testing.TB, Config) *served{"tcp": overTCP, "tls": overTLS}
+
+// overEach runs a test with each driver of plain TCP.
+func overEach(t *testing.T, test func(t *testing.T, over func(testing.TB, Config) *served)) {
+	for name, over := range ways {
+		if name != "tls" {
+			t.Run(name, func(t *testing.T) { test(t, over) })
+		}
+	}
+}
 
 // overTLS serves TLS on loopback.
 func overTLS(t testing.TB, cfg Config) *served {

@@ -20,6 +20,8 @@ type Config struct {
 	WriteTimeout     time.Duration // for 64 KiB of a write; a peer that takes longer is gone
 	OutboundBytes    int           // that may wait to be sent, beside the write under way
 	LingerTimeout    time.Duration // for the peer to end its side after we ended ours
+	Loops            int           // event loops for plain TCP, where the system has them; 0 for none
+	LoopBytes        int           // that may wait to be sent by one loop, for all its connections
 }
 
 // Portable drives each connection with a goroutine that reads it, on any

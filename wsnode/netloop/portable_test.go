@@ -17,7 +17,7 @@ import (
 )
 
 func TestEcho(t *testing.T) {
-	for name, over := range map[string]func(testing.TB, Config) *served{"tcp": overTCP, "tls": overTLS} {
+	for name, over := range ways {
 		t.Run(name, func(t *testing.T) {
 			s := over(t, testConfig)
 			m := s.next()
@@ -37,15 +37,17 @@ func TestEcho(t *testing.T) {
 			if err := m.wantGone(); !errors.Is(err, io.EOF) {
 				t.Errorf("gone with %v, want EOF", err)
 			}
-			if m.link.Post(nil) {
+			if m.linked().Post(nil) {
 				t.Error("Post is taken after Gone")
 			}
 		})
 	}
 }
 
-func TestRefusedIsReset(t *testing.T) {
-	s := overTCP(t, testConfig)
+func TestRefusedIsReset(t *testing.T) { overEach(t, testRefusedIsReset) }
+
+func testRefusedIsReset(t *testing.T, over func(testing.TB, Config) *served) {
+	s := over(t, testConfig)
 	s.refuse.Store(true)
 	c, err := net.Dial("tcp", s.l.Addr().String())
 	if err == nil { // else the reset has come before Dial was done
@@ -60,8 +62,10 @@ func TestRefusedIsReset(t *testing.T) {
 // What a turn posts, to its own connection or to another, runs after it and
 // never within the call of Post: a handler that holds a lock while it sends
 // must not meet itself.
-func TestPostNeverRunsInItsCaller(t *testing.T) {
-	s := overTCP(t, testConfig)
+func TestPostNeverRunsInItsCaller(t *testing.T) { overEach(t, testPostNeverRunsInItsCaller) }
+
+func testPostNeverRunsInItsCaller(t *testing.T, over func(testing.TB, Config) *served) {
+	s := over(t, testConfig)
 	a, b := s.next(), s.next()
 	ca := s.dial()
 	exchange(t, ca, "-")
@@ -92,9 +96,11 @@ func TestPostNeverRunsInItsCaller(t *testing.T) {
 
 // Connections that send to each other from within their turns, all at once,
 // lose nothing and do not wait for each other.
-func TestCrossPosts(t *testing.T) {
+func TestCrossPosts(t *testing.T) { overEach(t, testCrossPosts) }
+
+func testCrossPosts(t *testing.T, over func(testing.TB, Config) *served) {
 	const conns, rounds = 8, 300
-	s := overTCP(t, testConfig)
+	s := over(t, testConfig)
 	machines, clients := make([]*script, conns), make([]net.Conn, conns)
 	for i := range machines {
 		machines[i], clients[i] = s.next(), s.dial()
@@ -141,10 +147,12 @@ func TestCrossPosts(t *testing.T) {
 }
 
 // Whatever Post has taken runs, also when the connection ends meanwhile.
-func TestTakenPostsRun(t *testing.T) {
+func TestTakenPostsRun(t *testing.T) { overEach(t, testTakenPostsRun) }
+
+func testTakenPostsRun(t *testing.T, over func(testing.TB, Config) *served) {
 	cfg := testConfig
 	cfg.LingerTimeout = time.Millisecond
-	s := overTCP(t, cfg)
+	s := over(t, cfg)
 	for i := range 150 {
 		m := s.next()
 		c := s.dialTCP()
@@ -180,8 +188,10 @@ func TestTakenPostsRun(t *testing.T) {
 
 // A flood of posts keeps neither the output from being sent nor the reader from
 // its turn.
-func TestFloodOfPosts(t *testing.T) {
-	s := overTCP(t, testConfig)
+func TestFloodOfPosts(t *testing.T) { overEach(t, testFloodOfPosts) }
+
+func testFloodOfPosts(t *testing.T, over func(testing.TB, Config) *served) {
+	s := over(t, testConfig)
 	m := s.next()
 	c := s.dial()
 	exchange(t, c, "-")
@@ -206,7 +216,7 @@ func TestFloodOfPosts(t *testing.T) {
 // A machine that is done has its last words sent and read, though the peer was
 // still sending: no reset overtakes them.
 func TestLastWordsArrive(t *testing.T) {
-	for name, over := range map[string]func(testing.TB, Config) *served{"tcp": overTCP, "tls": overTLS} {
+	for name, over := range ways {
 		t.Run(name, func(t *testing.T) {
 			s := over(t, testConfig)
 			m := newScript(t)
@@ -236,7 +246,7 @@ func TestLastWordsArrive(t *testing.T) {
 // A turn that somebody posted can be the last one: the reader, which waits for
 // bytes, finds out.
 func TestDoneByPost(t *testing.T) {
-	for name, over := range map[string]func(testing.TB, Config) *served{"tcp": overTCP, "tls": overTLS} {
+	for name, over := range ways {
 		t.Run(name, func(t *testing.T) {
 			s := over(t, testConfig)
 			m := s.next()
@@ -255,7 +265,7 @@ func TestDoneByPost(t *testing.T) {
 // A peer may go at any time; each machine hears of it once, and nothing is left
 // open.
 func TestPeersThatGo(t *testing.T) {
-	for name, over := range map[string]func(testing.TB, Config) *served{"tcp": overTCP, "tls": overTLS} {
+	for name, over := range ways {
 		for _, c := range []struct {
 			rule string
 			go_  func(s *served, c *net.TCPConn, reset func())
@@ -286,6 +296,10 @@ func TestPeersThatGo(t *testing.T) {
 		} {
 			t.Run(name+" "+c.rule, func(t *testing.T) {
 				s := over(t, testConfig)
+				first, nc := s.next(), s.dial() // after which all is there that stays
+				exchange(t, nc, "-")
+				_ = nc.Close()
+				_ = first.wantGone()
 				before := descriptors(t)
 				var machines []*script
 				for range 20 {
@@ -317,11 +331,13 @@ func TestPeersThatGo(t *testing.T) {
 
 // Clients that come and go in all ways, while others post and the driver is
 // closed at last, leave nothing behind. goleak looks after goroutines.
-func TestStress(t *testing.T) {
+func TestStress(t *testing.T) { overEach(t, testStress) }
+
+func testStress(t *testing.T, over func(testing.TB, Config) *served) {
 	before := descriptors(t)
 	cfg := testConfig
 	cfg.WriteTimeout, cfg.LingerTimeout, cfg.OutboundBytes = 50*time.Millisecond, 20*time.Millisecond, 64<<10
-	s := overTCP(t, cfg)
+	s := over(t, cfg)
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for g := range 8 {
@@ -365,9 +381,11 @@ func TestStress(t *testing.T) {
 	}
 }
 
-func TestStop(t *testing.T) {
+func TestStop(t *testing.T) { overEach(t, testStop) }
+
+func testStop(t *testing.T, over func(testing.TB, Config) *served) {
 	t.Run("machines are asked to end, and their last words sent", func(t *testing.T) {
-		s := overTCP(t, testConfig)
+		s := over(t, testConfig)
 		m := s.next()
 		c := s.dial()
 		exchange(t, c, "-")
@@ -380,9 +398,10 @@ func TestStop(t *testing.T) {
 		s := overTLS(t, testConfig)
 		c := s.dialTCP()
 		eventually(t, "there is a connection", func() bool {
-			s.mu.Lock()
-			defer s.mu.Unlock()
-			return len(s.conns) == 1
+			p := s.drives.(*Portable)
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			return len(p.conns) == 1
 		})
 		s.Stop()
 		if _, err := c.Read(make([]byte, 1)); err == nil {
@@ -393,7 +412,7 @@ func TestStop(t *testing.T) {
 		}
 	})
 	t.Run("nobody is let in after it", func(t *testing.T) {
-		s := overTCP(t, testConfig)
+		s := over(t, testConfig)
 		s.Stop()
 		if c, err := net.Dial("tcp", s.l.Addr().String()); err == nil {
 			if _, err := c.Read(make([]byte, 1)); err == nil {
@@ -401,12 +420,18 @@ func TestStop(t *testing.T) {
 			}
 			_ = c.Close()
 		}
-		if err := <-s.failed; !errors.Is(err, ErrStopped) {
-			t.Errorf("failed with %v, want ErrStopped", err)
+		s.end()
+		if len(s.accepted) != len(s.failed) { // none where the listener was closed before
+			t.Errorf("%d were let in, %d have failed", len(s.accepted), len(s.failed))
+		}
+		for range len(s.failed) {
+			if err := <-s.failed; !errors.Is(err, ErrStopped) {
+				t.Errorf("failed with %v, want ErrStopped", err)
+			}
 		}
 	})
 	t.Run("Wait ends with its context", func(t *testing.T) {
-		s := overTCP(t, testConfig)
+		s := over(t, testConfig)
 		s.next()
 		exchange(t, s.dial(), "-")
 		ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)

@@ -1,0 +1,73 @@
+package netloop
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+)
+
+// Driver drives connections in the best way that there is for each listener. Its
+// methods are safe for concurrent use.
+type Driver struct {
+	portable *Portable
+	loops    driver // nil where there are none
+}
+
+// driver is a way to drive the connections of some listeners.
+type driver interface {
+	// takes reports whether Serve can serve a listener.
+	takes(l net.Listener, tlsConfig *tls.Config) bool
+	Serve(l net.Listener, tlsConfig *tls.Config) error
+	Stop()
+	Close()
+	Wait(ctx context.Context) error
+}
+
+// NewDriver makes a driver of the connections that opener lets in.
+func NewDriver(cfg Config, opener Opener, log *slog.Logger) *Driver {
+	d := &Driver{portable: NewPortable(cfg, opener, log)}
+	if cfg.Loops > 0 {
+		d.loops = newLoops(cfg, opener, log)
+	}
+	return d
+}
+
+// Serve accepts from l, over TLS if tlsConfig is not nil, until the driver is
+// stopped or l is closed; then it returns nil. It may close l itself. When accept
+// fails for a while, as without descriptors, it tries again; any other error of
+// accept ends it and is returned.
+func (d *Driver) Serve(l net.Listener, tlsConfig *tls.Config) error {
+	if d.loops != nil && d.loops.takes(l, tlsConfig) {
+		return d.loops.Serve(l, tlsConfig)
+	}
+	return d.portable.Serve(l, tlsConfig)
+}
+
+// Stop lets no connection in any more, gives up those whose TLS handshake has
+// not ended, and asks the machines of all others to end. Listeners are their
+// owner's to close, before.
+func (d *Driver) Stop() {
+	d.portable.Stop()
+	if d.loops != nil {
+		d.loops.Stop()
+	}
+}
+
+// Close cuts every connection off and waits until all are gone.
+func (d *Driver) Close() {
+	d.portable.Close()
+	if d.loops != nil {
+		d.loops.Close()
+	}
+}
+
+// Wait waits until there is no connection, or ctx ends.
+func (d *Driver) Wait(ctx context.Context) error {
+	err := d.portable.Wait(ctx)
+	if d.loops != nil {
+		err = errors.Join(err, d.loops.Wait(ctx))
+	}
+	return err
+}
