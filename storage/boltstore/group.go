@@ -3,7 +3,6 @@ package boltstore
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -26,7 +25,7 @@ type group struct {
 
 	tokens []tokenPut
 	uses   []record.Redemption
-	grants []sessionPut
+	grants []sessionsPut
 	ends   []record.Ended
 	pages  int   // touched by what was written already
 	broken error // writing into tx failed: the group cannot be committed
@@ -34,11 +33,6 @@ type group struct {
 
 type tokenPut struct {
 	id    storage.TokenID
-	value []byte
-}
-
-type sessionPut struct {
-	key   [sessionKeySize]byte
 	value []byte
 }
 
@@ -95,12 +89,7 @@ func (g *group) bucket(name []byte, fn func(b *bbolt.Bucket) error) error {
 func (g *group) HasToken(id storage.TokenID) (bool, error) { return g.finder.find(id) != nil, nil }
 
 func (g *group) Session(key storage.SessionKey) (*storage.Session, error) {
-	k := sessionKey(key.ExpiresAt, key.ID)
-	v := g.tx.Bucket(sessionsBucket).Get(k[:])
-	if v == nil {
-		return nil, fmt.Errorf("%w: no record of live session %x", storage.ErrCorrupt, key.ID)
-	}
-	return sessionAt(k[:], v)
+	return sessionOf(g.tx.Bucket(sessionsBucket), key)
 }
 
 func (g *group) Entry(sequence uint64) (storage.Entry, error) {
@@ -244,18 +233,6 @@ func (g *group) writeMinuteUses(all *bbolt.Bucket, minute uint64, uses []record.
 	return nil
 }
 
-func (g *group) writeSessions() error {
-	b := g.tx.Bucket(sessionsBucket)
-	b.FillPercent = fillPercent
-	slices.SortFunc(g.grants, func(x, y sessionPut) int { return compareSessionKeys(&x.key, &y.key) })
-	for i := range g.grants {
-		if err := b.Put(g.grants[i].key[:], g.grants[i].value); err != nil {
-			return err
-		}
-	}
-	return g.writeEnded()
-}
-
 // writeEnded notes which sessions have ended. To take each record out at once
 // would cost a page each: sessions end in no order.
 func (g *group) writeEnded() error {
@@ -272,11 +249,4 @@ func (g *group) writeEnded() error {
 		}
 	}
 	return b.SetSequence(have + uint64(len(g.ends)))
-}
-
-func compareSessionKeys(x, y *[sessionKeySize]byte) int {
-	if c := cmp.Compare(binary.BigEndian.Uint64(x[:8]), binary.BigEndian.Uint64(y[:8])); c != 0 {
-		return c
-	}
-	return bytes.Compare(x[8:], y[8:])
 }

@@ -2,7 +2,6 @@ package boltstore
 
 import (
 	"encoding/binary"
-	"time"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
@@ -13,7 +12,9 @@ import (
 //	tokens       slot -> token id -> Token; a slot's sequence counts its tokens
 //	uses         slot -> number of the first use -> Redemptions; a slot's
 //	             sequence counts its uses
-//	sessions     end, session id -> Session
+//	sessions     end, number -> Sessions; the bucket's sequence is the last
+//	             number. In a file that began as format 1 also end, session id
+//	             -> Session
 //	ended        number of the first -> EndedSessions, whose records are still
 //	             among the sessions; the bucket's sequence counts them all
 //	log          sequence -> Entry; the bucket's sequence is the head
@@ -57,7 +58,7 @@ var (
 	}
 
 	// laterBuckets are not in the oldest files, and are made when one is opened.
-	// That leaves the format at 1: an older version passes over them and keeps
+	// That left the format as it was: an older version passes over them and keeps
 	// every promise it made, it only adds nothing to what receipts are made of.
 	laterBuckets = [][]byte{acknowledgedBucket, departedBucket, countsBucket}
 
@@ -68,8 +69,12 @@ var (
 	systemKey  = []byte("system")  // 16 random bytes: the installation
 )
 
-// format is the version of this layout. A store of a higher one is refused.
-const format = 1
+// format is the version of this layout. A store of a higher one is refused, one
+// of a lower becomes one of this.
+//
+//	1  a record for each session
+//	2  a record for what sessions of a batch have in common
+const format = 2
 
 // fillPercent is how full bbolt makes the pages of keys that come in order.
 const fillPercent = 0.9
@@ -113,20 +118,4 @@ func numberOf(b []byte) (uint64, bool) {
 		return 0, false
 	}
 	return binary.BigEndian.Uint64(b), true
-}
-
-const sessionKeySize = 8 + 16
-
-// sessionKey orders by end, then by id. Ends before 1970 count as 1970.
-func sessionKey(end time.Time, id storage.SessionID) (k [sessionKeySize]byte) {
-	binary.BigEndian.PutUint64(k[:8], uint64(max(end.UnixMilli(), 0)))
-	copy(k[8:], id[:])
-	return k
-}
-
-func sessionKeyOf(k []byte) (end time.Time, id storage.SessionID, ok bool) {
-	if len(k) != sessionKeySize {
-		return time.Time{}, id, false
-	}
-	return time.UnixMilli(int64(binary.BigEndian.Uint64(k))).UTC(), storage.SessionID(k[8:]), true
 }

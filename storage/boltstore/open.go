@@ -59,7 +59,7 @@ func (s *Store) open() error {
 		err = s.ensureSystem()
 	}
 	if err == nil {
-		err = s.addLaterBuckets()
+		err = s.upgrade()
 	}
 	if err == nil {
 		err = s.room.measure()
@@ -150,16 +150,18 @@ func sameFile(f *os.File, path string) error {
 	return nil
 }
 
-// addLaterBuckets makes those that a file of before does not have.
-func (s *Store) addLaterBuckets() error {
-	missing := false
+// upgrade makes a file of before one of this format, with all its buckets.
+func (s *Store) upgrade() error {
+	older := false
 	err := s.db.View(func(tx *bbolt.Tx) error {
+		f, _ := numberOf(tx.Bucket(metaBucket).Get(formatKey))
+		older = f < format
 		for _, name := range laterBuckets {
-			missing = missing || tx.Bucket(name) == nil
+			older = older || tx.Bucket(name) == nil
 		}
 		return nil
 	})
-	if err != nil || !missing {
+	if err != nil || !older {
 		return describe(s.path, err)
 	}
 	return describe(s.path, s.db.Update(func(tx *bbolt.Tx) error {
@@ -167,6 +169,9 @@ func (s *Store) addLaterBuckets() error {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
+		}
+		if err := tx.Bucket(metaBucket).Put(formatKey, number(format)); err != nil {
+			return err
 		}
 		s.visible.Store(uint64(tx.ID()))
 		s.room.used = tx.Size()

@@ -82,7 +82,7 @@ func TestOpenRefuses(t *testing.T) {
 			must(t, os.WriteFile(path, b, 0o600))
 		}
 	}
-	session := sessionKey(benchStart, storage.SessionID{1})
+	session := binary.BigEndian.AppendUint64(number(uint64(benchStart.UnixMilli())), 1<<40)
 	for name, c := range map[string]struct {
 		make func(t *testing.T, path string)
 		want error
@@ -102,8 +102,8 @@ func TestOpenRefuses(t *testing.T) {
 		"no format":                           {put(metaBucket, formatKey, nil), storage.ErrCorrupt, "not a Gatehouse store"},
 		"no epoch":                            {put(metaBucket, epochKey, number(0)), storage.ErrCorrupt, "epoch"},
 		"swept before all time":               {put(metaBucket, sweptKey, number(1<<63)), storage.ErrCorrupt, "swept"},
-		"a session of a newer version":        {put(sessionsBucket, session[:], []byte{9}), storage.ErrNewer, "session"},
-		"a damaged session":                   {put(sessionsBucket, session[:], []byte{1, 10}), storage.ErrCorrupt, "session"},
+		"a session of a newer version":        {put(sessionsBucket, session, []byte{9}), storage.ErrNewer, "session"},
+		"a damaged session":                   {put(sessionsBucket, session, []byte{1, 10}), storage.ErrCorrupt, "session"},
 		"a session under no session's key":    {put(sessionsBucket, []byte("x"), []byte{1}), storage.ErrCorrupt, "session"},
 		"an ended session of a newer version": {put(endedBucket, number(1<<40), []byte{9}), storage.ErrNewer, "ended session"},
 		"a log entry of a newer version":      {put(logBucket, number(3), []byte{9}), storage.ErrNewer, "log entry"},

@@ -60,41 +60,81 @@ func (s *Store) endedSessions(ctx context.Context) (ended []record.Ended, keys [
 		})
 	})
 	slices.SortFunc(ended, func(a, b record.Ended) int {
-		x, y := sessionKey(a.Key.ExpiresAt, a.Key.ID), sessionKey(b.Key.ExpiresAt, b.Key.ID)
-		return bytes.Compare(x[:], y[:])
+		return a.Key.ExpiresAt.Compare(b.Key.ExpiresAt)
 	})
 	return ended, keys, err
 }
 
+// endedAt names a session that has ended.
+type endedAt struct {
+	end int64 // Unix milliseconds
+	id  storage.SessionID
+}
+
+// purge takes sessions out of their records, and out of the file the records of
+// which nothing is left.
 func (s *Store) purge(ctx context.Context, ended []record.Ended) error {
+	over := make(map[endedAt]storage.TokenID, len(ended))
+	for _, e := range ended {
+		over[endedAt{e.Key.ExpiresAt.UnixMilli(), e.Key.ID}] = e.Token
+	}
 	return s.do(ctx, &call{items: len(ended), sweep: true, decide: func(g *group) error {
-		stale := make([][]byte, 0, len(ended))
-		b := g.tx.Bucket(sessionsBucket)
+		var keys, values [][]byte // a nil value for a record of which nothing is left
+		c := g.tx.Bucket(sessionsBucket).Cursor()
 		for i := range ended {
-			k := sessionKey(ended[i].Key.ExpiresAt, ended[i].Key.ID)
-			v := b.Get(k[:])
-			if v == nil {
-				continue // its time was over first
+			if i > 0 && ended[i].Key.ExpiresAt.Equal(ended[i-1].Key.ExpiresAt) {
+				continue
 			}
-			opened, err := record.SessionToken(v)
-			if err != nil {
-				return err
-			}
-			if opened == ended[i].Token {
-				stale = append(stale, k[:])
+			end := endKey(ended[i].Key.ExpiresAt)
+			for k, v := c.Seek(end[:]); bytes.HasPrefix(k, end[:]); k, v = c.Next() {
+				kept, changed, err := without(k, v, over)
+				if err != nil {
+					return err
+				}
+				if changed {
+					keys, values = append(keys, bytes.Clone(k)), append(values, kept)
+				}
 			}
 		}
-		g.pages += len(stale)
-		return g.deleteAll(sessionsBucket, stale)
+		g.pages += len(keys)
+		return g.bucket(sessionsBucket, func(b *bbolt.Bucket) error {
+			for i, k := range keys {
+				if values[i] != nil {
+					if err := b.Put(k, values[i]); err != nil {
+						return err
+					}
+				} else if err := b.Delete(k); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}})
 }
 
-// rebuildEnded finds the sessions that have ended, by their keys.
-func rebuildEnded(tx *bbolt.Tx) (map[[sessionKeySize]byte]storage.TokenID, error) {
-	ended := make(map[[sessionKeySize]byte]storage.TokenID)
+// without makes a record anew without sessions that are over.
+func without(k, v []byte, over map[endedAt]storage.TokenID) (kept []byte, changed bool, err error) {
+	all, err := sessionsOf(k, v)
+	if err != nil {
+		return nil, false, err
+	}
+	live := slices.DeleteFunc(slices.Clone(all), func(x storage.Session) bool {
+		token, ok := over[endedAt{x.ExpiresAt.UnixMilli(), x.ID}]
+		return ok && token == x.Token
+	})
+	if len(live) > 0 {
+		kept = record.AppendAsOf(record.AppendSessions(nil, live), live[0].AsOf)
+	}
+	return kept, len(live) < len(all), nil
+}
+
+// rebuildEnded finds the sessions that have ended, and the tokens that opened
+// them.
+func rebuildEnded(tx *bbolt.Tx) (map[endedAt]storage.TokenID, error) {
+	ended := make(map[endedAt]storage.TokenID)
 	err := tx.Bucket(endedBucket).ForEach(func(_, v []byte) error {
 		return record.EndedSessions(v, func(e record.Ended) {
-			ended[sessionKey(e.Key.ExpiresAt, e.Key.ID)] = e.Token
+			ended[endedAt{e.Key.ExpiresAt.UnixMilli(), e.Key.ID}] = e.Token
 		})
 	})
 	return ended, err

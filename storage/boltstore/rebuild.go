@@ -130,24 +130,13 @@ func (s *Store) rebuildSessions(tx *bbolt.Tx) error {
 		return err
 	}
 	return tx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
-		x, err := sessionAt(k, v)
-		if err != nil {
-			return err
-		}
-		if token, ok := ended[[sessionKeySize]byte(k)]; !ok || token != x.Token {
-			s.ledger.LoadSession(x)
-		}
-		return nil
+		return eachSession(k, v, func(x *storage.Session) bool {
+			if token, ok := ended[endedAt{x.ExpiresAt.UnixMilli(), x.ID}]; !ok || token != x.Token {
+				s.ledger.LoadSession(x)
+			}
+			return true
+		})
 	})
-}
-
-func sessionAt(k, v []byte) (*storage.Session, error) {
-	_, id, ok := sessionKeyOf(k)
-	if !ok {
-		return nil, fmt.Errorf("%w: key of a session: %x", storage.ErrCorrupt, k)
-	}
-	var x storage.Session
-	return &x, record.Session(id, v, &x)
 }
 
 func (s *Store) rebuildLog(tx *bbolt.Tx) error {

@@ -183,10 +183,10 @@ func TestRestoreRefuses(t *testing.T) {
 	edit(t, newStore, func(tx *bbolt.Tx) error { return tx.Bucket(metaBucket).Put(formatKey, number(format+1)) })
 	newStorePages, err := os.ReadFile(newStore)
 	must(t, err)
-	session := sessionKey(benchStart, storage.SessionID{1})
+	session := binary.BigEndian.AppendUint64(number(uint64(benchStart.UnixMilli())), 1<<40)
 	badLock := example(t)
 	edit(t, badLock, func(tx *bbolt.Tx) error {
-		return errors.Join(tx.Bucket(locksBucket).Put(make([]byte, 16), []byte{9}), tx.Bucket(sessionsBucket).Put(session[:], []byte{9}))
+		return errors.Join(tx.Bucket(locksBucket).Put(make([]byte, 16), []byte{9}), tx.Bucket(sessionsBucket).Put(session, []byte{9}))
 	})
 	badLockPages, err := os.ReadFile(badLock)
 	must(t, err)

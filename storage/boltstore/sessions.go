@@ -3,8 +3,8 @@ package boltstore
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"math"
+	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -16,20 +16,13 @@ import (
 // Redeem turns tokens into sessions; see storage.Store.
 func (s *Store) Redeem(ctx context.Context, batch []storage.Redemption) ([]storage.Redeemed, error) {
 	sessions, observations := ledger.Prepare(batch)
-	values := encodeSessions(sessions)
+	puts := encodeSessions(sessions)
 	results := make([]storage.Redeemed, len(batch))
 	err := s.do(ctx, &call{items: len(batch), decide: func(g *group) error {
 		if err := s.ledger.Redeem(batch, sessions, observations, results, g); err != nil {
 			return err
 		}
-		for i := range results {
-			if results[i].Session != &sessions[i] {
-				continue // refused, or a retry
-			}
-			x := &sessions[i]
-			g.grants = append(g.grants, sessionPut{sessionKey(x.ExpiresAt, x.ID), record.AppendAsOf(values[i], x.AsOf)})
-			g.uses = append(g.uses, record.Redemption{Token: x.Token, Session: x.ID, Observation: observations[i]})
-		}
+		g.grant(sessions, observations, results, puts)
 		return nil
 	}})
 	if err != nil {
@@ -38,25 +31,32 @@ func (s *Store) Redeem(ctx context.Context, batch []storage.Redemption) ([]stora
 	return results, nil
 }
 
-// encodeSessions does for sessions what encodeTokens does for tokens.
-func encodeSessions(sessions []storage.Session) [][]byte {
-	const typical = 320
-	buf := make([]byte, 0, len(sessions)*(typical+record.SessionTail))
-	values := make([][]byte, len(sessions))
+// grant gathers what was granted of a batch. puts are records of all of it: they
+// serve if it was granted whole, as most are.
+func (g *group) grant(sessions []storage.Session, observations []uint64, results []storage.Redeemed, puts []sessionsPut) {
+	var asOf storage.Revision
+	granted := 0
 	for i := range sessions {
-		if cap(buf)-len(buf) < typical+record.SessionTail {
-			buf = make([]byte, 0, (len(sessions)-i)*(typical+record.SessionTail))
+		x := &sessions[i]
+		if results[i].Session != x {
+			continue // refused, or a retry
 		}
-		from := len(buf)
-		buf = record.AppendSession(buf, &sessions[i])
-		values[i] = buf[from:len(buf):len(buf)]
-		if cap(buf)-len(buf) >= record.SessionTail {
-			to := len(buf) + record.SessionTail
-			values[i] = buf[from:len(buf):to]
-			buf = buf[:to]
-		}
+		asOf = x.AsOf
+		g.uses = append(g.uses, record.Redemption{Token: x.Token, Session: x.ID, Observation: observations[i]})
+		granted++
 	}
-	return values
+	if granted < len(sessions) {
+		some := make([]storage.Session, 0, granted)
+		for i := range sessions {
+			if results[i].Session == &sessions[i] {
+				some = append(some, sessions[i])
+			}
+		}
+		puts = encodeSessions(some)
+	}
+	for _, p := range puts {
+		g.grants = append(g.grants, sessionsPut{p.end, record.AppendAsOf(p.value, asOf)})
+	}
 }
 
 // EndSessions ends live sessions; see storage.Store.
@@ -102,12 +102,7 @@ func (s *Store) Sessions(ctx context.Context, ids []storage.SessionID) ([]*stora
 				if key == (storage.SessionKey{}) {
 					continue
 				}
-				k := sessionKey(key.ExpiresAt, key.ID)
-				v := b.Get(k[:])
-				if v == nil {
-					return fmt.Errorf("%w: no record of live session %x", storage.ErrCorrupt, key.ID)
-				}
-				if out[i], err = sessionAt(k[:], v); err != nil {
+				if out[i], err = sessionOf(b, key); err != nil {
 					return err
 				}
 			}
@@ -125,26 +120,34 @@ func (s *Store) ListSessions(ctx context.Context, q storage.SessionQuery) (stora
 	page := storage.SessionPage{Next: q.After}
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
 		c := tx.Bucket(sessionsBucket).Cursor()
-		k, v := c.First()
-		if q.After != (storage.SessionKey{}) {
-			after := sessionKey(q.After.ExpiresAt, q.After.ID)
-			if k, v = c.Seek(after[:]); bytes.Equal(k, after[:]) {
-				k, v = c.Next()
+		from := endKey(q.After.ExpiresAt)
+		k, v := c.Seek(from[:])
+		for n := 0; k != nil; {
+			var together []storage.Session // those that end together lie in no order
+			end := [8]byte(k)
+			for ; bytes.HasPrefix(k, end[:]); k, v = c.Next() {
+				some, err := sessionsOf(k, v)
+				if err != nil {
+					return err
+				}
+				together = append(together, some...)
 			}
-		}
-		for n := 0; k != nil; k, v = c.Next() {
-			if n == examined || len(page.Sessions) == max(q.Limit, 1) {
-				page.More = true
-				return nil
-			}
-			n++
-			x, err := sessionAt(k, v)
-			if err != nil {
-				return err
-			}
-			page.Next.ExpiresAt, page.Next.ID, _ = sessionKeyOf(k)
-			if wantedSession(&q, x) {
-				page.Sessions = append(page.Sessions, x)
+			slices.SortFunc(together, func(a, b storage.Session) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+			for i := range together {
+				x := &together[i]
+				at := storage.SessionKey{ExpiresAt: x.ExpiresAt, ID: x.ID}
+				if end == from && bytes.Compare(x.ID[:], q.After.ID[:]) <= 0 && q.After != (storage.SessionKey{}) {
+					continue
+				}
+				if n == examined || len(page.Sessions) == max(q.Limit, 1) {
+					page.More = true
+					return nil
+				}
+				n++
+				page.Next = at
+				if wantedSession(&q, x) {
+					page.Sessions = append(page.Sessions, x)
+				}
 			}
 		}
 		return nil

@@ -259,16 +259,22 @@ func (s *Store) sweepSessions(ctx context.Context, now time.Time) (n int, err er
 		var ids []storage.SessionID
 		err := s.view(ctx, func(tx *bbolt.Tx) error {
 			c := tx.Bucket(sessionsBucket).Cursor()
-			for k, _ := c.First(); k != nil && len(keys) < stepSessions; k, _ = c.Next() {
-				end, id, ok := sessionKeyOf(k)
-				if !ok {
-					return fmt.Errorf("%w: key of a session: %x", storage.ErrCorrupt, k)
+			for k, v := c.First(); k != nil && len(ids) < stepSessions; k, v = c.Next() {
+				end, err := endOf(k)
+				if err != nil {
+					return err
 				}
 				if end.UnixMilli() >= now.UnixMilli() {
 					break
 				}
 				keys = append(keys, bytes.Clone(k))
-				ids = append(ids, id)
+				err = eachSession(k, v, func(x *storage.Session) bool {
+					ids = append(ids, x.ID)
+					return true
+				})
+				if err != nil {
+					return err
+				}
 			}
 			return nil
 		})
@@ -276,7 +282,7 @@ func (s *Store) sweepSessions(ctx context.Context, now time.Time) (n int, err er
 			return n, err
 		}
 		ended := 0
-		err = s.do(ctx, &call{items: len(keys), sweep: true, decide: func(g *group) error {
+		err = s.do(ctx, &call{items: len(ids), sweep: true, decide: func(g *group) error {
 			ended = len(s.ledger.EndSessions(ids, now.UnixMilli(), nil))
 			return g.deleteAll(sessionsBucket, keys)
 		}})

@@ -67,7 +67,31 @@ func testSession() *storage.Session {
 	}
 }
 
-func encodeSession(s *storage.Session) []byte { return AppendAsOf(AppendSession(nil, s), s.AsOf) }
+func encodeSessions(sessions ...storage.Session) []byte {
+	return AppendAsOf(AppendSessions(nil, sessions), sessions[0].AsOf)
+}
+
+func decodeSessions(b []byte) (out []storage.Session, err error) {
+	err = Sessions(b, func(s *storage.Session) bool {
+		out = append(out, *s)
+		return true
+	})
+	return out, err
+}
+
+// encodeSession writes a session as stores of format 1 did.
+func encodeSession(s *storage.Session) []byte {
+	b, err := marshal(&storagev1.Session{
+		TokenId: s.Token[:], Tenant: s.Tenant, Subject: s.Subject, Audience: s.Audience, Issuer: s.Issuer,
+		TokenIp: s.TokenIP.AsSlice(), IssuedEpoch: s.IssuedRevision.Epoch, IssuedSequence: s.IssuedRevision.Sequence,
+		Node: s.Node, InstanceId: s.Instance[:], ClientIp: s.ClientIP.AsSlice(), UserAgent: s.UserAgent, Origin: s.Origin,
+		StartedAt: millis(s.StartedAt), ExpiresAt: millis(s.ExpiresAt), AsOfEpoch: s.AsOf.Epoch, AsOfSequence: s.AsOf.Sequence,
+	})
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
 
 func TestTokenRoundTrip(t *testing.T) {
 	for name, want := range map[string]*storage.Token{"full": testToken(), "empty": {}} {
@@ -107,22 +131,73 @@ func TestTokensShareNothingTheyShouldNot(t *testing.T) {
 
 func TestSessionRoundTrip(t *testing.T) {
 	for name, want := range map[string]*storage.Session{"full": testSession(), "empty": {}} {
-		var got storage.Session
-		if err := Session(want.ID, encodeSession(want), &got); err != nil {
+		got, err := Session(want.ID, encodeSession(want))
+		if err != nil {
 			t.Fatal(name, err)
 		}
-		if !reflect.DeepEqual(&got, want) {
+		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("%s:\n got %+v\nwant %+v", name, got, want)
 		}
-		if id, err := SessionToken(encodeSession(want)); err != nil || id != want.Token {
-			t.Fatalf("%s: token %x, %v", name, id, err)
+	}
+}
+
+// Sessions that differ in one thing from the one before, to and from nothing,
+// come back as they were.
+func TestSessionsRoundTrip(t *testing.T) {
+	base := *testSession()
+	want := []storage.Session{base}
+	for i, edit := range []func(s *storage.Session){
+		func(s *storage.Session) { s.Token[0]++ },
+		func(s *storage.Session) { s.Tenant = "" },
+		func(s *storage.Session) { s.Subject = "bob" },
+		func(s *storage.Session) { s.Audience = "" },
+		func(s *storage.Session) { s.Issuer = "other" },
+		func(s *storage.Session) { s.TokenIP = netip.Addr{} },
+		func(s *storage.Session) { s.IssuedRevision = storage.Revision{} },
+		func(s *storage.Session) { s.Node = "" },
+		func(s *storage.Session) { s.Instance = storage.InstanceID{} },
+		func(s *storage.Session) { s.ClientIP = netip.Addr{} },
+		func(s *storage.Session) { s.UserAgent = []byte{} },
+		func(s *storage.Session) { s.UserAgent = bytes.Repeat([]byte{0xff}, 20_000) }, // of a length that takes three bytes
+		func(s *storage.Session) { s.UserAgent = base.UserAgent },
+		func(s *storage.Session) { s.UserAgent = []byte{} },
+		func(s *storage.Session) { s.Origin = []byte{} },
+		func(s *storage.Session) { s.StartedAt = time.Time{} },
+		func(s *storage.Session) { s.ExpiresAt = time.Time{} },
+		func(s *storage.Session) { s.Tenant, s.Node, s.TokenIP = "acme", "node-1", base.TokenIP },
+	} {
+		next := want[i]
+		next.ID[15]++
+		edit(&next)
+		want = append(want, next)
+	}
+	b := encodeSessions(want...)
+	got, err := decodeSessions(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d sessions, want %d", len(got), len(want))
+	}
+	for i := range want {
+		if !reflect.DeepEqual(got[i], want[i]) {
+			t.Errorf("session %d:\n got %+v\nwant %+v", i, got[i], want[i])
 		}
+	}
+	clear(b)
+	if got[0].Subject != "ada" || string(got[0].Origin) != "null" {
+		t.Error("sessions alias the record")
+	}
+	if n := bytes.Count(encodeSessions(want...), base.UserAgent); n != 1 {
+		t.Errorf("the User-Agent is written %d times", n)
 	}
 }
 
 // What is encoded by hand is what the generated code encodes, to the byte.
 func TestHandMatchesGenerated(t *testing.T) {
 	x, s := testToken(), testSession()
+	other := *s
+	other.ID, other.UserAgent = storage.SessionID{1}, []byte("wget")
 	for name, c := range map[string]struct {
 		hand []byte
 		msg  proto.Message
@@ -136,11 +211,18 @@ func TestHandMatchesGenerated(t *testing.T) {
 			IssuedAt: x.IssuedAt.UnixMilli(), NotBefore: x.NotBefore.UnixMilli(), SessionTtl: x.SessionTTL.Milliseconds(),
 			Issuer: x.Issuer, IssuedEpoch: x.IssuedRevision.Epoch, IssuedSequence: x.IssuedRevision.Sequence,
 		}},
-		"session": {encodeSession(s), &storagev1.Session{
-			TokenId: s.Token[:], Tenant: s.Tenant, Subject: s.Subject, Audience: s.Audience, Issuer: s.Issuer,
-			TokenIp: s.TokenIP.AsSlice(), IssuedEpoch: 5, IssuedSequence: 6, Node: s.Node, InstanceId: s.Instance[:],
-			ClientIp: s.ClientIP.AsSlice(), UserAgent: s.UserAgent, Origin: s.Origin,
-			StartedAt: s.StartedAt.UnixMilli(), ExpiresAt: s.ExpiresAt.UnixMilli(), AsOfEpoch: 5, AsOfSequence: 1<<64 - 1,
+		"sessions": {encodeSessions(*s, other, *s), &storagev1.Sessions{
+			Sessions: []*storagev1.Session{
+				{
+					TokenId: s.Token[:], Tenant: s.Tenant, Subject: s.Subject, Audience: s.Audience, Issuer: s.Issuer,
+					TokenIp: s.TokenIP.AsSlice(), IssuedEpoch: 5, IssuedSequence: 6, Node: s.Node, InstanceId: s.Instance[:],
+					ClientIp: s.ClientIP.AsSlice(), UserAgent: s.UserAgent, Origin: s.Origin,
+					StartedAt: s.StartedAt.UnixMilli(), ExpiresAt: s.ExpiresAt.UnixMilli(), SessionId: s.ID[:],
+				},
+				{TokenId: s.Token[:], UserAgent: other.UserAgent, SessionId: other.ID[:]},
+				{TokenId: s.Token[:], UserAgentOf: 1, SessionId: s.ID[:]},
+			},
+			AsOfEpoch: 5, AsOfSequence: 1<<64 - 1,
 		}},
 		"redemptions": {AppendRedemptions(nil, []Redemption{{x.ID, s.ID, 77}, {storage.TokenID{}, storage.SessionID{}, 0}}), &storagev1.Redemptions{
 			Redemptions: []*storagev1.Redemption{
@@ -226,8 +308,11 @@ func TestReceiptRoundTrips(t *testing.T) {
 
 func TestUnknownVersionIsNewer(t *testing.T) {
 	kinds := map[string]func([]byte) error{
-		"token":             func(b []byte) error { return Token(storage.TokenID{}, b, new(storage.Token)) },
-		"session":           func(b []byte) error { return Session(storage.SessionID{}, b, new(storage.Session)) },
+		"token": func(b []byte) error { return Token(storage.TokenID{}, b, new(storage.Token)) },
+		"session": func(b []byte) error {
+			_, err := Session(storage.SessionID{}, b)
+			return errors.Join(err, Sessions(b, func(*storage.Session) bool { return true }))
+		},
 		"redemption":        func(b []byte) error { return Redemptions(b, func(Redemption) {}) },
 		"ended session":     func(b []byte) error { return EndedSessions(b, func(Ended) {}) },
 		"log entry":         func(b []byte) error { _, err := Entry(storage.Revision{}, b); return err },
@@ -291,13 +376,14 @@ func TestObservationTellsApart(t *testing.T) {
 func TestAllocs(t *testing.T) {
 	x, s := testToken(), testSession()
 	x.Attributes, x.Scopes = nil, nil
+	two := []storage.Session{*s, *s}
 	b, buf := encodeToken(x), make([]byte, 0, 1024)
 	for name, c := range map[string]struct {
 		most float64
 		fn   func()
 	}{
 		"encode token":       {0, func() { buf = AppendIssued(AppendToken(buf[:0], x), x.IssuedRevision) }},
-		"encode session":     {0, func() { buf = AppendAsOf(AppendSession(buf[:0], s), s.AsOf) }},
+		"encode sessions":    {0, func() { buf = AppendAsOf(AppendSessions(buf[:0], two), s.AsOf) }},
 		"encode redemptions": {0, func() { buf = AppendRedemptions(buf[:0], []Redemption{{x.ID, s.ID, 1}}) }},
 		"observation":        {0, func() { Observation(s) }},
 		"decode token":       {2, func() { var t storage.Token; _ = Token(x.ID, b, &t) }},

@@ -1,54 +1,177 @@
 package record
 
 import (
+	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"net/netip"
 
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// SessionTail is the most that AppendAsOf appends.
-const SessionTail = 26
+// SessionsTail is the most that AppendAsOf appends.
+const SessionsTail = 22
 
-// AppendSession appends s's record, but for its as-of revision, which only the
-// commit knows: AppendAsOf completes it.
-func AppendSession(dst []byte, s *storage.Session) []byte {
+// AppendSessions appends one record of sessions that end in the same
+// millisecond, but for their as-of revision, which only the commit knows:
+// AppendAsOf completes it. The sessions of a batch have most in common. Of each
+// only what differs from the one before is written, and where its User-Agent is
+// that of an earlier one, which one's that is.
+func AppendSessions(dst []byte, sessions []storage.Session) []byte {
 	dst = append(dst, version)
-	dst = appendItem(dst, 1, s.Token[:])
-	dst = appendBytes(dst, 2, s.Tenant)
-	dst = appendBytes(dst, 3, s.Subject)
-	dst = appendBytes(dst, 4, s.Audience)
-	dst = appendBytes(dst, 5, s.Issuer)
-	dst = appendAddr(dst, 6, s.TokenIP)
-	dst = appendVarint(dst, 7, s.IssuedRevision.Epoch)
-	dst = appendVarint(dst, 8, s.IssuedRevision.Sequence)
-	dst = appendBytes(dst, 9, s.Node)
-	dst = appendItem(dst, 10, s.Instance[:])
-	dst = appendAddr(dst, 11, s.ClientIP)
-	dst = appendBytes(dst, 12, s.UserAgent)
-	dst = appendBytes(dst, 13, s.Origin)
-	dst = appendVarint(dst, 14, uint64(millis(s.StartedAt)))
-	dst = appendVarint(dst, 15, uint64(millis(s.ExpiresAt)))
+	var none storage.Session
+	for i := range sessions {
+		before := &none
+		if i > 0 {
+			before = &sessions[i-1]
+		}
+		dst = appendRow(dst, sessions[:i], before, &sessions[i])
+	}
 	return dst
 }
 
-// AppendAsOf completes a session's record.
-func AppendAsOf(dst []byte, r storage.Revision) []byte {
-	dst = appendVarint(dst, 16, r.Epoch)
-	return appendVarint(dst, 17, r.Sequence)
+// appendRow appends s, which comes after before, the last of earlier.
+func appendRow(dst []byte, earlier []storage.Session, before, s *storage.Session) []byte {
+	dst = protowire.AppendTag(dst, 1, protowire.BytesType)
+	at := len(dst)
+	dst = append(dst, 0) // the length, where one byte will do
+	dst = appendItem(dst, 1, s.Token[:])
+	dst = appendOther(dst, 2, before.Tenant, s.Tenant)
+	dst = appendOther(dst, 3, before.Subject, s.Subject)
+	dst = appendOther(dst, 4, before.Audience, s.Audience)
+	dst = appendOther(dst, 5, before.Issuer, s.Issuer)
+	dst = appendOtherAddr(dst, 6, before.TokenIP, s.TokenIP)
+	dst = appendOtherVarint(dst, 7, before.IssuedRevision.Epoch, s.IssuedRevision.Epoch)
+	dst = appendOtherVarint(dst, 8, before.IssuedRevision.Sequence, s.IssuedRevision.Sequence)
+	dst = appendOther(dst, 9, before.Node, s.Node)
+	if before.Instance != s.Instance {
+		dst = appendItem(dst, 10, s.Instance[:])
+	}
+	dst = appendOtherAddr(dst, 11, before.ClientIP, s.ClientIP)
+	agent := agentOf(earlier, s.UserAgent)
+	if agent == 0 && !bytes.Equal(before.UserAgent, s.UserAgent) {
+		dst = appendItem(dst, 12, s.UserAgent)
+	}
+	if !bytes.Equal(before.Origin, s.Origin) {
+		dst = appendItem(dst, 13, s.Origin)
+	}
+	dst = appendOtherVarint(dst, 14, uint64(millis(before.StartedAt)), uint64(millis(s.StartedAt)))
+	dst = appendOtherVarint(dst, 15, uint64(millis(before.ExpiresAt)), uint64(millis(s.ExpiresAt)))
+	dst = appendItem(dst, 18, s.ID[:])
+	if agent < len(earlier) {
+		dst = appendVarint(dst, 19, uint64(agent))
+	}
+	n := len(dst) - at - 1
+	if more := protowire.SizeVarint(uint64(n)) - 1; more > 0 {
+		dst = append(dst, make([]byte, more)...)
+		copy(dst[at+1+more:], dst[at+1:])
+	}
+	protowire.AppendVarint(dst[:at], uint64(n))
+	return dst
 }
 
-// Session reads the record of the session with this id into s, which must be
-// zero. It keeps nothing of b.
-func Session(id storage.SessionID, b []byte, s *storage.Session) error {
+// agentOf is which of the sessions has this User-Agent, from 1, the last before
+// others; 0 for none.
+func agentOf(sessions []storage.Session, agent []byte) int {
+	i := len(sessions)
+	for i > 0 && !bytes.Equal(sessions[i-1].UserAgent, agent) {
+		i--
+	}
+	return i
+}
+
+func appendOther(dst []byte, num protowire.Number, before, v string) []byte {
+	if v == before {
+		return dst
+	}
+	return appendItem(dst, num, v)
+}
+
+func appendOtherVarint(dst []byte, num protowire.Number, before, v uint64) []byte {
+	if v == before {
+		return dst
+	}
+	return protowire.AppendVarint(protowire.AppendTag(dst, num, protowire.VarintType), v)
+}
+
+func appendOtherAddr(dst []byte, num protowire.Number, before, a netip.Addr) []byte {
+	if a == before {
+		return dst
+	}
+	if !a.IsValid() {
+		return appendItem(dst, num, "")
+	}
+	return appendAddr(dst, num, a)
+}
+
+// AppendAsOf completes a record of sessions.
+func AppendAsOf(dst []byte, r storage.Revision) []byte {
+	dst = appendVarint(dst, 2, r.Epoch)
+	return appendVarint(dst, 3, r.Sequence)
+}
+
+// Sessions calls each for every session of a record, in order, until it returns
+// false. It lends each the session for the call; what that points to is of a
+// copy of b, which the sessions share and nobody may change.
+func Sessions(b []byte, each func(*storage.Session) bool) error {
 	b, err := body("session", b)
 	if err != nil {
 		return err
 	}
-	s.ID = id
-	f := fields{text: string(b)}
+	r := rows{text: string(b), bytes: bytes.Clone(b)}
+	f := fields{text: r.text}
+	for f.next() { // the as-of revision is behind them all
+		switch f.tag {
+		case 2<<3 | typeVarint:
+			r.session.AsOf.Epoch = f.num
+		case 3<<3 | typeVarint:
+			r.session.AsOf.Sequence = f.num
+		}
+	}
+	bad := f.bad
+	for f = (fields{text: r.text}); !bad && f.next(); {
+		if f.tag != 1<<3|typeBytes {
+			continue
+		}
+		if bad = !r.read(f.at-len(f.val), len(f.val)); !bad && !each(&r.session) {
+			return nil
+		}
+	}
+	if bad {
+		return corrupt("session", "its fields are cut or malformed")
+	}
+	return nil
+}
+
+// Session reads the record of a single session, as stores of format 1 have them
+// under its id. What it returns is of a copy of b.
+func Session(id storage.SessionID, b []byte) (*storage.Session, error) {
+	b, err := body("session", b)
+	if err != nil {
+		return nil, err
+	}
+	r := rows{text: string(b), bytes: bytes.Clone(b)}
+	r.session.ID = id
+	if !r.read(0, len(b)) {
+		return nil, corrupt("session", "its fields are cut or malformed")
+	}
+	return &r.session, nil
+}
+
+// rows reads sessions one after the other, each into the last.
+type rows struct {
+	text    string
+	bytes   []byte // the same
+	session storage.Session
+	agents  [][]byte // of all so far
+}
+
+// read reads the row of size bytes at at.
+func (r *rows) read(at, size int) bool {
+	s := &r.session
+	f := fields{text: r.text[:at+size], at: at}
 	for f.next() {
 		switch f.tag {
 		case 1<<3 | typeBytes:
@@ -74,42 +197,32 @@ func Session(id storage.SessionID, b []byte, s *storage.Session) error {
 		case 11<<3 | typeBytes:
 			f.addr(&s.ClientIP)
 		case 12<<3 | typeBytes:
-			s.UserAgent = []byte(f.val)
+			s.UserAgent = r.slice(&f)
 		case 13<<3 | typeBytes:
-			s.Origin = []byte(f.val)
+			s.Origin = r.slice(&f)
 		case 14<<3 | typeVarint:
 			s.StartedAt = timeOf(int64(f.num))
 		case 15<<3 | typeVarint:
 			s.ExpiresAt = timeOf(int64(f.num))
-		case 16<<3 | typeVarint:
+		case 16<<3 | typeVarint: // of a single one
 			s.AsOf.Epoch = f.num
 		case 17<<3 | typeVarint:
 			s.AsOf.Sequence = f.num
+		case 18<<3 | typeBytes:
+			f.id((*[16]byte)(&s.ID))
+		case 19<<3 | typeVarint:
+			if f.num == 0 || f.num > uint64(len(r.agents)) {
+				return false
+			}
+			s.UserAgent = r.agents[f.num-1]
 		}
 	}
-	if f.bad {
-		return corrupt("session", "its fields are cut or malformed")
-	}
-	return nil
+	r.agents = append(r.agents, s.UserAgent)
+	return !f.bad
 }
 
-// SessionToken reads which token opened a session from its record.
-func SessionToken(b []byte) (id storage.TokenID, err error) {
-	if b, err = body("session", b); err != nil {
-		return id, err
-	}
-	f := fields{text: string(b)}
-	for f.next() {
-		if f.tag == 1<<3|typeBytes {
-			f.id((*[16]byte)(&id))
-			break
-		}
-	}
-	if f.bad {
-		return id, corrupt("session", "its fields are cut or malformed")
-	}
-	return id, nil
-}
+// slice is the value of a field as bytes.
+func (r *rows) slice(f *fields) []byte { return r.bytes[f.at-len(f.val) : f.at : f.at] }
 
 // Redemption is one use of a token.
 type Redemption struct {

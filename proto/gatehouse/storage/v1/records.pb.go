@@ -269,7 +269,8 @@ func (x *Token) GetIssuedSequence() uint64 {
 	return 0
 }
 
-// Session is a live session. Its id is its key.
+// Session is a live session. In Sessions, a field that is absent is as in the one
+// before; alone, as stores of format 1 have it, its id is its key.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The token that opened it.
@@ -302,10 +303,14 @@ type Session struct {
 	StartedAt int64 `protobuf:"varint,14,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// Until when it may live.
 	ExpiresAt int64 `protobuf:"varint,15,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
-	// The log's head at its own commit.
+	// Alone: the log's head at its own commit.
 	AsOfEpoch uint64 `protobuf:"varint,16,opt,name=as_of_epoch,json=asOfEpoch,proto3" json:"as_of_epoch,omitempty"`
-	// The log's head at its own commit.
-	AsOfSequence  uint64 `protobuf:"varint,17,opt,name=as_of_sequence,json=asOfSequence,proto3" json:"as_of_sequence,omitempty"`
+	// Alone: the log's head at its own commit.
+	AsOfSequence uint64 `protobuf:"varint,17,opt,name=as_of_sequence,json=asOfSequence,proto3" json:"as_of_sequence,omitempty"`
+	// In Sessions: its id.
+	SessionId []byte `protobuf:"bytes,18,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	// In Sessions: its User-Agent is that of the nth, from 1.
+	UserAgentOf   uint64 `protobuf:"varint,19,opt,name=user_agent_of,json=userAgentOf,proto3" json:"user_agent_of,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -459,6 +464,85 @@ func (x *Session) GetAsOfSequence() uint64 {
 	return 0
 }
 
+func (x *Session) GetSessionId() []byte {
+	if x != nil {
+		return x.SessionId
+	}
+	return nil
+}
+
+func (x *Session) GetUserAgentOf() uint64 {
+	if x != nil {
+		return x.UserAgentOf
+	}
+	return 0
+}
+
+// Sessions are sessions that were granted together and end in the same
+// millisecond.
+type Sessions struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sessions, each as it differs from the one before.
+	Sessions []*Session `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	// The log's head at their commit.
+	AsOfEpoch uint64 `protobuf:"varint,2,opt,name=as_of_epoch,json=asOfEpoch,proto3" json:"as_of_epoch,omitempty"`
+	// The log's head at their commit.
+	AsOfSequence  uint64 `protobuf:"varint,3,opt,name=as_of_sequence,json=asOfSequence,proto3" json:"as_of_sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sessions) Reset() {
+	*x = Sessions{}
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sessions) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sessions) ProtoMessage() {}
+
+func (x *Sessions) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sessions.ProtoReflect.Descriptor instead.
+func (*Sessions) Descriptor() ([]byte, []int) {
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Sessions) GetSessions() []*Session {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+func (x *Sessions) GetAsOfEpoch() uint64 {
+	if x != nil {
+		return x.AsOfEpoch
+	}
+	return 0
+}
+
+func (x *Sessions) GetAsOfSequence() uint64 {
+	if x != nil {
+		return x.AsOfSequence
+	}
+	return 0
+}
+
 // Redemption is one use of a token.
 type Redemption struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -475,7 +559,7 @@ type Redemption struct {
 
 func (x *Redemption) Reset() {
 	*x = Redemption{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[2]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +571,7 @@ func (x *Redemption) String() string {
 func (*Redemption) ProtoMessage() {}
 
 func (x *Redemption) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[2]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +584,7 @@ func (x *Redemption) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redemption.ProtoReflect.Descriptor instead.
 func (*Redemption) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{2}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Redemption) GetTokenId() []byte {
@@ -537,7 +621,7 @@ type Redemptions struct {
 
 func (x *Redemptions) Reset() {
 	*x = Redemptions{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[3]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -549,7 +633,7 @@ func (x *Redemptions) String() string {
 func (*Redemptions) ProtoMessage() {}
 
 func (x *Redemptions) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[3]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -562,7 +646,7 @@ func (x *Redemptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redemptions.ProtoReflect.Descriptor instead.
 func (*Redemptions) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{3}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Redemptions) GetRedemptions() []*Redemption {
@@ -587,7 +671,7 @@ type Ended struct {
 
 func (x *Ended) Reset() {
 	*x = Ended{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -599,7 +683,7 @@ func (x *Ended) String() string {
 func (*Ended) ProtoMessage() {}
 
 func (x *Ended) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[4]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -612,7 +696,7 @@ func (x *Ended) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ended.ProtoReflect.Descriptor instead.
 func (*Ended) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{4}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Ended) GetExpiresAt() int64 {
@@ -648,7 +732,7 @@ type EndedSessions struct {
 
 func (x *EndedSessions) Reset() {
 	*x = EndedSessions{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +744,7 @@ func (x *EndedSessions) String() string {
 func (*EndedSessions) ProtoMessage() {}
 
 func (x *EndedSessions) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[5]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +757,7 @@ func (x *EndedSessions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndedSessions.ProtoReflect.Descriptor instead.
 func (*EndedSessions) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{5}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *EndedSessions) GetSessions() []*Ended {
@@ -705,7 +789,7 @@ type Selector struct {
 
 func (x *Selector) Reset() {
 	*x = Selector{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -717,7 +801,7 @@ func (x *Selector) String() string {
 func (*Selector) ProtoMessage() {}
 
 func (x *Selector) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[6]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -730,7 +814,7 @@ func (x *Selector) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Selector.ProtoReflect.Descriptor instead.
 func (*Selector) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{6}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Selector) GetTokenId() []byte {
@@ -800,7 +884,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +896,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[7]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +909,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{7}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Entry) GetKind() uint32 {
@@ -903,7 +987,7 @@ type Lock struct {
 
 func (x *Lock) Reset() {
 	*x = Lock{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +999,7 @@ func (x *Lock) String() string {
 func (*Lock) ProtoMessage() {}
 
 func (x *Lock) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[8]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1012,7 @@ func (x *Lock) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Lock.ProtoReflect.Descriptor instead.
 func (*Lock) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{8}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Lock) GetSelector() *Selector {
@@ -985,7 +1069,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -997,7 +1081,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[9]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1010,7 +1094,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{9}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Instance) GetNode() string {
@@ -1060,7 +1144,7 @@ type Acknowledgement struct {
 
 func (x *Acknowledgement) Reset() {
 	*x = Acknowledgement{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1156,7 @@ func (x *Acknowledgement) String() string {
 func (*Acknowledgement) ProtoMessage() {}
 
 func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[10]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1169,7 @@ func (x *Acknowledgement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Acknowledgement.ProtoReflect.Descriptor instead.
 func (*Acknowledgement) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{10}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Acknowledgement) GetThrough() uint64 {
@@ -1115,7 +1199,7 @@ type Departed struct {
 
 func (x *Departed) Reset() {
 	*x = Departed{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1127,7 +1211,7 @@ func (x *Departed) String() string {
 func (*Departed) ProtoMessage() {}
 
 func (x *Departed) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[11]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1140,7 +1224,7 @@ func (x *Departed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Departed.ProtoReflect.Descriptor instead.
 func (*Departed) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{11}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Departed) GetNode() string {
@@ -1195,7 +1279,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[12]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1207,7 +1291,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[12]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1220,7 +1304,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{12}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Closed) GetClosed() uint32 {
@@ -1271,7 +1355,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[13]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1367,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[13]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1380,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{13}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Credential) GetRole() uint32 {
@@ -1379,7 +1463,7 @@ type EdgeKey struct {
 
 func (x *EdgeKey) Reset() {
 	*x = EdgeKey{}
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[14]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1475,7 @@ func (x *EdgeKey) String() string {
 func (*EdgeKey) ProtoMessage() {}
 
 func (x *EdgeKey) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[14]
+	mi := &file_gatehouse_storage_v1_records_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1488,7 @@ func (x *EdgeKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeKey.ProtoReflect.Descriptor instead.
 func (*EdgeKey) Descriptor() ([]byte, []int) {
-	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{14}
+	return file_gatehouse_storage_v1_records_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EdgeKey) GetKey() []byte {
@@ -1471,7 +1555,7 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"sessionTtl\x12\x16\n" +
 	"\x06issuer\x18\x15 \x01(\tR\x06issuer\x12!\n" +
 	"\fissued_epoch\x18\x16 \x01(\x04R\vissuedEpoch\x12'\n" +
-	"\x0fissued_sequence\x18\x17 \x01(\x04R\x0eissuedSequence\"\xfe\x03\n" +
+	"\x0fissued_sequence\x18\x17 \x01(\x04R\x0eissuedSequence\"\xc1\x04\n" +
 	"\aSession\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x18\n" +
@@ -1494,7 +1578,14 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x0f \x01(\x03R\texpiresAt\x12\x1e\n" +
 	"\vas_of_epoch\x18\x10 \x01(\x04R\tasOfEpoch\x12$\n" +
-	"\x0eas_of_sequence\x18\x11 \x01(\x04R\fasOfSequence\"h\n" +
+	"\x0eas_of_sequence\x18\x11 \x01(\x04R\fasOfSequence\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x12 \x01(\fR\tsessionId\x12\"\n" +
+	"\ruser_agent_of\x18\x13 \x01(\x04R\vuserAgentOf\"\x8b\x01\n" +
+	"\bSessions\x129\n" +
+	"\bsessions\x18\x01 \x03(\v2\x1d.gatehouse.storage.v1.SessionR\bsessions\x12\x1e\n" +
+	"\vas_of_epoch\x18\x02 \x01(\x04R\tasOfEpoch\x12$\n" +
+	"\x0eas_of_sequence\x18\x03 \x01(\x04R\fasOfSequence\"h\n" +
 	"\n" +
 	"Redemption\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x1d\n" +
@@ -1596,34 +1687,36 @@ func file_gatehouse_storage_v1_records_proto_rawDescGZIP() []byte {
 	return file_gatehouse_storage_v1_records_proto_rawDescData
 }
 
-var file_gatehouse_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_gatehouse_storage_v1_records_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_gatehouse_storage_v1_records_proto_goTypes = []any{
 	(*Token)(nil),           // 0: gatehouse.storage.v1.Token
 	(*Session)(nil),         // 1: gatehouse.storage.v1.Session
-	(*Redemption)(nil),      // 2: gatehouse.storage.v1.Redemption
-	(*Redemptions)(nil),     // 3: gatehouse.storage.v1.Redemptions
-	(*Ended)(nil),           // 4: gatehouse.storage.v1.Ended
-	(*EndedSessions)(nil),   // 5: gatehouse.storage.v1.EndedSessions
-	(*Selector)(nil),        // 6: gatehouse.storage.v1.Selector
-	(*Entry)(nil),           // 7: gatehouse.storage.v1.Entry
-	(*Lock)(nil),            // 8: gatehouse.storage.v1.Lock
-	(*Instance)(nil),        // 9: gatehouse.storage.v1.Instance
-	(*Acknowledgement)(nil), // 10: gatehouse.storage.v1.Acknowledgement
-	(*Departed)(nil),        // 11: gatehouse.storage.v1.Departed
-	(*Closed)(nil),          // 12: gatehouse.storage.v1.Closed
-	(*Credential)(nil),      // 13: gatehouse.storage.v1.Credential
-	(*EdgeKey)(nil),         // 14: gatehouse.storage.v1.EdgeKey
+	(*Sessions)(nil),        // 2: gatehouse.storage.v1.Sessions
+	(*Redemption)(nil),      // 3: gatehouse.storage.v1.Redemption
+	(*Redemptions)(nil),     // 4: gatehouse.storage.v1.Redemptions
+	(*Ended)(nil),           // 5: gatehouse.storage.v1.Ended
+	(*EndedSessions)(nil),   // 6: gatehouse.storage.v1.EndedSessions
+	(*Selector)(nil),        // 7: gatehouse.storage.v1.Selector
+	(*Entry)(nil),           // 8: gatehouse.storage.v1.Entry
+	(*Lock)(nil),            // 9: gatehouse.storage.v1.Lock
+	(*Instance)(nil),        // 10: gatehouse.storage.v1.Instance
+	(*Acknowledgement)(nil), // 11: gatehouse.storage.v1.Acknowledgement
+	(*Departed)(nil),        // 12: gatehouse.storage.v1.Departed
+	(*Closed)(nil),          // 13: gatehouse.storage.v1.Closed
+	(*Credential)(nil),      // 14: gatehouse.storage.v1.Credential
+	(*EdgeKey)(nil),         // 15: gatehouse.storage.v1.EdgeKey
 }
 var file_gatehouse_storage_v1_records_proto_depIdxs = []int32{
-	2, // 0: gatehouse.storage.v1.Redemptions.redemptions:type_name -> gatehouse.storage.v1.Redemption
-	4, // 1: gatehouse.storage.v1.EndedSessions.sessions:type_name -> gatehouse.storage.v1.Ended
-	6, // 2: gatehouse.storage.v1.Entry.selector:type_name -> gatehouse.storage.v1.Selector
-	6, // 3: gatehouse.storage.v1.Lock.selector:type_name -> gatehouse.storage.v1.Selector
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	1, // 0: gatehouse.storage.v1.Sessions.sessions:type_name -> gatehouse.storage.v1.Session
+	3, // 1: gatehouse.storage.v1.Redemptions.redemptions:type_name -> gatehouse.storage.v1.Redemption
+	5, // 2: gatehouse.storage.v1.EndedSessions.sessions:type_name -> gatehouse.storage.v1.Ended
+	7, // 3: gatehouse.storage.v1.Entry.selector:type_name -> gatehouse.storage.v1.Selector
+	7, // 4: gatehouse.storage.v1.Lock.selector:type_name -> gatehouse.storage.v1.Selector
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_storage_v1_records_proto_init() }
@@ -1637,7 +1730,7 @@ func file_gatehouse_storage_v1_records_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_storage_v1_records_proto_rawDesc), len(file_gatehouse_storage_v1_records_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
