@@ -21,7 +21,9 @@ import (
 
 // talk is what a client says to a node, in steps. The client waits after each
 // until it has read so many frames; the answer to the opening handshake is one.
-// At the end it ends its side, and reads the node's to its end.
+// At the end it ends its side, and reads the node's to its end. How the bytes
+// come together on their way may not matter: so a ping is waited for, since of
+// several that came together one is answered.
 type talk struct {
 	name  string
 	steps func(o wstest.Opening) []step // o has a token, for echoPath
@@ -89,10 +91,7 @@ func talks() []talk {
 		openTalk("more after the close frame", step{join(wstest.CloseFrame(1001, ""), text("a"), bytes.Repeat([]byte("z"), 1000)), 1}),
 		openTalk("close without code", step{raw(0x88, ""), 1}),
 		{"texts before the answer", func(o wstest.Opening) []step {
-			return []step{{join(o.Bytes(), text("a"), raw(0x89, "p"), text("b")), 4}, bye}
-		}},
-		{"much before the answer", func(o wstest.Opening) []step {
-			return []step{{join(o.Bytes(), text(strings.Repeat("x", 5000))), 0}}
+			return []step{{join(o.Bytes(), text("a"), text("b")), 3}, bye}
 		}},
 		{"half a request", func(o wstest.Opening) []step { return []step{{o.Bytes()[:60], 0}} }},
 		{"nothing", func(wstest.Opening) []step { return nil }},
