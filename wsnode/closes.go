@@ -92,6 +92,7 @@ var closeTable = slices.Concat([]closeRule{
 	{schema.ErrTooManyTokens, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
 	{schema.ErrTypeMissing, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
 	{schema.ErrTypeUnknown, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
+	{schema.ErrTooComplex, ws.StatusPolicyViolation, pb.Reason_REASON_TOO_COMPLEX, notAllowed, false},
 	{schema.ErrNotAllowed, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
 	{errScope, ws.StatusPolicyViolation, pb.Reason_REASON_SCOPE, notAllowed, false},
 	{errBinary, ws.StatusPolicyViolation, pb.Reason_REASON_BINARY_REFUSED, "binary messages not allowed", false},

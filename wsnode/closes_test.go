@@ -134,6 +134,8 @@ var closes = []closed{
 	{rule: "no type", path: chatPath, code: 1008, text: "message not allowed", reason: pb.Reason_REASON_MESSAGE_NOT_ALLOWED, drive: send(`{"text":"x"}`)},
 	{rule: "a type that the route does not know", path: chatPath, code: 1008, text: "message not allowed", reason: pb.Reason_REASON_MESSAGE_NOT_ALLOWED, drive: send(`{"type":"admin"}`)},
 	{rule: "against its schema", path: chatPath, code: 1008, text: "message not allowed", reason: pb.Reason_REASON_MESSAGE_NOT_ALLOWED, drive: send(`{"type":"chat","text":"more than twenty characters"}`)},
+	{rule: "against its schema, for all that can be said", path: chatPath, code: 1008, text: "message not allowed", reason: pb.Reason_REASON_TOO_COMPLEX,
+		drive: send(`{"type":"tree","tree":` + strings.Repeat("[", 25) + strings.Repeat("]", 25) + `}`)},
 	{rule: "a type that its token may not send", cause: errScope, path: chatPath, token: wstest.Token{Scopes: []string{"ping"}},
 		code: 1008, text: "message not allowed", reason: pb.Reason_REASON_SCOPE,
 		drive: func(_ *lab, p *wstest.Peer) {

@@ -37,7 +37,9 @@ var testSchemas = fstest.MapFS{"chat.json": {Data: []byte(`{
 	"$schema": "https://json-schema.org/draft/2020-12/schema",
 	"$defs": {
 		"chat": {"type": "object", "required": ["text"], "properties": {"type": {"const": "chat"}, "text": {"type": "string", "maxLength": 20}}, "additionalProperties": false},
-		"ping": {"type": "object", "properties": {"type": {"const": "ping"}}, "additionalProperties": false}
+		"ping": {"type": "object", "properties": {"type": {"const": "ping"}}, "additionalProperties": false},
+		"tree": {"properties": {"tree": {"$ref": "#/$defs/costly"}}},
+		"costly": {"anyOf": [{"items": {"$ref": "#/$defs/costly"}, "minItems": 1}, {"items": {"$ref": "#/$defs/costly"}, "minItems": 1}]}
 	}}`)}}
 
 // testConfig has the routes, and defaults for the rest.
@@ -58,7 +60,7 @@ func testConfig() Config {
 	route(closingPath, func(r *Route) { r.RefuseByClose, r.QueryToken = true, true })
 	route(chatPath, func(r *Route) {
 		r.MissingOrigin, r.Unchecked, r.Origins = RefuseMissing, false, []string{appOrigin}
-		r.Messages.Types = []schema.Type{{Name: "chat", Schema: "chat.json#/$defs/chat"}, {Name: "ping", Schema: "chat.json#/$defs/ping"}}
+		r.Messages.Types = []schema.Type{{Name: "chat", Schema: "chat.json#/$defs/chat"}, {Name: "ping", Schema: "chat.json#/$defs/ping"}, {Name: "tree", Schema: "chat.json#/$defs/tree"}}
 	})
 	c.Schemas = testSchemas
 	return c

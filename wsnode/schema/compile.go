@@ -52,33 +52,21 @@ func Compile(files fs.FS, cfg Config) (*Set, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Set{
-		discriminator: cfg.Discriminator,
-		guards:        cfg.Guards,
-		types:         make(map[string]messageType, len(cfg.Types)),
-		names:         map[string]bool{cfg.Discriminator: true},
-		files:         map[string]string{},
-	}
-	for _, d := range docs {
-		for at, pointer := range d.resources {
-			if pointer == "" {
-				s.files[at] = d.file
-			}
-		}
-		for name := range d.names {
-			s.names[name] = true
-		}
-	}
+	s := newSet(&cfg, docs)
+	l := newLowering(c)
 	for i, t := range cfg.Types {
 		compiled, err := c.compile(t.Schema)
 		if err != nil {
 			problems = append(problems, fmt.Errorf("types[%d].schema: %w", i, err))
 			continue
 		}
-		s.types[t.Name] = messageType{t.Name, compiled}
+		s.nodes = append(s.nodes, l.add(compiled))
 	}
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
+	}
+	if s.program, err = l.finish(); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
@@ -126,6 +114,14 @@ func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
 	c.lib.DefaultDraft(jsonschema.Draft2020)
 	c.lib.UseLoader(c)
 	c.lib.UseRegexpEngine(func(pattern string) (jsonschema.Regexp, error) { return compilePattern(pattern) })
+	for name, check := range formats {
+		c.lib.RegisterFormat(&jsonschema.Format{Name: name, Validate: func(v any) error {
+			if text, ok := v.(string); ok && !check([]byte(text)) {
+				return errors.New("not of this format")
+			}
+			return nil
+		}})
+	}
 	if !cfg.Annotate {
 		c.lib.AssertFormat()
 	}
@@ -148,7 +144,7 @@ func (c *compiler) checkReference(d *document, target *url.URL) error {
 	case res.doc != d && res.at != "":
 		return fmt.Errorf("refers to %s, which is a part of %s; refer to it as %s#%s", &to, res.doc.file, res.doc.file, res.at)
 	case target.Fragment == "" || strings.HasPrefix(target.Fragment, "/"):
-		if !res.doc.schemas[pointer] {
+		if _, ok := res.doc.schemas[pointer]; !ok {
 			return fmt.Errorf("refers to %s#%s, where no schema is", res.doc.file, pointer)
 		}
 	case !res.doc.anchors[to.String()+"#"+target.Fragment]:
@@ -207,6 +203,34 @@ func (c *compiler) locate(err error) error {
 		}
 	}
 	return errors.New(text)
+}
+
+// placeOf is where a compiled schema stands.
+func (c *compiler) placeOf(s *jsonschema.Schema) place {
+	file, pointer := c.place(s.Location)
+	return place{file, pointer}
+}
+
+// dynamicAnchors are those of the resource that a schema is part of. The library
+// knows them, but does not tell.
+func (c *compiler) dynamicAnchors(s *jsonschema.Schema) (map[string]*jsonschema.Schema, error) {
+	at, fragment, _ := strings.Cut(s.Location, "#")
+	anchors := map[string]string{}
+	if at == dialect || strings.HasPrefix(at, dialectMeta) {
+		anchors["meta"] = ""
+	} else {
+		doc := c.byURL[at].doc
+		anchors = doc.dynamic[doc.schemas[unescape(fragment)]]
+	}
+	out := make(map[string]*jsonschema.Schema, len(anchors))
+	for name, pointer := range anchors {
+		target, err := c.lib.Compile(at + "#" + (&url.URL{Fragment: pointer}).EscapedFragment())
+		if err != nil {
+			return nil, err
+		}
+		out[name] = target
+	}
+	return out, nil
 }
 
 // place turns the URL of a schema into file and JSON Pointer.

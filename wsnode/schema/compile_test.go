@@ -85,7 +85,14 @@ func TestCompileRefuses(t *testing.T) {
 		{"a pattern that is none", `{"pattern":"("}`, "", `chat.json#/pattern: pattern "(": missing closing )`},
 		{"a pattern property that is none", `{"patternProperties":{"[":{}}}`, "", `chat.json#/patternProperties: pattern "[":`},
 		{"a format that is not checked", `{"properties":{"x":{"format":"currency"}}}`, "", `chat.json#/properties/x/format: format "currency" is not checked; remove it, or set annotate: true`},
-		{"a format whose check a peer could make costly", `{"format":"regex"}`, "", `format "regex" is not checked`},
+		{"a format that changes with Unicode", `{"format":"idn-hostname"}`, "", `format "idn-hostname" is not checked`},
+		{"another one", `{"items":{"format":"iri"}}`, "", `chat.json#/items/format: format "iri" is not checked`},
+		{"a schema that is itself", `{"$ref":"#"}`, "", "chat.json#: refers back to itself without going into the message"},
+		{"schemas that are one another", `{"$ref":"#/$defs/a","$defs":{"a":{"anyOf":[{"minLength":1},{"not":{"$ref":"#/$defs/b"}}]},"b":{"if":true,"then":{"$ref":"#/$defs/a"}}}}`, "", "refers back to itself"},
+		{"schemas that are one another by a property", `{"dependentSchemas":{"a":{"$ref":"#"}}}`, "", "chat.json#: refers back to itself"},
+		{"a schema that is itself by an anchor", `{"$dynamicAnchor":"x","allOf":[{"$dynamicRef":"#x"}]}`, "", "chat.json#: refers back to itself"},
+		{"more values than an enum may have", `{"enum":[0` + strings.Repeat(",0", maxEnum) + `]}`, "", "chat.json#: enum has 10001 values, more than 10000"},
+		{"a step too fine", `{"multipleOf":0.1234567890123456789}`, "", "chat.json#/multipleOf: has more than 18 digits"},
 		{"contentEncoding", `{"contentEncoding":"base64"}`, "", "chat.json#/contentEncoding: contentEncoding is not checked; remove it, or set annotate: true"},
 		{"contentSchema", `{"contentSchema":{}}`, "", "chat.json#/contentSchema: contentSchema is not checked"},
 		{"a property that no message may have", `{"properties":{"__proto__":{}}}`, "", `chat.json#/properties: every message with a property "__proto__" is refused`},
@@ -253,6 +260,7 @@ func TestConfigProblems(t *testing.T) {
 		{func(c *Config) { c.Guards.Depth = 1001 }, "guards.depth: 1001"},
 		{func(c *Config) { c.Guards.Names = 0 }, "guards.names: 0 is below 1"},
 		{func(c *Config) { c.Guards.Tokens = 2 }, "guards.tokens: 2 is below 3"},
+		{func(c *Config) { c.Guards.Effort = 0 }, "guards.effort: 0 is not between 1 and 1000000"},
 		{func(c *Config) { c.Guards.MaxInteger = 0 }, "guards.max_integer: 0 is below 1"},
 	} {
 		if _, err := Compile(folder("chat.json", "{}"), oneType(test.edit)); err == nil || !strings.Contains(err.Error(), test.want) {
@@ -260,8 +268,8 @@ func TestConfigProblems(t *testing.T) {
 		}
 	}
 	c := oneType(func(c *Config) { c.Discriminator, c.Guards = "", Guards{} })
-	if err := c.Validate(); err == nil || strings.Count(err.Error(), "\n") != 4 {
-		t.Errorf("%v, want five problems", err)
+	if err := c.Validate(); err == nil || strings.Count(err.Error(), "\n") != 5 {
+		t.Errorf("%v, want six problems", err)
 	}
 }
 

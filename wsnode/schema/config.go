@@ -32,6 +32,7 @@ type Guards struct {
 	Depth          int    `yaml:"depth" help:"arrays and objects within one another"`
 	Names          int    `yaml:"names" help:"properties of one object"`
 	Tokens         int    `yaml:"tokens" help:"property names and values of one message"`
+	Effort         int    `yaml:"effort" help:"how many times as much as reading a message it may cost to hold it against its schema; beyond, it is too complex"`
 	MaxInteger     uint64 `yaml:"max_integer" help:"largest integer, up or down; beyond 2^53-1 JavaScript rounds"`
 	HazardousNames bool   `yaml:"hazardous_names" help:"allow properties called __proto__, constructor or prototype"`
 	DuplicateNames bool   `yaml:"duplicate_names" help:"allow an object to have a property twice; decoders differ in which one they take"`
@@ -41,8 +42,9 @@ type Guards struct {
 }
 
 const (
-	maxDepth     = 1000 // reading recurses
-	maxTypeBytes = 128  // of a type's name, as of a scope
+	maxDepth       = 1000 // checking recurses
+	maxTypeBytes   = 128  // of a type's name, as of a scope
+	maxEffortGuard = 1_000_000
 )
 
 // Default returns the configuration of a route that knows no types yet. Zero
@@ -50,7 +52,7 @@ const (
 func Default() Config {
 	return Config{
 		Discriminator: "type",
-		Guards:        Guards{Depth: 32, Names: 256, Tokens: 10_000, MaxInteger: 1<<53 - 1},
+		Guards:        Guards{Depth: 32, Names: 256, Tokens: 10_000, Effort: 20, MaxInteger: 1<<53 - 1},
 	}
 }
 
@@ -96,6 +98,9 @@ func (c *Config) Validate() error {
 	}
 	if g.Tokens < 3 {
 		bad("guards.tokens: %d is below 3, those of the smallest message: an object, a name, a value", g.Tokens)
+	}
+	if g.Effort < 1 || g.Effort > maxEffortGuard {
+		bad("guards.effort: %d is not between 1 and %d", g.Effort, maxEffortGuard)
 	}
 	if g.MaxInteger < 1 {
 		bad("guards.max_integer: 0 is below 1; 9007199254740991 (2^53-1) is what every decoder reads exactly")

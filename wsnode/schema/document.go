@@ -27,9 +27,10 @@ type document struct {
 	value any
 
 	// found by walk
-	schemas   map[string]bool   // the JSON Pointers at which schemas stand
-	resources map[string]string // absolute $id, without fragment -> JSON Pointer
-	anchors   map[string]bool   // absolute URL with fragment
+	schemas   map[string]string            // the JSON Pointers at which schemas stand -> that of their resource
+	resources map[string]string            // absolute $id, without fragment -> JSON Pointer
+	anchors   map[string]bool              // absolute URL with fragment
+	dynamic   map[string]map[string]string // JSON Pointer of a resource -> $dynamicAnchor -> JSON Pointer
 	refs      []reference
 	names     map[string]bool // properties that schemas declare
 	problems  []error
@@ -51,7 +52,7 @@ func readDocument(file, at string, text []byte) (*document, error) {
 	}
 	return &document{
 		file: file, url: at, value: v,
-		schemas: map[string]bool{}, resources: map[string]string{}, anchors: map[string]bool{}, names: map[string]bool{},
+		schemas: map[string]string{}, resources: map[string]string{}, anchors: map[string]bool{}, dynamic: map[string]map[string]string{}, names: map[string]bool{},
 	}, nil
 }
 
@@ -99,13 +100,6 @@ var formerly = map[string]string{
 	"id": "$id", "$recursiveRef": "$dynamicRef", "$recursiveAnchor": "$dynamicAnchor", "divisibleBy": "multipleOf", "disallow": "not", "extends": "allOf",
 }
 
-// formats are those that are checked. regex is not among them: compiling what a
-// peer sends costs too much.
-var formats = []string{
-	"date-time", "date", "time", "duration", "email", "hostname", "ipv4", "ipv6", "uri", "uri-reference", "uri-template",
-	"iri", "iri-reference", "uuid", "json-pointer", "relative-json-pointer",
-}
-
 // walker notes what stands where in a document, and what is wrong with it.
 type walker struct {
 	*document
@@ -120,7 +114,7 @@ func (d *document) walk(cfg *Config) {
 		return
 	}
 	d.resources[d.url] = ""
-	w.schema(d.value, "", base)
+	w.schema(d.value, "", "", base)
 }
 
 func (w *walker) problem(at, format string, args ...any) {
@@ -132,15 +126,15 @@ var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
 // child is the JSON Pointer of a member (RFC 6901 section 3).
 func child(at, name string) string { return at + "/" + pointerEscapes.Replace(name) }
 
-// schema notes a schema at a JSON Pointer; base is what its references are
-// relative to. What has the wrong type is left for the compiler to report.
-func (w *walker) schema(v any, at string, base *url.URL) {
-	w.schemas[at] = true
+// schema notes a schema at a JSON Pointer, part of the resource at another one;
+// base is what its references are relative to. What has the wrong type is left
+// for the compiler to report.
+func (w *walker) schema(v any, at, resource string, base *url.URL) {
 	object, ok := v.(map[string]any)
-	if !ok {
-		return
+	if ok {
+		resource, base = w.identify(object, at, resource, base)
 	}
-	base = w.identify(object, at, base)
+	w.schemas[at] = resource
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		value, here := object[name], child(at, name)
 		what := keywords[name]
@@ -152,16 +146,16 @@ func (w *walker) schema(v any, at string, base *url.URL) {
 				w.problem(here, "%s is no keyword of draft 2020-12, or not supported", name)
 			}
 		case schema:
-			w.schema(value, here, base)
+			w.schema(value, here, resource, base)
 		case list:
 			items, _ := value.([]any)
 			for i, item := range items {
-				w.schema(item, child(here, strconv.Itoa(i)), base)
+				w.schema(item, child(here, strconv.Itoa(i)), resource, base)
 			}
 		case named:
 			members, _ := value.(map[string]any)
 			for _, member := range slices.Sorted(maps.Keys(members)) {
-				w.schema(members[member], child(here, member), base)
+				w.schema(members[member], child(here, member), resource, base)
 			}
 		}
 		if (what == advice || name == "contentSchema") && !w.cfg.Annotate {
@@ -171,13 +165,13 @@ func (w *walker) schema(v any, at string, base *url.URL) {
 	}
 }
 
-// identify notes a schema's $id and anchors, and returns its base.
-func (w *walker) identify(object map[string]any, at string, base *url.URL) *url.URL {
+// identify notes a schema's $id and anchors, and returns its resource and base.
+func (w *walker) identify(object map[string]any, at, resource string, base *url.URL) (string, *url.URL) {
 	if id, ok := object["$id"].(string); ok {
 		ref, err := url.Parse(id)
 		if err != nil {
 			w.problem(child(at, "$id"), "%v", err)
-			return base
+			return resource, base
 		}
 		base = base.ResolveReference(ref)
 		base.Fragment, base.RawFragment = "", ""
@@ -185,13 +179,20 @@ func (w *walker) identify(object map[string]any, at string, base *url.URL) *url.
 			w.problem(child(at, "$id"), "%s is the $id of %s#%s too", base, w.file, other)
 		}
 		w.resources[base.String()] = at
+		resource = at
 	}
 	for _, keyword := range []string{"$anchor", "$dynamicAnchor"} {
 		if anchor, ok := object[keyword].(string); ok {
 			w.anchors[base.String()+"#"+anchor] = true
 		}
 	}
-	return base
+	if anchor, ok := object["$dynamicAnchor"].(string); ok {
+		if w.dynamic[resource] == nil {
+			w.dynamic[resource] = map[string]string{}
+		}
+		w.dynamic[resource][anchor] = at
+	}
+	return resource, base
 }
 
 // keyword checks what the compiler does not, or would report without its place.
@@ -218,7 +219,7 @@ func (w *walker) keyword(name string, value any, at string, base *url.URL) {
 				w.problem(at, "%w", err)
 			}
 		}
-	case name == "format" && isText && !w.cfg.Annotate && !slices.Contains(formats, text):
+	case name == "format" && isText && !w.cfg.Annotate && formats[text] == nil:
 		w.problem(at, "format %q is not checked; remove it, or set annotate: true", text)
 	case name == "properties":
 		members, _ := value.(map[string]any)

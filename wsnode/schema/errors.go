@@ -36,6 +36,9 @@ var (
 	ErrTypeMissing = errors.New("message type missing")
 	// ErrTypeUnknown says that no schema is configured for the message's type.
 	ErrTypeUnknown = errors.New("message type unknown")
+	// ErrTooComplex says that to hold the message against its schema takes more
+	// effort than a message of its length may cost.
+	ErrTooComplex = errors.New("message too complex for its schema")
 	// ErrNotAllowed says that the message's schema does not allow it.
 	ErrNotAllowed = errors.New("message not allowed by its schema")
 )

@@ -8,25 +8,26 @@ import (
 // fewNames is how many names of an object are compared one by one.
 const fewNames = 16
 
-// seenBefore reports whether the object has a name already. Its entry is the
-// index n, to which the tape has come.
-func (t *tape) seenBefore(o *opened, n uint32, name []byte) bool {
-	if o.count < fewNames {
-		for i := o.entry + 1; i < n; i = t.entries[i+1].next {
-			if e := &t.entries[i]; e.n == keyOf(name) && bytes.Equal(t.bytes(e), name) {
+// seenBefore reports whether an object that is still open has the name at n
+// already, to which the tape has come; count names stand before it.
+func (t *tape) seenBefore(object, count, n uint32) bool {
+	name := &t.entries[n]
+	text := t.bytes(name)
+	if count < fewNames {
+		for i := object + 1; i < n; i = t.entries[i+1].next {
+			if e := &t.entries[i]; e.n == name.n && bytes.Equal(t.bytes(e), text) {
 				return true
 			}
 		}
 		return false
 	}
-	if o.count == fewNames { // from here on the set knows them all
-		for i := o.entry + 1; i < n; i = t.entries[i+1].next {
-			text := t.bytes(&t.entries[i])
-			t.set.add(t.set.hash(text, o.entry), i, func(uint32) bool { return false })
+	if count == fewNames { // from here on the set knows them all
+		for i := object + 1; i < n; i = t.entries[i+1].next {
+			t.set.add(t.set.hash(t.bytes(&t.entries[i]), object), i, func(uint32) bool { return false })
 		}
 	}
-	return t.set.add(t.set.hash(name, o.entry), n, func(other uint32) bool {
-		return bytes.Equal(t.bytes(&t.entries[other]), name) && t.within(other, o.entry)
+	return t.set.add(t.set.hash(text, object), n, func(other uint32) bool {
+		return bytes.Equal(t.bytes(&t.entries[other]), text) && t.within(other, object)
 	})
 }
 

@@ -41,7 +41,7 @@ func number(e *entry, in []byte, i int, g *Guards) (int, error) {
 	if first != start {
 		n = -n
 	}
-	*e = entry{kind: kindInteger, at: uint32(start), size: uint32(i - start), n: n}
+	e.kind, e.flags, e.scale, e.at, e.size, e.n = kindInteger, 0, 0, uint32(start), uint32(i-start), n
 	return i, nil
 }
 
@@ -78,7 +78,7 @@ func fraction(e *entry, in []byte, start, first, i int, g *Guards) (int, error) 
 		}
 		scale -= exponent
 	}
-	*e = entry{kind: kindInteger, at: uint32(start), size: uint32(i - start)}
+	e.kind, e.flags, e.scale, e.at, e.size, e.n = kindInteger, 0, 0, uint32(start), uint32(i-start), 0
 
 	digits, scale := lowestTerms(mantissa, scale)
 	switch text := in[start:i]; {
@@ -350,8 +350,16 @@ func (a decimal) multipleOf(b decimal) bool {
 	for _, c := range digits {
 		rest = (rest*10 + uint64(c-'0')) % uint64(b.n)
 	}
-	for ; d > 0 && rest != 0; d-- {
-		rest = rest * 10 % uint64(b.n)
+	for power := 10 % uint64(b.n); d > 0 && rest != 0; d >>= 1 { // times 10^d, by squares
+		if d&1 != 0 {
+			rest = mulMod(rest, power, uint64(b.n))
+		}
+		power = mulMod(power, power, uint64(b.n))
 	}
 	return rest == 0
+}
+
+func mulMod(a, b, m uint64) uint64 {
+	high, low := bits.Mul64(a, b)
+	return bits.Rem64(high, low, m)
 }

@@ -44,7 +44,11 @@ func TestNumbersCompareExactly(t *testing.T) {
 		}
 	}
 	random := rand.New(rand.NewPCG(1, 2))
-	for range 20_000 {
+	rounds := 10_000
+	if raceEnabled {
+		rounds = 500
+	}
+	for range rounds {
 		compareAsRat(t, randomNumber(random), randomNumber(random))
 	}
 }

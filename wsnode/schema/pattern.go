@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"regexp/syntax"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -22,17 +23,68 @@ const (
 	ecmaNewlines = `\n\r\x{2028}\x{2029}`
 )
 
+// pattern is a compiled one: the fastest that it can be of runs, an automaton and
+// what package regexp makes of it.
+type pattern struct {
+	*regexp.Regexp
+	runs      []classRun
+	automaton *automaton
+	// Steps for each byte of a text, in parts of bytesPerStep.
+	weight int
+}
+
 // compilePattern compiles a pattern of JSON Schema.
-func compilePattern(pattern string) (*regexp.Regexp, error) {
-	translated, err := translate(pattern)
+func compilePattern(text string) (*pattern, error) {
+	translated, err := translate(text)
 	if err != nil {
 		return nil, err
 	}
 	re, err := regexp.Compile(translated)
 	if err != nil {
-		return nil, fmt.Errorf("pattern %q: %s", pattern, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+		return nil, fmt.Errorf("pattern %q: %s", text, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
 	}
-	return re, nil
+	return &pattern{Regexp: re}, nil
+}
+
+// prepare makes a pattern fast.
+func (p *pattern) prepare() {
+	if p.weight != 0 {
+		return
+	}
+	re, err := syntax.Parse(p.String(), syntax.Perl)
+	if err != nil { // but it has been compiled
+		panic(err)
+	}
+	if p.runs = newRuns(re); p.runs != nil {
+		p.weight = 1
+		return
+	}
+	if p.automaton = newAutomaton(re); p.automaton != nil {
+		p.weight = 4
+		return
+	}
+	// For each byte package regexp may visit each of its instructions.
+	p.weight = bytesPerStep + len(p.String())*bytesPerStep/4
+}
+
+// match reports whether the pattern is found in the text.
+func (p *pattern) match(text []byte) bool {
+	switch {
+	case p.runs != nil:
+		return matchRuns(p.runs, text)
+	case p.automaton != nil:
+		return p.automaton.match(text)
+	}
+	return p.Match(text)
+}
+
+// cost is the steps that matching a text takes.
+func (p *pattern) cost(e *entry) int {
+	weight := p.weight
+	if e.flags&notASCII != 0 {
+		weight += weight / 4
+	}
+	return int(e.size) * weight / bytesPerStep
 }
 
 // translate writes an ECMA-262 pattern (with its u flag) as RE2.

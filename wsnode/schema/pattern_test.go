@@ -1,8 +1,10 @@
 package schema
 
 import (
+	"regexp/syntax"
 	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 func TestPatternsMeanWhatECMA262Says(t *testing.T) {
@@ -58,13 +60,73 @@ func TestPatternsMeanWhatECMA262Says(t *testing.T) {
 			t.Errorf("%v", err)
 			continue
 		}
-		if !re.MatchString(test.matches) {
-			t.Errorf("%q does not match %q", test.pattern, test.matches)
-		}
-		if re.MatchString(test.not) {
-			t.Errorf("%q matches %q", test.pattern, test.not)
+		re.prepare()
+		for _, match := range []func(string) bool{re.MatchString, func(text string) bool { return re.match([]byte(text)) }} {
+			if !match(test.matches) {
+				t.Errorf("%q does not match %q", test.pattern, test.matches)
+			}
+			if match(test.not) {
+				t.Errorf("%q matches %q", test.pattern, test.not)
+			}
 		}
 	}
+}
+
+// Which patterns run how. That they mean the same is for FuzzMatch to prove.
+func TestPatternsAreFast(t *testing.T) {
+	for _, test := range []struct {
+		patterns []string
+		runs     bool
+		table    bool
+	}{
+		{[]string{`^[a-z]+$`, `^[A-Z]{3}-\d{4,8}$`, `^b[0-9]*$`, `^$`, `^abc$`, `^[^<>]*$`, `^[^\x00-\x1f]+$`, `^a?b?c?$`, `^\w{1,64}$`, `^\d{4}-\d\d-\d\d$`, `^-?[0-9]+$`}, true, false},
+		{[]string{`^[a-z]+[a-f]$`, `^a?a$`, `[a-z]`, `^[a-z]`, `^(a|b)*$`, `^é$`, `^[^a]{1,3}$`, `^.{2,}$`, `a|b`, `\bx\b`, `^(?:a{1,20}b{1,20})*$`, `^\p{L}{1,40}$`, `^\S+@\S+$`, `(a|b)*a(a|b){6}`}, false, true},
+		{[]string{`(a|b)*a(a|b){20}`, `^(?:a|b)*a(?:a|b){14}`}, false, false},
+	} {
+		for _, pattern := range test.patterns {
+			p, err := compilePattern(pattern)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if p.prepare(); (p.runs != nil) != test.runs || (p.automaton != nil) != test.table {
+				t.Errorf("%q: runs %v, automaton %v; want %v, %v", pattern, p.runs != nil, p.automaton != nil, test.runs, test.table)
+			}
+		}
+	}
+}
+
+// FuzzMatch proves that the fast ways to match find what package regexp finds.
+func FuzzMatch(f *testing.F) {
+	for _, pattern := range []string{
+		`^[a-z]+$`, `^[A-Z]{3}-\d{4,8}$`, `a.c`, `\bab\b`, `\B`, `^(a|bc)*$`, `^[^a]{1,3}$`, `(^a|b$)`, `a*?b`, `^$|x`, `\p{Lu}\s`, `[^\n]é`, `(?:^|,)a(?:,|$)`, `^[^<]*$`, `x*`, `\b`, `$^`, `a{2,3}b{0,2}`,
+	} {
+		for _, text := range []string{"", "abc", "ABC-1234", "é a", "a\nb", "ab ab,a", "\u2028", "aaabb", "<", "É\u00a0"} {
+			f.Add(pattern, text)
+		}
+	}
+	f.Fuzz(func(t *testing.T, pattern, text string) {
+		if len(pattern) > 100 || len(text) > 1000 || !utf8.ValidString(text) {
+			return
+		}
+		p, err := compilePattern(pattern)
+		if err != nil {
+			return
+		}
+		p.prepare()
+		if got, want := p.match([]byte(text)), p.MatchString(text); got != want {
+			t.Fatalf("%q in %q: %v, package regexp says %v (runs %v, automaton %v)", pattern, text, got, want, p.runs != nil, p.automaton != nil)
+		}
+		if p.runs == nil {
+			return
+		}
+		re, err := syntax.Parse(p.String(), syntax.Perl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := newAutomaton(re); a != nil && a.match([]byte(text)) != p.MatchString(text) {
+			t.Fatalf("%q in %q: an automaton does not say %v", pattern, text, p.MatchString(text))
+		}
+	})
 }
 
 func TestPatternsThatWouldMeanSomethingElse(t *testing.T) {

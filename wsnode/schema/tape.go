@@ -1,9 +1,6 @@
 package schema
 
-import (
-	"bytes"
-	"encoding/binary"
-)
+import "encoding/binary"
 
 // kinds is what an entry of a tape holds: one bit each, so that the types that a
 // schema allows are a mask.
@@ -43,7 +40,7 @@ type entry struct {
 	// next is the index of the entry past this one and all within it.
 	next uint32
 	// n is a number's value, true as 1, the elements of an array or the properties
-	// of an object, the key of a name.
+	// of an object, the key of a name, and that of a string or unknownKey.
 	n int64
 }
 
@@ -57,12 +54,21 @@ type tape struct {
 	set     set
 }
 
-// opened is an array or object whose end has not come.
+// opened is an array or object whose end has not come, while one within it is
+// read.
 type opened struct {
 	entry uint32
 	count uint32
 	// seen has a bit for each name so far; two names may share one.
 	seen uint64
+}
+
+// key returns that of a string or a name.
+func (t *tape) key(e *entry) int64 {
+	if e.n >= 0 || e.kind == kindName {
+		return e.n
+	}
+	return keyOf(t.bytes(e))
 }
 
 // bytes returns the text of a string or a name, or that of a number. It is
@@ -76,9 +82,9 @@ func (t *tape) bytes(e *entry) []byte {
 }
 
 // find returns the entry of the value of an object's property.
-func (t *tape) find(object uint32, name []byte, key int64) (value uint32, ok bool) {
+func (t *tape) find(object uint32, name string, key int64) (value uint32, ok bool) {
 	for i, end := object+1, t.entries[object].next; i < end; i = t.entries[i+1].next {
-		if e := &t.entries[i]; e.n == key && (key >= 0 || bytes.Equal(t.bytes(e), name)) {
+		if e := &t.entries[i]; e.n == key && (key >= 0 || string(t.bytes(e)) == name) {
 			return i + 1, true
 		}
 	}
@@ -105,8 +111,12 @@ func keyOf(text []byte) int64 {
 	return 0
 }
 
+// unknownKey is that of a longer text whose key nobody has asked for.
+const unknownKey = -1
+
 // scramble is an odd number without pattern: multiplying by it spreads the low
 // bits of a key over its high ones.
 const scramble = 0x9e3779b97f4a7c15
 
-func spread(key int64, bits int) uint64 { return uint64(key) * scramble >> (64 - bits) }
+// spread turns a key into a number of as many bits as shift leaves of 64.
+func spread(key int64, shift uint8) uint64 { return uint64(key) * scramble >> (shift & 63) }

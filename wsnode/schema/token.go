@@ -20,37 +20,51 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 	var (
 		n        uint32 // entries so far
 		depth    int
-		cur      opened // the innermost of depth
 		inObject bool
+		// What opened says, of the innermost of depth.
+		open, count uint32
+		seen        uint64
+		entries     = t.entries
 	)
 	i := skipSpace(in, 0)
 	for { // one value, or one property
 		if inObject {
-			name := i
+			start := i
 			if i >= len(in) || in[i] != '"' {
 				return i, ErrNotJSON
 			}
-			if n >= uint32(len(t.entries)) && !t.grow(g) {
-				return i, ErrTooManyTokens
+			if n >= uint32(len(entries)) {
+				if entries = t.grow(g); n >= uint32(len(entries)) {
+					return i, ErrTooManyTokens
+				}
 			}
-			e := &t.entries[n]
-			if i, why = t.string(e, i, g); why != nil {
-				return i, why
+			e := &entries[n]
+			key, size := int64(0), -1
+			if i+9 <= len(in) {
+				key, size = shortText(binary.LittleEndian.Uint64(in[i+1:]))
 			}
-			text := t.bytes(e)
-			key := keyOf(text)
-			e.kind, e.n, e.next = kindName, key, n+1
-			bit := uint64(1) << spread(key, 6)
+			if size >= 0 {
+				e.kind, e.flags, e.scale, e.at, e.size, e.next, e.n = kindName, 0, 0, uint32(i+1), uint32(size), n+1, key
+				i += size + 2
+			} else {
+				if i, why = t.string(e, i, g); why != nil {
+					return i, why
+				}
+				name := t.bytes(e)
+				key = keyOf(name)
+				e.kind, e.n, e.next = kindName, key, n+1
+				if !g.HazardousNames && hazardous(name) {
+					return start, ErrHazardousName
+				}
+			}
+			bit := uint64(1) << spread(key, 64-6)
 			// A name whose bit is new is new. Beyond a few names the bits are used up.
-			if (cur.seen&bit != 0 || cur.count >= fewNames) && !g.DuplicateNames && t.seenBefore(&cur, n, text) {
-				return name, ErrDuplicateName
+			if (seen&bit != 0 || count >= fewNames) && !g.DuplicateNames && t.seenBefore(open, count, n) {
+				return start, ErrDuplicateName
 			}
-			cur.seen |= bit
-			if cur.count++; cur.count > uint32(g.Names) {
-				return name, ErrTooManyNames
-			}
-			if key < 0 && !g.HazardousNames && hazardous(text) {
-				return name, ErrHazardousName
+			seen |= bit
+			if count++; count > uint32(g.Names) {
+				return start, ErrTooManyNames
 			}
 			n++
 			if i = skipSpace(in, i); i >= len(in) || in[i] != ':' {
@@ -58,22 +72,31 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 			}
 			i = skipSpace(in, i+1)
 		} else {
-			cur.count++
+			count++
 		}
 
 		if i >= len(in) {
 			return i, ErrNotJSON
 		}
-		if n >= uint32(len(t.entries)) && !t.grow(g) {
-			return i, ErrTooManyTokens
+		if n >= uint32(len(entries)) {
+			if entries = t.grow(g); n >= uint32(len(entries)) {
+				return i, ErrTooManyTokens
+			}
 		}
-		e := &t.entries[n]
+		e := &entries[n]
 		switch c := in[i]; {
 		case c == '"':
+			if i+9 <= len(in) {
+				if key, size := shortText(binary.LittleEndian.Uint64(in[i+1:])); size >= 0 {
+					e.kind, e.flags, e.scale, e.at, e.size, e.next, e.n = kindString, 0, 0, uint32(i+1), uint32(size), n+1, key
+					i += size + 2
+					break
+				}
+			}
 			if i, why = t.string(e, i, g); why != nil {
 				return i, why
 			}
-			e.kind, e.next = kindString, n+1
+			e.kind, e.next, e.n = kindString, n+1, unknownKey
 		case isDigit(c) || c == '-':
 			if i, why = number(e, in, i, g); why != nil {
 				return i, why
@@ -83,13 +106,14 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 			if depth >= g.Depth {
 				return i, ErrTooDeep
 			}
-			*e = entry{kind: kindArray, at: uint32(i)}
+			e.kind, e.flags, e.scale, e.at = kindArray, 0, 0, uint32(i)
 			if inObject = c == '{'; inObject {
 				e.kind = kindObject
 			}
-			t.stack[depth] = cur
+			o := &t.stack[depth]
+			o.entry, o.count, o.seen = open, count, seen
 			depth++
-			cur = opened{entry: n}
+			open, count, seen = n, 0, 0
 			n++
 			i = skipSpace(in, i+1)
 			if i >= len(in) || in[i] != c+2 { // ']' and '}' are two after '[' and '{'
@@ -97,11 +121,11 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 			}
 			n-- // the end that follows counts it
 		default:
-			var size int
-			if e.kind, e.n, size = literal(in[i:]); size == 0 {
+			k, value, size := literal(in[i:])
+			if size == 0 {
 				return badLiteral(in, i), ErrNotJSON
 			}
-			e.flags, e.at, e.size, e.next = 0, uint32(i), uint32(size), n+1
+			e.kind, e.flags, e.scale, e.at, e.size, e.next, e.n = k, 0, 0, uint32(i), uint32(size), n+1, value
 			i += size
 		}
 		n++
@@ -125,25 +149,22 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 				return i, ErrNotJSON
 			}
 			i++
-			e := &t.entries[cur.entry]
-			e.next, e.n, e.size = n, int64(cur.count), uint32(i)-e.at
+			e := &entries[open]
+			e.next, e.n, e.size = n, int64(count), uint32(i)-e.at
 			depth--
-			cur = t.stack[depth]
-			inObject = depth > 0 && t.entries[cur.entry].kind == kindObject
+			o := &t.stack[depth]
+			open, count, seen = o.entry, o.count, o.seen
+			inObject = depth > 0 && entries[open].kind == kindObject
 		}
 	}
 }
 
 // grow makes room for more entries, up to what the guard allows.
-func (t *tape) grow(g *Guards) bool {
-	have := len(t.entries)
-	if have >= g.Tokens {
-		return false
-	}
-	more := make([]entry, min(g.Tokens, max(64, 2*have)))
+func (t *tape) grow(g *Guards) []entry {
+	more := make([]entry, max(len(t.entries), min(g.Tokens, max(64, 2*len(t.entries)))))
 	copy(more, t.entries)
 	t.entries = more
-	return true
+	return more
 }
 
 func skipSpace(in []byte, i int) int {
@@ -193,6 +214,19 @@ const (
 	slashes = '\\' * ones
 	blanks  = ' ' * ones
 )
+
+// shortText looks at eight bytes for a text that is shorter, plain and all ASCII,
+// and its closing quote. It returns the text's key and size, or a size below zero
+// if it has not found one.
+func shortText(w uint64) (key int64, size int) {
+	quote := ((w ^ quotes) - ones) & ^w & tops
+	other := (((w ^ slashes) - ones) | (w - blanks) | w) & tops
+	if quote &= -quote; quote == 0 || other&(quote-1) != 0 {
+		return 0, -1
+	}
+	shift := bits.TrailingZeros64(quote) &^ 7 // eight times the size
+	return int64(w&(1<<(shift&63)-1) | uint64(shift)<<(56-3)), shift >> 3
+}
 
 // plainEnd returns where a text stops being plain: at a quote, a backslash, a
 // control character or its end. high is not 0 if it is not all ASCII.

@@ -171,6 +171,9 @@ const (
 	Reason_REASON_RENEWED Reason = 105
 	// Renewals come too fast.
 	Reason_REASON_RENEWAL_RATE Reason = 106
+	// To hold the message against its schema would cost more than a message of
+	// its length may.
+	Reason_REASON_TOO_COMPLEX Reason = 107
 )
 
 // Enum value maps for Reason.
@@ -246,6 +249,7 @@ var (
 		104: "REASON_APPLICATION_CLOSED",
 		105: "REASON_RENEWED",
 		106: "REASON_RENEWAL_RATE",
+		107: "REASON_TOO_COMPLEX",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":                   0,
@@ -318,6 +322,7 @@ var (
 		"REASON_APPLICATION_CLOSED":            104,
 		"REASON_RENEWED":                       105,
 		"REASON_RENEWAL_RATE":                  106,
+		"REASON_TOO_COMPLEX":                   107,
 	}
 )
 
@@ -352,7 +357,7 @@ var File_gatehouse_authority_v1_reason_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xc6\x0e\n" +
+	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xde\x0e\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1a\n" +
@@ -424,7 +429,8 @@ const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\x16REASON_SESSION_EXPIRED\x10g\x12\x1d\n" +
 	"\x19REASON_APPLICATION_CLOSED\x10h\x12\x12\n" +
 	"\x0eREASON_RENEWED\x10i\x12\x17\n" +
-	"\x13REASON_RENEWAL_RATE\x10jBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
+	"\x13REASON_RENEWAL_RATE\x10j\x12\x16\n" +
+	"\x12REASON_TOO_COMPLEX\x10kBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
 
 var (
 	file_gatehouse_authority_v1_reason_proto_rawDescOnce sync.Once

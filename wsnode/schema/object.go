@@ -1,0 +1,145 @@
+package schema
+
+// evalObject checks what applies to objects.
+func (r *run) evalObject(n, row int32, e *entry, at uint32, marks int) bool {
+	rule := &r.p.objects[row]
+	switch {
+	case e.n < rule.min:
+		return r.fail(n, kwMinProperties, at)
+	case e.n > rule.max:
+		return r.fail(n, kwMaxProperties, at)
+	}
+	r.steps -= int(e.n)
+	var seen uint64
+	var ok bool
+	if rule.namesOnly && marks == unmarked {
+		seen, ok = r.evalProps(n, rule, e, at)
+	} else {
+		seen, ok = r.evalMarked(n, rule, e, at, marks)
+	}
+	if !ok {
+		return false
+	}
+	if missing := rule.required &^ seen; missing != 0 {
+		r.fail(n, kwRequired, at)
+		r.failed.want = rule.nameOf(missing)
+		return false
+	}
+	for j := range rule.needs {
+		d := &rule.needs[j]
+		if d.when&seen == 0 {
+			continue
+		}
+		if missing := d.props &^ seen; missing != 0 {
+			r.fail(n, d.keyword, at)
+			r.failed.number, r.failed.want = d.number, rule.nameOf(missing)
+			return false
+		}
+		if d.node != 0 && !r.eval(d.node, at, marks) {
+			return false
+		}
+	}
+	return r.steps >= 0
+}
+
+// evalProps checks the properties of an object by their names, and returns the
+// bits of those there are.
+func (r *run) evalProps(n int32, rule *objectRule, e *entry, at uint32) (seen uint64, ok bool) {
+	entries, slots := r.entries, rule.names.slots
+	for name, end := at+1, e.next; name < end; {
+		found, key := int32(-1), entries[name].n
+		if len(slots) > 0 {
+			// Mostly the first slot is the one, and the key says so.
+			s := &slots[spread(key, rule.names.shift)&uint64(len(slots)-1)]
+			if found = s.index - 1; s.key != key || key < 0 {
+				found = rule.names.find(&r.tape, &entries[name], key)
+			}
+		}
+		value := &entries[name+1]
+		child := rule.additional
+		if found >= 0 {
+			p := &rule.props[found]
+			seen |= p.bit
+			if p.declared {
+				child = p.node
+			}
+		}
+		if (found < 0 || !rule.props[found].declared) && rule.closed {
+			return 0, r.fail(n, kwAdditionalProperties, at)
+		}
+		if c := &r.p.nodes[child]; value.kind&c.enough == 0 && (value.kind != kindString || value.size < c.enoughFrom || value.size > c.enoughTo) && !r.eval(child, name+1, unmarked) {
+			return 0, false
+		}
+		name = value.next
+	}
+	return seen, true
+}
+
+// evalMarked is evalProps for an object whose names must match something, or
+// whose properties are to be marked.
+func (r *run) evalMarked(n int32, rule *objectRule, e *entry, at uint32, marks int) (seen uint64, ok bool) {
+	i := 0
+	for name, end := at+1, e.next; name < end; i++ {
+		ne := &r.entries[name]
+		value := name + 1
+		known := false
+		if found := rule.names.find(&r.tape, ne, ne.n); found >= 0 {
+			p := &rule.props[found]
+			seen |= p.bit
+			if p.declared {
+				known = true
+				if p.node != 0 && !r.eval(p.node, value, unmarked) {
+					return 0, false
+				}
+			}
+		}
+		if rule.nameNode != 0 && !r.evalName(rule.nameNode, name) {
+			return 0, false
+		}
+		for j := range rule.patterns {
+			p := &rule.patterns[j]
+			if r.steps -= 1 + p.pattern.cost(ne); r.steps < 0 {
+				return 0, false
+			}
+			if p.pattern.match(r.bytes(ne)) {
+				known = true
+				if p.node != 0 && !r.eval(p.node, value, unmarked) {
+					return 0, false
+				}
+			}
+		}
+		if !known {
+			if rule.closed {
+				return 0, r.fail(n, kwAdditionalProperties, at)
+			}
+			if rule.additional != 0 && !r.eval(rule.additional, value, unmarked) {
+				return 0, false
+			}
+		}
+		if known || rule.allProps {
+			r.mark(marks, i)
+		}
+		name = r.entries[value].next
+	}
+	return seen, true
+}
+
+// nameOf returns the first property, by name, that has one of these bits.
+func (o *objectRule) nameOf(bits uint64) string {
+	first := ""
+	for _, p := range o.props {
+		if p.bit&bits != 0 && (first == "" || p.name < first) {
+			first = p.name
+		}
+	}
+	return first
+}
+
+// evalName checks a property's name, which is a string for so long.
+func (r *run) evalName(n int32, name uint32) bool {
+	e := &r.entries[name]
+	e.kind = kindString
+	ok := r.eval(n, name, unmarked)
+	e.kind = kindName
+	return ok
+}

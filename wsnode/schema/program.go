@@ -1,0 +1,258 @@
+package schema
+
+import (
+	"math"
+	"math/bits"
+)
+
+// program is the schemas of a set as tables that refer to one another by index.
+// In each the first row is none: a link of 0 leads nowhere, and the node 0 is the
+// schema that allows everything.
+type program struct {
+	nodes   []node
+	values  []valueRule
+	texts   []textRule
+	numbers []numberRule
+	arrays  []arrayRule
+	objects []objectRule
+	mixes   []mixRule
+	// consts holds what const and enum name, as one array.
+	consts tape
+	// reasons say where each keyword stands that can refuse.
+	reasons map[reason]saying
+}
+
+// saying is what to say of a reason: the keyword's place, and for some what it
+// wants.
+type saying struct{ keyword, want string }
+
+// node is a schema. All that it has to say about a value of one kind is in one
+// row, so that a value meets only keywords that are about it.
+type node struct {
+	kinds       kinds // that are allowed
+	enough      kinds // of which nothing else is asked
+	unevaluated bool  // the mix has an unevaluated* of some kind
+	// Of a string of this size, both included, nothing else is asked either.
+	enoughFrom, enoughTo                      uint32
+	value, text, number, array, object, mixed int32
+}
+
+// valueRule is const or enum.
+type valueRule struct {
+	keyword keyword
+	texts   textTable
+	others  []otherValue // sorted
+}
+
+// otherValue is one that is no text.
+type otherValue struct {
+	hash uint64
+	at   uint32 // in consts
+}
+
+// textRule is what applies to strings.
+type textRule struct {
+	min, max int64 // in characters
+	pattern  *pattern
+	format   func(text []byte) bool
+}
+
+// numberRule is what applies to numbers.
+type numberRule struct {
+	// What it comes to for numbers of each of the smallest scales, as most are.
+	scales [maxScale + 1]scaleRule
+	// And for all others.
+	bounds   []bound
+	multiple decimal // 0 where there is none
+}
+
+// maxScale is the largest scale that has a scaleRule.
+const maxScale = 6
+
+// scaleRule is a numberRule for short numbers of one scale: n is right if it lies
+// here and is a multiple.
+type scaleRule struct{ low, high, multiple int64 }
+
+// bound is minimum, maximum or one of the exclusive ones.
+type bound struct {
+	keyword keyword
+	value   decimal
+	// refused are the outcomes of comparing a number with it.
+	refused [3]bool // -1, 0, 1
+}
+
+// arrayRule is what applies to arrays.
+type arrayRule struct {
+	min, max         int64
+	prefix           []int32
+	items            int32
+	allItems         bool // items stands there, so it evaluates what follows prefix
+	unique           bool
+	hasContains      bool
+	contains         int32
+	minHits, maxHits int64
+}
+
+// objectRule is what applies to objects.
+type objectRule struct {
+	min, max   int64
+	names      textTable  // of props
+	props      []propRule // named by properties, required and dependent*
+	patterns   []patternRule
+	additional int32
+	allProps   bool // additionalProperties stands there
+	closed     bool // and is false
+	nameNode   int32
+	namesOnly  bool   // neither names nor patterns matter, beyond props
+	required   uint64 // bits of props
+	needs      []need
+}
+
+// propRule is a property that the schema names.
+type propRule struct {
+	name     string
+	node     int32
+	declared bool   // by properties
+	bit      uint64 // in required and needs, or 0
+}
+
+type patternRule struct {
+	pattern *pattern
+	node    int32
+}
+
+// need is an entry of dependentRequired or dependentSchemas.
+type need struct {
+	keyword keyword
+	number  int32  // among those of the node, for reasons
+	when    uint64 // bit of the property that brings it about
+	props   uint64 // bits of those that must be there
+	node    int32
+}
+
+// mixRule holds the schemas that apply to the same value as the one they are in.
+type mixRule struct {
+	all           []int32 // allOf, $ref, $dynamicRef
+	any, one      []int32
+	anyChoice     *choice
+	oneChoice     *choice
+	oneOnly       bool // there is a oneChoice and nothing else
+	hasNot, hasIf bool
+	not           int32
+	test, yes, no int32
+	restProps     int32
+	hasRestProps  bool
+	restItems     int32
+	hasRestItems  bool
+}
+
+// choice picks the only schema of an anyOf or oneOf that can allow an object: all
+// of them ask for the same property, each for other texts in it.
+type choice struct {
+	name  string
+	key   int64
+	texts textTable
+	which []int32 // text -> index of the schema
+}
+
+// unbounded is no upper bound.
+const unbounded = math.MaxInt64
+
+// keyword names what refuses a message.
+type keyword uint8
+
+const (
+	kwFalse keyword = iota
+	kwType
+	kwConst
+	kwEnum
+	kwMinLength
+	kwMaxLength
+	kwPattern
+	kwFormat
+	kwNumber // one of those that follow: which one is found out when it is asked for
+	kwMinimum
+	kwMaximum
+	kwExclusiveMinimum
+	kwExclusiveMaximum
+	kwMultipleOf
+	kwMinItems
+	kwMaxItems
+	kwUniqueItems
+	kwContains
+	kwMinContains
+	kwMaxContains
+	kwMinProperties
+	kwMaxProperties
+	kwRequired
+	kwAdditionalProperties
+	kwDependentRequired
+	kwAnyOf
+	kwOneOf
+	kwNot
+)
+
+var keywordNames = [...]string{
+	kwType: "type", kwConst: "const", kwEnum: "enum", kwMinLength: "minLength", kwMaxLength: "maxLength", kwPattern: "pattern", kwFormat: "format",
+	kwMinimum: "minimum", kwMaximum: "maximum", kwExclusiveMinimum: "exclusiveMinimum", kwExclusiveMaximum: "exclusiveMaximum", kwMultipleOf: "multipleOf",
+	kwMinItems: "minItems", kwMaxItems: "maxItems", kwUniqueItems: "uniqueItems", kwContains: "contains", kwMinContains: "minContains", kwMaxContains: "maxContains",
+	kwMinProperties: "minProperties", kwMaxProperties: "maxProperties", kwRequired: "required", kwAdditionalProperties: "additionalProperties",
+	kwDependentRequired: "dependentRequired", kwAnyOf: "anyOf", kwOneOf: "oneOf", kwNot: "not",
+}
+
+// reason is a keyword of a node; number tells apart what stands under it.
+type reason struct {
+	node    int32
+	keyword keyword
+	number  int32
+}
+
+// textTable finds an index by a text. It holds no more than a third as many as it
+// has slots.
+type textTable struct {
+	slots []textSlot
+	shift uint8 // 64 less the bits of an index of slots
+}
+
+type textSlot struct {
+	key   int64
+	text  string
+	index int32 // plus one; 0 in an empty slot
+}
+
+// newTextTable numbers texts in order. Of equal ones the first counts.
+func newTextTable(texts []string) textTable {
+	var t textTable
+	if len(texts) == 0 {
+		return t
+	}
+	size := 4
+	for size < 3*len(texts) {
+		size *= 2
+	}
+	t.slots = make([]textSlot, size)
+	t.shift = uint8(64 - bits.TrailingZeros(uint(size)))
+	for i, text := range texts {
+		key := keyOf([]byte(text))
+		at := spread(key, t.shift)
+		for t.slots[at].index != 0 {
+			at = (at + 1) & uint64(len(t.slots)-1)
+		}
+		t.slots[at] = textSlot{key, text, int32(i) + 1}
+	}
+	return t
+}
+
+// find returns the index of the text of an entry, or -1.
+func (t *textTable) find(in *tape, e *entry, key int64) int32 {
+	if len(t.slots) == 0 {
+		return -1
+	}
+	mask := uint64(len(t.slots) - 1)
+	for at := spread(key, t.shift); ; at++ {
+		s := &t.slots[at&mask]
+		if s.key == key && (key >= 0 || s.text == string(in.bytes(e))) || s.index == 0 {
+			return s.index - 1
+		}
+	}
+}
