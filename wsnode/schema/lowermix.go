@@ -49,7 +49,6 @@ func (l *lowering) mix(n int32, s *jsonschema.Schema, scope int32, mix *mixRule)
 	if len(mix.all) == 0 && len(mix.any) == 0 && len(mix.one) == 0 && !mix.hasNot && !mix.hasIf && !unevaluated {
 		return 0, false
 	}
-	mix.oneOnly = mix.oneChoice != nil && len(mix.all) == 0 && len(mix.any) == 0 && !mix.hasNot && !mix.hasIf && !unevaluated
 	l.p.mixes = append(l.p.mixes, *mix)
 	return int32(len(l.p.mixes) - 1), unevaluated
 }
@@ -221,12 +220,31 @@ func (l *lowering) shorten() {
 	}
 }
 
-// hurry notes for each node of which values it asks nothing but their kind, or a
-// string's size.
+// hurry notes what can be skipped.
 func (p *program) hurry() {
+	for i := range p.objects {
+		o := &p.objects[i]
+		o.namesOnly = o.nameNode == 0 && len(o.patterns) == 0
+	}
+	for i := range p.mixes {
+		for _, c := range []struct {
+			choice *choice
+			nodes  []int32
+		}{{p.mixes[i].anyChoice, p.mixes[i].any}, {p.mixes[i].oneChoice, p.mixes[i].one}} {
+			for j := range c.nodes {
+				if c.choice != nil {
+					c.nodes[j] = p.chosen(c.nodes[j], c.choice, j)
+				}
+			}
+		}
+	}
 	for i := range p.nodes {
 		nd := &p.nodes[i]
 		nd.enoughFrom = 1 // to 0
+		m := &p.mixes[nd.mixed]
+		if m.oneChoice != nil && len(m.all) == 0 && len(m.any) == 0 && !m.hasNot && !m.hasIf && !nd.unevaluated && nd.kinds&kindObject != 0 && nd.value == 0 && nd.object == 0 {
+			nd.choice = nd.mixed
+		}
 		if nd.value != 0 || nd.mixed != 0 {
 			continue
 		}
@@ -240,8 +258,49 @@ func (p *program) hurry() {
 			nd.enoughFrom, nd.enoughTo = uint32(rule.min), uint32(min(rule.max, math.MaxUint32)) // no text has more characters than bytes
 		}
 	}
-	for i := range p.objects {
-		o := &p.objects[i]
-		o.namesOnly = o.nameNode == 0 && len(o.patterns) == 0
+}
+
+// chosen returns a node to be used in the place of one among which c chooses: it
+// does not look again at the property by which it was chosen.
+func (p *program) chosen(n int32, c *choice, which int) int32 {
+	nd := p.nodes[n]
+	if nd.object == 0 {
+		return n
 	}
+	rule := p.objects[nd.object]
+	i := slices.IndexFunc(rule.props, func(o propRule) bool { return o.name == c.name })
+	if i < 0 || !rule.props[i].declared || !p.allowsTexts(rule.props[i].node, c, which) {
+		return n
+	}
+	rule.props = slices.Clone(rule.props)
+	rule.props[i].node = 0
+	p.objects = append(p.objects, rule)
+	nd.object = int32(len(p.objects) - 1)
+	p.nodes = append(p.nodes, nd)
+	other := int32(len(p.nodes) - 1)
+	for why, say := range maps.Clone(p.reasons) {
+		if why.node == n {
+			why.node = other
+			p.reasons[why] = say
+		}
+	}
+	return other
+}
+
+// allowsTexts reports whether a node allows all the texts by which c chooses one
+// of its schemas.
+func (p *program) allowsTexts(n int32, c *choice, which int) bool {
+	nd := &p.nodes[n]
+	if nd.kinds&kindString == 0 || nd.value == 0 || nd.text != 0 || nd.mixed != 0 {
+		return false
+	}
+	for _, s := range c.texts.slots {
+		if s.index == 0 || c.which[s.index-1] != int32(which) {
+			continue
+		}
+		if !p.values[nd.value].texts.has(s.text) {
+			return false
+		}
+	}
+	return true
 }

@@ -3,9 +3,6 @@ package schema
 // evalMix checks the schemas that apply to the value itself.
 func (r *run) evalMix(n, row int32, e *entry, at uint32, marks int) bool {
 	m := &r.p.mixes[row]
-	if m.oneOnly && e.kind == kindObject {
-		return r.evalOne(n, m, e, at, marks)
-	}
 	for _, child := range m.all {
 		if !r.eval(child, at, marks) {
 			return false
@@ -85,7 +82,11 @@ func (r *run) choose(c *choice, at uint32) int32 {
 		if value.kind != kindString {
 			return -1
 		}
-		if found := c.texts.find(&r.tape, value, r.key(value)); found >= 0 {
+		key := value.n
+		if key < 0 {
+			key = r.key(value)
+		}
+		if found := c.texts.find(&r.tape, value, key); found >= 0 {
 			return c.which[found]
 		}
 		return -1

@@ -28,6 +28,11 @@ func number(e *entry, in []byte, i int, g *Guards) (int, error) {
 		n = n*10 + int64(in[i]-'0')
 		i++
 	}
+	if i < len(in) && in[i] == '.' {
+		if end, ok := shortFraction(e, in, start, first, i, n); ok {
+			return end, nil
+		}
+	}
 	digits := i - first
 	if digits == 0 || digits > 1 && in[first] == '0' {
 		return min(first+min(digits, 1), len(in)), ErrNotJSON
@@ -43,6 +48,34 @@ func number(e *entry, in []byte, i int, g *Guards) (int, error) {
 	}
 	e.kind, e.flags, e.scale, e.at, e.size, e.n = kindInteger, 0, 0, uint32(start), uint32(i-start), n
 	return i, nil
+}
+
+// shortFraction reads what most numbers with a point are: up to 18 digits and no
+// exponent. n is what stands before the point, between first and i.
+func shortFraction(e *entry, in []byte, start, first, i int, n int64) (end int, ok bool) {
+	if i == first || in[first] == '0' && i-first > 1 {
+		return 0, false
+	}
+	point := i
+	for i++; i < len(in) && isDigit(in[i]); i++ {
+		n = n*10 + int64(in[i]-'0')
+	}
+	scale := i - point - 1
+	if scale == 0 || i-first-1 > maxDigits || i < len(in) && in[i]|0x20 == 'e' {
+		return 0, false
+	}
+	for scale > 0 && n%10 == 0 {
+		n, scale = n/10, scale-1
+	}
+	k := kindFraction
+	if scale == 0 {
+		k = kindInteger
+	}
+	if first != start {
+		n = -n
+	}
+	e.kind, e.flags, e.scale, e.at, e.size, e.n = k, 0, int16(scale), uint32(start), uint32(i-start), n
+	return i, true
 }
 
 // fraction reads a number that may be anything but a short integer: its digits

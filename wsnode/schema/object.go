@@ -49,9 +49,11 @@ func (r *run) evalProps(n int32, rule *objectRule, e *entry, at uint32) (seen ui
 	for name, end := at+1, e.next; name < end; {
 		found, key := int32(-1), entries[name].n
 		if len(slots) > 0 {
-			// Mostly the first slot is the one, and the key says so.
+			// Mostly the first slot is the one.
 			s := &slots[spread(key, rule.names.shift)&uint64(len(slots)-1)]
-			if found = s.index - 1; s.key != key || key < 0 {
+			if s.key == key && (key >= 0 || s.text == string(r.bytes(&entries[name]))) {
+				found = s.index - 1
+			} else {
 				found = rule.names.find(&r.tape, &entries[name], key)
 			}
 		}
@@ -67,7 +69,7 @@ func (r *run) evalProps(n int32, rule *objectRule, e *entry, at uint32) (seen ui
 		if (found < 0 || !rule.props[found].declared) && rule.closed {
 			return 0, r.fail(n, kwAdditionalProperties, at)
 		}
-		if c := &r.p.nodes[child]; value.kind&c.enough == 0 && (value.kind != kindString || value.size < c.enoughFrom || value.size > c.enoughTo) && !r.eval(child, name+1, unmarked) {
+		if !r.p.nodes[child].isEnough(value) && !r.eval(child, name+1, unmarked) {
 			return 0, false
 		}
 		name = value.next

@@ -3,6 +3,7 @@ package schema
 import (
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // program is the schemas of a set as tables that refer to one another by index.
@@ -33,8 +34,16 @@ type node struct {
 	enough      kinds // of which nothing else is asked
 	unevaluated bool  // the mix has an unevaluated* of some kind
 	// Of a string of this size, both included, nothing else is asked either.
-	enoughFrom, enoughTo                      uint32
+	enoughFrom, enoughTo uint32
+	// choice is a mix that is a oneChoice and nothing else, where the node is
+	// nothing else either.
+	choice                                    int32
 	value, text, number, array, object, mixed int32
+}
+
+// isEnough reports whether the node allows a value, as far as a look can tell.
+func (nd *node) isEnough(e *entry) bool {
+	return e.kind&nd.enough != 0 || e.kind == kindString && nd.enoughFrom <= e.size && e.size <= nd.enoughTo
 }
 
 // valueRule is const or enum.
@@ -136,7 +145,6 @@ type mixRule struct {
 	any, one      []int32
 	anyChoice     *choice
 	oneChoice     *choice
-	oneOnly       bool // there is a oneChoice and nothing else
 	hasNot, hasIf bool
 	not           int32
 	test, yes, no int32
@@ -255,4 +263,8 @@ func (t *textTable) find(in *tape, e *entry, key int64) int32 {
 			return s.index - 1
 		}
 	}
+}
+
+func (t *textTable) has(text string) bool {
+	return slices.ContainsFunc(t.slots, func(s textSlot) bool { return s.index != 0 && s.text == text })
 }

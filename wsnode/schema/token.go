@@ -93,6 +93,11 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 					break
 				}
 			}
+			if end, high := plainEnd(in, i+1); end < len(in) && in[end] == '"' && high == 0 {
+				e.kind, e.flags, e.scale, e.at, e.size, e.next, e.n = kindString, 0, 0, uint32(i+1), uint32(end-i-1), n+1, unknownKey
+				i = end + 1
+				break
+			}
 			if i, why = t.string(e, i, g); why != nil {
 				return i, why
 			}
