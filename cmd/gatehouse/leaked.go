@@ -67,6 +67,7 @@ type leakRun struct {
 	revoke   func(ctx context.Context, id token.ID) (*pb.RevokeResponse, error)
 	receipt  func(ctx context.Context, rev *pb.Revision) (*pb.Receipt, error) // nil: receipts are not wanted
 	dryRun   bool
+	from     int           // the first line that counts
 	patience time.Duration // how long nodes may keep the receipts waiting
 	update   func(text string)
 
@@ -88,8 +89,8 @@ type leak struct {
 	line int
 }
 
-// revokeLeaked revokes what standard input holds.
-func (c *cli) revokeLeaked(ctx context.Context, e ending) error {
+// revokeLeaked revokes what standard input holds from a line on.
+func (c *cli) revokeLeaked(ctx context.Context, e ending, from int) error {
 	cl, err := c.connect()
 	if err != nil {
 		return err
@@ -100,7 +101,7 @@ func (c *cli) revokeLeaked(ctx context.Context, e ending) error {
 	}
 	progress := c.startProgress()
 	run := &leakRun{
-		dryRun: e.dryRun, patience: e.timeout, update: progress.set,
+		dryRun: e.dryRun, from: from, patience: e.timeout, update: progress.set,
 		tally: leakTally{MalformedLines: []int{}}, inFlight: map[int]int{}, recent: make([]token.ID, recentIDs),
 		revoke: func(ctx context.Context, id token.ID) (*pb.RevokeResponse, error) { return c.revokeOne(ctx, cl, e, id) },
 	}
@@ -169,7 +170,7 @@ func (r *leakRun) all(parent context.Context, in io.Reader) error {
 		defer close(leaks)
 		s := leakScanner{
 			found: func(id token.ID, line int) error {
-				if r.seen(id, line) {
+				if line < r.from || r.seen(id, line) {
 					return nil
 				}
 				select {
@@ -229,6 +230,9 @@ func (r *leakRun) seen(id token.ID, line int) bool {
 }
 
 func (r *leakRun) broken(line int) {
+	if line < r.from {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.tally.Malformed++
@@ -422,13 +426,15 @@ func (r *leakRun) outcome(c *cli, receipt *pb.Receipt, stopped, waitErr error) e
 		return unread(waitErr, "revoked", r.head)
 	case receipt != nil && !receipt.GetComplete():
 		return c.unconfirmed(receipt)
-	case t.Malformed > 0 && done+t.Counted+t.OutOfReach+t.Repeated == 0:
+	case t.Malformed > 0 && done+t.Counted+t.OutOfReach+t.Repeated == 0 && r.from <= 1:
 		return failed(exitUsage, fmt.Sprintf("a token's text has %d characters, its id %d", token.TextSize, idTextSize),
 			"standard input holds no token: %s", malformedText(&t))
 	case t.Malformed > 0:
 		return failed(exitUnconfirmed, "these lines hold no token, or one that is cut or edited", "%s", malformedText(&t))
 	case t.OutOfReach > 0:
 		return failed(exitUnconfirmed, "an admin's credential reaches all tenants", "%d tokens were not revoked: not of this credential's tenants, or unknown", t.OutOfReach)
+	case done+t.Counted+t.Repeated == 0 && r.from > 1:
+		return usagef("standard input holds no token from line %d on; it has %s", r.from, count(t.Lines, "line"))
 	case done+t.Counted+t.Repeated == 0:
 		return usagef("standard input holds no token")
 	}

@@ -313,6 +313,64 @@ func TestLeakRunNamesTheFirstLineNotDone(t *testing.T) {
 	}
 }
 
+// A run that was stopped goes on from the line that it named: nothing is left out,
+// and hardly more than what was under way is done twice.
+func TestLeakRunGoesOn(t *testing.T) {
+	const n = 20_000
+	var mu sync.Mutex
+	done := make([]int, n+1) // how often each line was
+	from := 1
+	for runs := 1; ; runs++ {
+		run := testRun()
+		run.from = from
+		revoke := run.revoke
+		var calls atomic.Int64
+		run.revoke = func(ctx context.Context, id token.ID) (*pb.RevokeResponse, error) {
+			if calls.Add(1) > n/4 {
+				return nil, errors.New("broken")
+			}
+			mu.Lock()
+			done[binary.BigEndian.Uint64(id[8:])]++
+			mu.Unlock()
+			return revoke(ctx, id)
+		}
+		if err := run.all(context.Background(), &manyIDs{n: n}); err == nil {
+			break
+		}
+		if next := run.firstUndone(); next <= from {
+			t.Fatalf("run %d began at line %d and is to be gone on with at %d", runs, from, next)
+		} else {
+			from = next
+		}
+	}
+	twice := 0
+	for line, times := range done[1:] {
+		if times == 0 {
+			t.Fatalf("line %d was left out", line+1)
+		}
+		twice += times - 1
+	}
+	if most := 5 * 20 * leakWorkers; twice > most {
+		t.Errorf("%d lines were done again, want at most %d", twice, most)
+	}
+}
+
+func TestRevokeLeakedFromLine(t *testing.T) {
+	c := newCaller(t)
+	_, one := testToken(1)
+	id, two := testToken(2)
+	in := one + "\nodd\n" + two + "\nodd\n"
+	c.check(c.run(in, "revoke", "--token-stdin", "--no-wait", "--from-line", "3"), exitUnconfirmed, "1 revoked, of which 0 were unknown to the authority; 1 line malformed\n",
+		"gatehouse: error: 1 malformed line: 4\ngatehouse: hint: these lines hold no token, or one that is cut or edited\n")
+	if got := revokedIDs(t, c.authority); !reflect.DeepEqual(got, []string{id.String()}) {
+		t.Errorf("revoked %v, want %v", got, id)
+	}
+	c.check(c.run(in, "revoke", "--token-stdin", "--from-line", "5"), exitUsage, "0 revoked, of which 0 were unknown to the authority; 0 lines malformed\n",
+		"gatehouse: error: standard input holds no token from line 5 on; it has 4 lines\n")
+	c.check(c.run(in, "revoke", "--token-stdin", "--from-line", "0"), exitUsage, "", "gatehouse: error: --from-line: 0 is below 1\ngatehouse: hint: lines are counted from 1\n")
+	c.check(c.run("", "revoke", "--subject", "u42", "--from-line", "2"), exitUsage, "", "gatehouse: error: --from-line is a line of what --token-stdin reads\n")
+}
+
 func seq(n int) []int {
 	out := make([]int, n)
 	for i := range out {

@@ -32,14 +32,17 @@ by then, the exit code is 6 and the row says by when the node will have closed
 its sockets itself.
 
 --token-stdin finds tokens and token ids in any text, one or more a line. Lines
-that hold none are counted and reported by their number.`
+that hold none are counted and reported by their number. A run that was stopped
+names the first line that may not be done: --from-line goes on there. To revoke
+again what is revoked does no harm.`
 
 const revokeExample = `  gatehouse revoke --subject u42
   gatehouse revoke --subject u42 --tenant acme --reason "laptop stolen"
   gatehouse revoke --token 01JD8Z0Q4M3T5V7X9ZABCDEFGH
   gatehouse revoke --tenant acme --reason "contract ended" --dry-run
   gatehouse revoke --ip-prefix 203.0.113.0/24 --reason "abuse" --yes
-  gatehouse revoke --token-stdin --reason "pasted in a ticket" < leaked.txt`
+  gatehouse revoke --token-stdin --reason "pasted in a ticket" < leaked.txt
+  gatehouse revoke --token-stdin --reason "pasted in a ticket" --from-line 412007 < leaked.txt`
 
 // countPatience is how long a revocation that nobody asked a question about
 // waits for the count of what it hits.
@@ -95,6 +98,7 @@ type ended struct {
 func (c *cli) revokeCommand() *cobra.Command {
 	e := ending{verb: "revoke", past: "revoked"}
 	var fromStdin bool
+	var fromLine int
 	cmd := &cobra.Command{
 		Use: "revoke SELECTOR", Short: "Revoke tokens and close their sockets, with a receipt",
 		Long: revokeHelp, Example: revokeExample, Args: noArgs, DisableFlagsInUseLine: true,
@@ -106,14 +110,19 @@ func (c *cli) revokeCommand() *cobra.Command {
 				return usagef("--token-stdin=false says nothing to hit: leave it out")
 			}
 			sel, found, err := parseSelector(cmd, "token-stdin")
-			if err != nil {
+			switch {
+			case err != nil:
 				return err
+			case found && cmd.Flags().Changed("from-line"):
+				return usagef("--from-line is a line of what --token-stdin reads")
+			case fromLine < 1:
+				return usage("lines are counted from 1", "--from-line: %d is below 1", fromLine)
 			}
 			if !found {
 				if e.requestID != "" {
 					return usagef("--request-id names one revocation; --token-stdin makes many, each with an id of its own")
 				}
-				return c.revokeLeaked(cmd.Context(), e)
+				return c.revokeLeaked(cmd.Context(), e, fromLine)
 			}
 			e.sel = sel
 			return c.revoke(cmd.Context(), e)
@@ -123,6 +132,7 @@ func (c *cli) revokeCommand() *cobra.Command {
 	f.SortFlags = false
 	selectorFlags(f)
 	f.BoolVar(&fromStdin, "token-stdin", false, "leaked tokens, or token ids, from standard input")
+	f.IntVar(&fromLine, "from-line", 1, "with --token-stdin: leave out the lines before it")
 	e.flags(f)
 	return cmd
 }
