@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -63,7 +64,8 @@ func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
 		defer s.recoverPanic(ctx, pb.NodeService_Attach_FullMethodName, &err)
 		err = s.listen(ctx, stream, inst, a, heartbeats)
 	}()
-	err = firstCause(s.feed(ctx, stream, inst.ID, a, applied, heartbeats), read)
+	trust := slices.Contains(first.GetHello().GetHello().GetFeatures(), pb.FeatureTrust)
+	err = firstCause(s.feed(ctx, stream, inst.ID, a, applied, heartbeats, trust), read)
 	if errors.Is(err, io.EOF) { // said goodbye, or closed its side
 		err = nil
 	}
@@ -230,7 +232,7 @@ func (s *Service) applied(id storage.InstanceID, through *pb.Revision) (sequence
 // feed sends a node all that it needs to know, in order, until the stream
 // ends. A node that reads slowly holds up nobody else: its entries wait in the
 // log.
-func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, id storage.InstanceID, a *attachment, after storage.Revision, heartbeats <-chan uint64) error {
+func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, id storage.InstanceID, a *attachment, after storage.Revision, heartbeats <-chan uint64, trust bool) error {
 	head, moved := s.store.Head()
 	snapshot, err := s.needsSnapshot(ctx, after, head)
 	if err != nil {
@@ -239,6 +241,7 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 	if snapshot {
 		after = storage.Revision{Epoch: head.Epoch}
 	}
+	rotated := s.ca.Changed()
 	if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Welcome{Welcome: &pb.AttachWelcome{
 		Hello: attachHello(), Head: revisionOf(head), Snapshot: snapshot, Time: timestamppb.New(s.now()),
 		HeartbeatInterval: durationpb.New(s.cfg.Fleet.HeartbeatInterval),
@@ -246,6 +249,7 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 		RetryAfter:        durationpb.New(s.cfg.Fleet.RetryAfter),
 		SessionFence:      durationpb.New(s.cfg.Fleet.SessionFence),
 		EdgeKeys:          s.keys.Load().wire,
+		Trust:             s.trust(),
 	}}}); err != nil {
 		return err
 	}
@@ -271,6 +275,13 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 		case <-moved:
 		case keys := <-a.keys:
 			if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_EdgeKeys{EdgeKeys: keys}}); err != nil {
+				return err
+			}
+		case <-rotated:
+			if rotated = s.ca.Changed(); !trust {
+				continue
+			}
+			if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Trust{Trust: s.trust()}}); err != nil {
 				return err
 			}
 		case seq := <-heartbeats:

@@ -105,7 +105,7 @@ func redeemElsewhere(f *fixture, batches int) (cpu func() time.Duration, began f
 	key, csr := f.request()
 	cert, err := f.ca.SignClient(csr, "node-1", 1, 0)
 	f.ok(err)
-	f.ok(pki.Bundle{Key: key, Cert: pki.EncodeCertificate(cert), CA: f.ca.PEM}.Write(dir, false))
+	f.ok(pki.Bundle{Key: key, Cert: pki.EncodeCertificate(cert), CA: f.ca.Bundle()}.Write(dir, false))
 	work, err := json.Marshal(benchWork{f.address, dir, n.id[:], batches})
 	f.ok(err)
 	cmd := exec.Command(os.Args[0], "-test.run", "^TestBenchNode$")

@@ -65,7 +65,9 @@ type known struct {
 	ended chan struct{} // closed when calls by this record must end
 	quota *rate.Limiter // of tokens; nil is without bound
 
-	certificateEnds *atomic.Int64 // when the one that it last called with does, in Unix seconds; zero before that
+	// shown is of the certificate that it last connected with; before that, what
+	// the record says.
+	shown *atomic.Pointer[signature]
 }
 
 // tokenBurst is how many tokens every issuer may issue at once after a pause,
@@ -89,7 +91,8 @@ func loadCallers(ctx context.Context, store storage.Store) (*callers, error) {
 func (c *callers) put(cred storage.Credential) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k := &known{Credential: cred, ended: make(chan struct{}), certificateEnds: new(atomic.Int64)}
+	k := &known{Credential: cred, ended: make(chan struct{}), shown: new(atomic.Pointer[signature])}
+	k.shown.Store(signatureOf(&cred))
 	if n := cred.TokensPerSecond; n > 0 {
 		k.quota = rate.NewLimiter(rate.Limit(n), max(int(n), tokenBurst))
 	}
@@ -98,7 +101,7 @@ func (c *callers) put(cred storage.Credential) {
 			k.quota = old.quota
 		}
 		if cred.Generation == old.Generation {
-			k.certificateEnds = old.certificateEnds
+			k.shown = old.shown
 		}
 		if cred.Disabled || cred.Generation != old.Generation {
 			close(old.ended)
@@ -162,7 +165,7 @@ func (c *callers) find(ctx context.Context, p *peer.Peer) (*known, error) {
 	case *certified:
 		info = a
 	case credentials.TLSInfo: // of another transport
-		info = certify(a)
+		info = certify(a, 0)
 	default:
 		return nil, errUnauthenticated
 	}
@@ -176,7 +179,11 @@ func (c *callers) find(ctx context.Context, p *peer.Peer) (*known, error) {
 		if k == nil || k.Generation != info.generation || k.APIKeyHash != nil {
 			return nil, errUnknown
 		}
-		k.certificateEnds.Store(info.ends)
+		// By the newest connection: older ones go on with what they began with, though
+		// their caller has another certificate by now.
+		if last := k.shown.Load(); info.by.nth >= last.nth && *last != info.by {
+			k.shown.Store(&info.by)
+		}
 		return k, nil
 	}
 	values := metadata.ValueFromIncomingContext(ctx, "authorization")

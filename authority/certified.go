@@ -3,10 +3,12 @@ package authority
 import (
 	"errors"
 	"net"
+	"sync"
 
 	"google.golang.org/grpc/credentials"
 
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
+	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
 // certified is a connection's TLS state with what its client certificate says,
@@ -16,16 +18,36 @@ type certified struct {
 	shown      bool // there is a verified certificate
 	name       string
 	generation uint32
-	ends       int64 // when it does, in Unix seconds
+	by         signature
 	err        error // what is wrong with it
 }
 
-func certify(info credentials.TLSInfo) *certified {
+// signature tells of a certificate by which CA it is, and its end in Unix
+// seconds, zero where that is not known.
+type signature struct {
+	ca   string
+	ends int64
+	nth  uint64 // the connection that it was shown on; zero before one was
+}
+
+// same reports whether both tell the same of a certificate.
+func (s *signature) same(other *signature) bool { return s.ca == other.ca && s.ends == other.ends }
+
+func signatureOf(c *storage.Credential) *signature {
+	s := &signature{ca: c.SignedBy}
+	if !c.CertificateEnds.IsZero() {
+		s.ends = c.CertificateEnds.Unix()
+	}
+	return s
+}
+
+func certify(info credentials.TLSInfo, nth uint64) *certified {
 	c := &certified{TLSInfo: info}
 	if chains := info.State.VerifiedChains; len(chains) > 0 {
 		c.shown = true
 		c.name, c.generation, c.err = pki.CredentialOf(chains[0][0])
-		c.ends = chains[0][0].NotAfter.Unix()
+		issuer := chains[0][min(1, len(chains[0])-1)] // by its key, be it a root or vouched for
+		c.by = signature{pki.ID(issuer), chains[0][0].NotAfter.Unix(), nth}
 	}
 	return c
 }
@@ -33,6 +55,7 @@ func certify(info credentials.TLSInfo) *certified {
 // certifying are transport credentials whose connections are certified.
 type certifying struct {
 	credentials.TransportCredentials
+	conns *connections
 }
 
 func (c certifying) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
@@ -44,9 +67,83 @@ func (c certifying) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 	if !ok {
 		return nil, nil, errors.Join(errors.New("transport without TLS"), conn.Close())
 	}
-	return conn, certify(tls), nil
+	kept, who, err := c.conns.keep(conn, tls)
+	if err != nil {
+		return nil, nil, errors.Join(err, conn.Close())
+	}
+	return kept, who, nil
 }
 
 func (c certifying) Clone() credentials.TransportCredentials {
-	return certifying{c.TransportCredentials.Clone()}
+	return certifying{c.TransportCredentials.Clone(), c.conns}
+}
+
+// connections are those that were made with a certificate, by CA, so that they
+// end with the trust in it. Safe for concurrent use.
+type connections struct {
+	ca *pki.CA
+
+	mu   sync.Mutex // guards what follows
+	nth  uint64
+	open map[string]map[*keptConn]struct{}
+}
+
+func newConnections(ca *pki.CA) *connections {
+	return &connections{ca: ca, open: map[string]map[*keptConn]struct{}{}}
+}
+
+// keptConn is a connection that is forgotten once it is closed.
+type keptConn struct {
+	net.Conn
+	conns *connections
+	by    string // the CA
+}
+
+func (c *connections) keep(conn net.Conn, info credentials.TLSInfo) (net.Conn, *certified, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.nth++
+	who := certify(info, c.nth)
+	if !who.shown {
+		return conn, who, nil
+	}
+	// With mu held: whoever retires a CA then ends what is here, or this finds that
+	// it was.
+	if !c.ca.Trusts(who.by.ca) {
+		return nil, nil, errors.New("client certificate of a CA that was retired meanwhile")
+	}
+	kept := &keptConn{conn, c, who.by.ca}
+	if c.open[kept.by] == nil {
+		c.open[kept.by] = map[*keptConn]struct{}{}
+	}
+	c.open[kept.by][kept] = struct{}{}
+	return kept, who, nil
+}
+
+func (k *keptConn) Close() error {
+	k.conns.mu.Lock()
+	delete(k.conns.open[k.by], k)
+	k.conns.mu.Unlock()
+	return k.Conn.Close()
+}
+
+// closeUntrusted ends the connections that were made with certificates of CAs
+// that are not trusted any more, and counts them.
+func (c *connections) closeUntrusted() (closed int) {
+	c.mu.Lock()
+	var end []*keptConn
+	for by, conns := range c.open {
+		if c.ca.Trusts(by) {
+			continue
+		}
+		for k := range conns {
+			end = append(end, k)
+		}
+		delete(c.open, by)
+	}
+	c.mu.Unlock()
+	for _, k := range end {
+		_ = k.Conn.Close() // its reader finds out
+	}
+	return len(end)
 }

@@ -148,7 +148,8 @@ func (s *Service) update(ctx context.Context, name string, change func(*storage.
 // equip gives a credential what it calls with: a certificate for the key of a
 // request, or else an API key.
 func (s *Service) equip(c *storage.Credential, csrDER []byte) (*pb.IssuedCredential, error) {
-	issued := &pb.IssuedCredential{CaPem: string(s.ca.PEM)}
+	issued := &pb.IssuedCredential{}
+	defer func() { issued.CaPem = string(s.ca.Bundle()) }() // with the CA that signed, whatever has changed meanwhile
 	if len(csrDER) == 0 {
 		if c.Role == node {
 			return nil, invalid("certificate_request", "required: nodes call with certificates only")
@@ -158,6 +159,7 @@ func (s *Service) equip(c *storage.Credential, csrDER []byte) (*pb.IssuedCredent
 			return nil, err
 		}
 		issued.ApiKey, c.APIKeyHash = key, hash
+		c.SignedBy, c.CertificateEnds = "", time.Time{}
 		return issued, nil
 	}
 	cert, err := s.ca.SignClient(csrDER, c.Name, c.Generation, pki.ClientLife)
@@ -167,7 +169,7 @@ func (s *Service) equip(c *storage.Credential, csrDER []byte) (*pb.IssuedCredent
 	if err != nil {
 		return nil, err
 	}
-	c.APIKeyHash = nil
+	c.APIKeyHash, c.SignedBy, c.CertificateEnds = nil, s.ca.SignerOf(cert), cert.NotAfter
 	issued.CertificatePem, issued.ExpiresAt = string(pki.EncodeCertificate(cert)), timestamppb.New(cert.NotAfter)
 	return issued, nil
 }

@@ -33,7 +33,7 @@ func TestCredentialWithCertificate(t *testing.T) {
 	f.ok(err)
 	name, generation, err := pki.CredentialOf(cert)
 	f.equal("certificate", []any{name, generation, err, resp.GetIssued().GetExpiresAt().AsTime()}, []any{"shop.1", 1, nil, cert.NotAfter.UTC()})
-	f.equal("CA", resp.GetIssued().GetCaPem(), string(f.ca.PEM))
+	f.equal("CA", resp.GetIssued().GetCaPem(), string(f.ca.Bundle()))
 	f.equal("API key", resp.GetIssued().GetApiKey(), "")
 
 	list, err := f.credentials("viewer").ListCredentials(f.ctx, &pb.ListCredentialsRequest{})

@@ -56,3 +56,6 @@ func (a *Audit) Checkpoint() auditlog.Checkpoint { return a.checkpoint() }
 
 // ServeBounded serves l with at most n connections at once.
 func (srv *Server) ServeBounded(l net.Listener, n int) error { return srv.serve(newBounded(l, n)) }
+
+// KeepShown writes by which certificates callers have called.
+func (s *Service) KeepShown(ctx context.Context) error { return s.keepShown(ctx) }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -81,13 +80,18 @@ func (b *buffer) String() string {
 	return b.buf.String()
 }
 
-// installation is the CA and the server's certificate, one for all tests.
+// installation is the CA and the folder of the server's certificate, one for all
+// tests that do not change it.
 var installation = sync.OnceValues(func() (*pki.CA, string) {
-	at := func() time.Time { return start }
 	dir, err := os.MkdirTemp("", "gatehouse-authority-test-")
 	if err != nil {
 		panic(err)
 	}
+	return install(dir)
+})
+
+func install(dir string) (*pki.CA, string) {
+	at := func() time.Time { return start }
 	ca, err := pki.Create(filepath.Join(dir, "ca"), at, rand.Reader)
 	if err != nil {
 		panic(err)
@@ -96,7 +100,7 @@ var installation = sync.OnceValues(func() (*pki.CA, string) {
 		panic(err)
 	}
 	return ca, filepath.Join(dir, "tls")
-})
+}
 
 // fixture is an authority on a loopback port, with credentials of every kind:
 //
@@ -128,6 +132,8 @@ type state struct {
 	server  *authority.Server
 	address string
 
+	site       func() (*pki.CA, string) // installation, if a test wants no other
+	recertify  func() error
 	reflection bool
 	backup     func(context.Context, io.Writer, func(storage.Backup)) error
 	served     chan error
@@ -150,7 +156,7 @@ func newFixture(t testing.TB, edits ...func(*fixture)) *fixture {
 	t.Helper()
 	f := &fixture{t, &state{
 		ctx: t.Context(), cfg: authority.DefaultConfig(), clock: &clock{now: start}, store: memstore.New(),
-		log: &buffer{}, conns: map[string]*grpc.ClientConn{},
+		log: &buffer{}, conns: map[string]*grpc.ClientConn{}, site: installation,
 	}}
 	f.auditAt = filepath.Join(t.TempDir(), "audit.jsonl")
 	f.audit = &auditText{f.auditAt}
@@ -180,7 +186,7 @@ func (f *fixture) in(t testing.TB) *fixture { return &fixture{t, f.state} }
 // start makes and serves an authority on f.store.
 func (f *fixture) start() {
 	f.Helper()
-	ca, dir := installation()
+	ca, dir := f.site()
 	f.ca, f.metrics = ca, prometheus.NewRegistry()
 	var err error
 	if f.auditTo != nil {
@@ -191,10 +197,10 @@ func (f *fixture) start() {
 	}
 	f.service, err = authority.New(f.ctx, f.cfg, authority.Parts{
 		Store: f.store, CA: ca, Audit: f.trail, Log: slog.New(slog.NewJSONHandler(f.log, nil)),
-		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader, Traces: f.traces, Backup: f.backup,
+		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader, Traces: f.traces, Recertify: f.recertify, Backup: f.backup,
 	})
 	f.ok(err)
-	tlsConfig, err := tlsfile.Server(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), ca.Cert, f.clock.Now, slog.New(slog.DiscardHandler))
+	tlsConfig, err := tlsfile.Server(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), ca.Pool, f.clock.Now, slog.New(slog.DiscardHandler))
 	f.ok(err)
 	f.server, err = authority.NewServer(f.service, tlsConfig, f.reflection)
 	f.ok(err)
@@ -268,9 +274,7 @@ func (f *fixture) conn(name string) *grpc.ClientConn {
 // certificate of a credential.
 func (f *fixture) clientTLS(name string, generation uint32) *tls.Config {
 	f.Helper()
-	pool := x509.NewCertPool()
-	pool.AddCert(f.ca.Cert)
-	cfg := &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13, Time: f.clock.Now}
+	cfg := &tls.Config{RootCAs: f.ca.Pool(), MinVersion: tls.VersionTLS13, Time: f.clock.Now}
 	if name == "" {
 		return cfg
 	}

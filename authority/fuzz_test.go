@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/storage/memstore"
@@ -67,9 +69,14 @@ func newFuzzed(f testing.TB) *fuzzed {
 	log := &bytes.Buffer{}
 	audit := NewAudit(io.Discard)
 	f.Cleanup(func() { _ = audit.Close() })
+	now := func() time.Time { return testStart }
+	ca, err := pki.Create(filepath.Join(f.TempDir(), "ca"), now, rand.Reader)
+	if err != nil {
+		f.Fatal(err)
+	}
 	s, err := New(context.Background(), DefaultConfig(), Parts{
-		Store: memstore.New(), Audit: audit, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError})),
-		Metrics: prometheus.NewRegistry(), Now: func() time.Time { return testStart }, Random: rand.Reader,
+		Store: memstore.New(), CA: ca, Audit: audit, Log: slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelError})),
+		Metrics: prometheus.NewRegistry(), Now: now, Random: rand.Reader,
 	})
 	if err != nil {
 		f.Fatal(err)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
@@ -16,7 +17,9 @@ type reading struct {
 	waiting                        int // counts of acknowledgements
 	auditLost                      uint64
 	edgeKeyAge                     float64 // in seconds
+	dependents                     int     // on the CA to be retired
 	serverEnds, caEnds, clientEnds float64 // Unix time; +Inf where there is none
+	elderEnds                      float64 // as these
 }
 
 // readings collects metrics that are read anew at each scrape, all from one
@@ -58,8 +61,10 @@ func newReadings(s *Service) *readings {
 		{"node_lag_entries", "Entries of the revocation log that the attached node instance furthest behind has not enforced.", func(r *reading) float64 { return float64(r.lag) }},
 		{"edge_key_age_seconds", "For how long tokens have been made with the edge key in use.", func(r *reading) float64 { return r.edgeKeyAge }},
 		{"server_certificate_expiry_timestamp_seconds", "When the authority's server certificate ends, in Unix time.", func(r *reading) float64 { return r.serverEnds }},
-		{"ca_certificate_expiry_timestamp_seconds", "When the CA's certificate ends, in Unix time.", func(r *reading) float64 { return r.caEnds }},
-		{"client_certificate_expiry_timestamp_seconds", "When the first client certificate ends, of those that credentials last called with, in Unix time; +Inf before any did.", func(r *reading) float64 { return r.clientEnds }},
+		{"ca_certificate_expiry_timestamp_seconds", "When the certificate of the CA that signs ends, in Unix time.", func(r *reading) float64 { return r.caEnds }},
+		{"elder_ca_certificate_expiry_timestamp_seconds", "When the certificate of the CA ends that is to be retired, in Unix time; +Inf where there is none.", func(r *reading) float64 { return r.elderEnds }},
+		{"elder_ca_dependents", "Credentials that depend on the CA to be retired.", func(r *reading) float64 { return float64(r.dependents) }},
+		{"client_certificate_expiry_timestamp_seconds", "When the first client certificate ends, of those that credentials last connected with or were given, in Unix time; +Inf where there is none.", func(r *reading) float64 { return r.clientEnds }},
 	} {
 		r.values = append(r.values, reader{desc(g.name, g.help), prometheus.GaugeValue, g.read})
 	}
@@ -114,7 +119,10 @@ func (s *Service) reading() reading {
 		return float64(end.Unix())
 	}
 	r.edgeKeyAge = now.Sub(s.keys.Load().activeSince(now)).Seconds()
-	r.caEnds, r.clientEnds, r.serverEnds = unix(s.ca.Cert.NotAfter), unix(s.callers.firstEnd()), unix(s.serverEnds())
+	r.caEnds, r.clientEnds, r.serverEnds, r.elderEnds = unix(s.ca.Cert().NotAfter), unix(s.callers.firstEnd()), unix(s.serverEnds()), math.Inf(1)
+	if elder := s.elder(); elder != nil {
+		r.elderEnds, r.dependents = unix(elder.NotAfter), len(s.callers.dependents(pki.ID(elder), now))
+	}
 	return r
 }
 
@@ -165,12 +173,12 @@ func (k *keyring) activeSince(now time.Time) time.Time {
 }
 
 // firstEnd is when the first client certificate ends, of those that credentials
-// in use last called with; zero if none did.
+// in use last connected with or were given; zero if there are none.
 func (c *callers) firstEnd() (first time.Time) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	for _, k := range c.byName {
-		at := k.certificateEnds.Load()
+		at := k.shown.Load().ends
 		if at == 0 || k.Disabled {
 			continue
 		}

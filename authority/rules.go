@@ -53,6 +53,9 @@ var rules = map[string][]storage.Role{
 	pb.CredentialService_RenewCertificate_FullMethodName:  {issuer, node, admin, viewer},
 	pb.CredentialService_RotateEdgeKeys_FullMethodName:    {admin},
 	pb.CredentialService_ListEdgeKeys_FullMethodName:      {admin, viewer},
+	pb.CredentialService_RotateCA_FullMethodName:          {admin},
+	pb.CredentialService_ListCAs_FullMethodName:           {admin, viewer},
+	pb.CredentialService_RetireCA_FullMethodName:          {admin},
 
 	pb.MaintenanceService_Backup_FullMethodName: {admin},
 }

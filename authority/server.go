@@ -38,6 +38,9 @@ const (
 	// maxIdle ends connections on which nothing was called for so long. Callers
 	// connect again by themselves.
 	maxIdle = 30 * time.Minute
+	// maxAge has callers make their next call on a new connection, on which they
+	// show the certificate that they have by then; streams go on.
+	maxAge = time.Hour
 )
 
 // Server is a Service on the wire.
@@ -53,7 +56,7 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 	srv := &Server{service: s, health: health.NewServer()}
 	s.tls.Store(tlsConfig)
 	srv.Server = grpc.NewServer(append(s.tracing.serverOptions(),
-		grpc.Creds(certifying{&countedTLS{credentials.NewTLS(tlsConfig), s.metrics}}),
+		grpc.Creds(certifying{&countedTLS{credentials.NewTLS(tlsConfig), s.metrics}, s.conns}),
 		grpc.UnaryInterceptor(s.interceptUnary),
 		grpc.StreamInterceptor(s.interceptStream),
 		grpc.NumStreamWorkers(streamWorkers),
@@ -63,7 +66,7 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 		grpc.MaxConcurrentStreams(1000),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.MaxHeaderListSize(16<<10),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, MaxConnectionAge: maxAge, Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
 	)...)

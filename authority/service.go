@@ -24,7 +24,8 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// Parts are what an authority works with. All but Traces and Backup are required.
+// Parts are what an authority works with. All but Traces, Recertify and Backup are
+// required.
 type Parts struct {
 	Store   storage.Store
 	CA      *pki.CA
@@ -34,6 +35,9 @@ type Parts struct {
 	Now     func() time.Time
 	Random  io.Reader            // of cryptographic quality, safe for concurrent use
 	Traces  trace.TracerProvider // nil makes no spans, and costs nothing
+	// Recertify sees to it that callers are shown a server certificate of CA. It is
+	// called when that has changed, and nil where others see to it.
+	Recertify func() error
 	// Backup writes a backup of Store to w while that goes on working, and first
 	// tells begun what it will be. It is nil where there is none to be had.
 	Backup func(ctx context.Context, w io.Writer, begun func(storage.Backup)) error
@@ -63,10 +67,12 @@ type Service struct {
 	rotating sync.Mutex // held from a change of edge keys on disk until it counts here
 	keys     atomic.Pointer[keyring]
 	tls      atomic.Pointer[tls.Config] // that callers are served with; nil without
+	conns    *connections
 
 	sampler      *sampler
 	enforcements enforcements
 
+	recertify func() error
 	backup    func(ctx context.Context, w io.Writer, begun func(storage.Backup)) error
 	backingUp chan struct{} // of one: held by who makes a backup
 
@@ -87,14 +93,16 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	}
 	s := &Service{
 		cfg: cfg, ca: p.CA, audit: p.Audit, now: p.Now, random: p.Random,
-		strikes:  newStrikes(),
-		unwanted: newUnwanted(),
-		agents:   newAgents(),
-		writes:   newWrites(),
-		sampler:  newSampler(),
-		stopping: make(chan struct{}),
-		tracing:  newTracing(p.Traces),
-		backup:   p.Backup, backingUp: make(chan struct{}, 1),
+		strikes:   newStrikes(),
+		unwanted:  newUnwanted(),
+		agents:    newAgents(),
+		writes:    newWrites(),
+		conns:     newConnections(p.CA),
+		sampler:   newSampler(),
+		stopping:  make(chan struct{}),
+		tracing:   newTracing(p.Traces),
+		recertify: p.Recertify,
+		backup:    p.Backup, backingUp: make(chan struct{}, 1),
 	}
 	s.store, s.log = s.tracing.store(p.Store), s.tracing.log(p.Log)
 	var err error
@@ -137,6 +145,7 @@ func (s *Service) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	wg.Go(func() { s.keepOn(ctx) })
+	wg.Go(func() { s.keepShownOn(ctx) })
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {

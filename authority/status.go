@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/token"
@@ -25,6 +26,7 @@ var (
 	errInvalidRequest  = errors.New("invalid request")
 	errUnauthenticated = errors.New("no credential: call with a client certificate or an API key")
 	errUnknown         = errors.New("unknown credential")
+	errDepended        = errors.New("credentials depend on it")
 	errDenied          = errors.New("permission denied")
 	errDisabled        = errors.New("credential disabled")
 	errQuota           = errors.New("quota exceeded")
@@ -47,6 +49,9 @@ var statusTable = []struct {
 	{errInvalidRequest, codes.InvalidArgument, pb.Reason_REASON_INVALID_REQUEST, "", 0},
 	{errUnauthenticated, codes.Unauthenticated, pb.Reason_REASON_UNAUTHENTICATED, "", 0},
 	{errUnknown, codes.Unauthenticated, pb.Reason_REASON_UNAUTHENTICATED, "", 0},
+	{pki.ErrRotating, codes.FailedPrecondition, pb.Reason_REASON_CA_ROTATION, "", 0},
+	{pki.ErrNoElder, codes.FailedPrecondition, pb.Reason_REASON_CA_ROTATION, "", 0},
+	{errDepended, codes.FailedPrecondition, pb.Reason_REASON_CA_ROTATION, "", 0},
 	{errDisabled, codes.PermissionDenied, pb.Reason_REASON_CREDENTIAL_DISABLED, "", 0},
 	{errDenied, codes.PermissionDenied, pb.Reason_REASON_PERMISSION_DENIED, "", 0},
 	{errQuota, codes.ResourceExhausted, pb.Reason_REASON_QUOTA_EXCEEDED, "", time.Second},

@@ -42,7 +42,7 @@ func makeKeys(dir string) error {
 		if err != nil {
 			return err
 		}
-		bundle := pki.Bundle{Key: key, Cert: pki.EncodeCertificate(cert), CA: ca.PEM}
+		bundle := pki.Bundle{Key: key, Cert: pki.EncodeCertificate(cert), CA: ca.Bundle()}
 		if err := bundle.Write(filepath.Join(dir, name), false); err != nil {
 			return err
 		}
@@ -65,7 +65,7 @@ func (l *lab) keys() (string, error) {
 
 func serverTLS(keys string, ca *pki.CA) (*tls.Config, error) {
 	dir := filepath.Join(keys, "server")
-	return tlsfile.Server(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), ca.Cert, time.Now, slog.New(slog.DiscardHandler))
+	return tlsfile.Server(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), ca.Pool, time.Now, slog.New(slog.DiscardHandler))
 }
 
 func clientTLS(keys, name string) (*tls.Config, error) {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
@@ -37,9 +38,11 @@ func serveNode(sp spec) (*server, error) {
 		return nil, err
 	}
 	config.Log, config.Metrics = slog.New(slog.NewJSONHandler(logTo, nil)), prometheus.NewRegistry()
-	if config.TLS, err = clientTLS(sp.Keys, "node"); err != nil {
+	call, err := clientTLS(sp.Keys, "node")
+	if err != nil {
 		return nil, err
 	}
+	config.Credentials = credentials.NewTLS(call)
 	n, err := wsnode.New(config, deliver.Echo{})
 	if err != nil {
 		return nil, err

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/grpc/credentials"
+
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
@@ -45,7 +47,7 @@ func startSimNode(keys, addr string) (*simNode, error) {
 	n := newSimNode()
 	settings := verify.DefaultConfig()
 	settings.Address = addr
-	if n.client, err = verify.New(settings, config, nil, n, slog.New(slog.DiscardHandler)); err != nil {
+	if n.client, err = verify.New(settings, credentials.NewTLS(config), nil, n, slog.New(slog.DiscardHandler)); err != nil {
 		return nil, err
 	}
 	n.run()

@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/gatehouse-ws/gatehouse/authority"
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
@@ -91,13 +92,13 @@ func authorityMetrics(t *testing.T) []*dto.MetricFamily {
 
 func nodeMetrics(t *testing.T) []*dto.MetricFamily {
 	cfg, reg := wsnode.DefaultConfig(), prometheus.NewRegistry()
-	cfg.Authority.Address, cfg.TLS, cfg.Log, cfg.Metrics = "localhost:1", &tls.Config{MinVersion: tls.VersionTLS13}, slog.New(slog.DiscardHandler), reg
+	cfg.Authority.Address, cfg.Credentials, cfg.Log, cfg.Metrics = "localhost:1", credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13}), slog.New(slog.DiscardHandler), reg
 	cfg.Routes = []wsnode.Route{{Path: "/", Audience: "chat", MissingOrigin: "allow", Unchecked: true}}
 	n, err := wsnode.New(cfg, deliver.Echo{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	reg.MustRegister(wsnode.CredentialExpiry(func() int64 { return 0 }))
+	reg.MustRegister(wsnode.CredentialExpiry(func() int64 { return 0 }), wsnode.TrustExpiry(func() int64 { return 0 }))
 	families := gather(t, reg)
 	if err := n.Shutdown(context.Background()); err != nil {
 		t.Fatal(err)

@@ -491,6 +491,11 @@ type Credential struct {
 	CreatedAt       time.Time
 	Generation      uint32
 	APIKeyHash      []byte // SHA-256 of the API key, or nil
+
+	// Of the certificate that it last connected with, or before that of the one that
+	// it was given: by which CA it is, empty where that is not known, and its end.
+	SignedBy        string
+	CertificateEnds time.Time
 }
 
 // EdgeKey makes and checks the tags of tokens. It shows its id alone when it is

@@ -7,8 +7,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 )
 
 // Renew replaces the certificate in certPath by one that ask gets for the same
@@ -39,27 +42,55 @@ func Renew(certPath, keyPath string, ask func(csr []byte) (certPEM []byte, err e
 	if _, err := tls.X509KeyPair(cert, keyPEM); err != nil {
 		return fmt.Errorf("the new certificate is not of %s: %w", keyPath, err)
 	}
-	return replace(certPath, cert)
-}
-
-// replace writes a file beside the one at path and renames it over that.
-func replace(path string, text []byte) (err error) {
-	old, err := os.Stat(path)
+	old, err := os.Stat(certPath)
 	if err != nil {
 		return err
 	}
+	return Write(certPath, cert, old.Mode().Perm())
+}
+
+// Write puts text in the place of the file at path, in one step: it is written
+// and synced under another name, then renamed.
+func Write(path string, text []byte, mode fs.FileMode) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".tmp-*")
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
+			err = errors.Join(err, ignoreMissing(os.Remove(f.Name())))
 		}
 	}()
 	_, err = f.Write(text)
-	if err = errors.Join(err, f.Chmod(old.Mode().Perm()), f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close()); err != nil {
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return syncFolder(filepath.Dir(path))
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// syncFolder makes names that were changed in a folder last, where that can be
+// asked for.
+func syncFolder(dir string) error {
+	if runtime.GOOS == "windows" { // has no sync of folders
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	if errors.Is(err, syscall.EINVAL) || errors.Is(err, errors.ErrUnsupported) { // nor have all file systems
+		err = nil
+	}
+	return errors.Join(err, d.Close())
 }

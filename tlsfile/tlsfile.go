@@ -14,6 +14,7 @@ import (
 	"os"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -26,27 +27,38 @@ const (
 )
 
 // Server configures a server that shows the certificate in certPath and asks
-// for a client certificate of the CA. A client may come without one, since API
-// keys do; one that is shown must verify. TLS 1.3 only, without resumption, so
-// that every connection has shown what it calls with.
+// for a client certificate of the CAs in the pool that trust gives for each
+// connection; the same pool must have the same CAs. A client may come without a
+// certificate, since API keys do; one that is shown must verify. TLS 1.3 only,
+// without resumption, so that every connection has shown what it calls with.
 //
 // The files are read again when they change. While new ones do not load, the
 // old certificate stays and log hears why.
-func Server(certPath, keyPath string, ca *x509.Certificate, now func() time.Time, log *slog.Logger) (*tls.Config, error) {
+func Server(certPath, keyPath string, trust func() *x509.CertPool, now func() time.Time, log *slog.Logger) (*tls.Config, error) {
 	r, err := newReloader(certPath, keyPath, now, log)
 	if err != nil {
 		return nil, err
 	}
-	pool := x509.NewCertPool()
-	pool.AddCert(ca)
-	return &tls.Config{
+	cfg := &tls.Config{
 		MinVersion:             tls.VersionTLS13,
 		ClientAuth:             tls.VerifyClientCertIfGiven,
-		ClientCAs:              pool,
+		ClientCAs:              trust(),
 		SessionTicketsDisabled: true,
 		GetCertificate:         func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.current(), nil },
 		Time:                   now,
-	}, nil
+	}
+	var current atomic.Pointer[tls.Config]
+	current.Store(cfg)
+	cfg.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		have, want := current.Load(), trust()
+		if have.ClientCAs != want {
+			have = have.Clone()
+			have.ClientCAs, have.GetConfigForClient = want, nil
+			current.Store(have)
+		}
+		return have, nil
+	}
+	return cfg, nil
 }
 
 // Public configures a server for the public, which shows the certificate in
@@ -66,10 +78,10 @@ func Public(certPath, keyPath string, now func() time.Time, log *slog.Logger) (*
 	}, nil
 }
 
-// Client configures a client of the authority. It trusts the CA in caPath
-// and no other, and shows the certificate in certPath, or none if that is
+// Client configures a client of the authority. It trusts the CAs in
+// caPath and no other, and shows the certificate in certPath, or none if that is
 // empty. TLS 1.3 only. The certificate is read again when its files change, as
-// for Server, so renewing it needs no restart; the CA is not.
+// for Server; the CA is not: Credentials sees to that too.
 func Client(caPath, certPath, keyPath string, now func() time.Time, log *slog.Logger) (*tls.Config, error) {
 	text, err := Read(caPath, 0)
 	if err != nil {
@@ -201,10 +213,22 @@ func Read(path string, forbidden fs.FileMode) ([]byte, error) {
 	return text, nil
 }
 
-// Pool makes a pool of the certificates in text, of which there is at least
-// one; anything else in text is an error.
+// Pool makes a pool of the certificates in text, as Certificates reads them.
 func Pool(text []byte) (*x509.CertPool, error) {
-	pool, found := x509.NewCertPool(), false
+	certs, err := Certificates(text)
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	for _, cert := range certs {
+		pool.AddCert(cert)
+	}
+	return pool, nil
+}
+
+// Certificates reads the certificates in text, of which there is at least one;
+// another block of PEM in text is an error.
+func Certificates(text []byte) (certs []*x509.Certificate, err error) {
 	for {
 		var block *pem.Block
 		if block, text = pem.Decode(text); block == nil {
@@ -214,11 +238,10 @@ func Pool(text []byte) (*x509.CertPool, error) {
 		if block.Type != "CERTIFICATE" || err != nil {
 			return nil, errors.New("holds something else than certificates in PEM")
 		}
-		pool.AddCert(cert)
-		found = true
+		certs = append(certs, cert)
 	}
-	if !found {
+	if len(certs) == 0 {
 		return nil, errors.New("holds no certificate in PEM")
 	}
-	return pool, nil
+	return certs, nil
 }

@@ -1,7 +1,6 @@
 package wsnode
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
@@ -25,8 +25,9 @@ type Config struct {
 	Limits    limit.Config  `yaml:"limits"`
 	Sockets   SocketConfig  `yaml:"sockets"`
 
-	// What cannot stand in a file. TLS and Log are required.
-	TLS     *tls.Config           `yaml:"-"` // with which the authority is called
+	// What cannot stand in a file. Credentials and Log are required.
+	Credentials credentials.TransportCredentials `yaml:"-"` // with which the authority is called; tlsfile makes them
+
 	Log     *slog.Logger          `yaml:"-"`
 	Metrics prometheus.Registerer `yaml:"-"` // nil for none
 	Schemas fs.FS                 `yaml:"-"` // where the routes' schema files lie; may be nil if all are unchecked

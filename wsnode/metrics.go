@@ -107,6 +107,15 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	return m, errors.Join(errs...)
 }
 
+// TrustExpiry is the metric of when the last CA ends that a node knows its
+// authority by, in Unix time, for whoever keeps them.
+func TrustExpiry(read func() int64) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "gatehouse", Subsystem: "node", Name: "ca_certificate_expiry_timestamp_seconds",
+		Help: "When the last CA ends that the node knows its authority by, in Unix time; 0 while none can be read.",
+	}, func() float64 { return float64(read()) })
+}
+
 // CredentialExpiry is the metric of when a node's credential ends, in Unix time,
 // for whoever keeps the credential.
 func CredentialExpiry(read func() int64) prometheus.Collector {

@@ -50,11 +50,11 @@ type Node struct {
 // New makes a node that hands messages to handler. Its schema files are read
 // now. A node that is not to be used after all needs its Shutdown too.
 func New(cfg Config, handler deliver.Handler) (*Node, error) {
-	if cfg.TLS == nil {
-		return nil, errors.New("config: no TLS to call the authority with")
+	if cfg.Credentials == nil {
+		return nil, errors.New("config: no Credentials to call the authority with")
 	}
 	return newNode(cfg, handler, func(e verify.Enforcer) (*verify.Client, error) {
-		return verify.New(cfg.Authority, cfg.TLS, cfg.Dead, e, cfg.Log)
+		return verify.New(cfg.Authority, cfg.Credentials, cfg.Dead, e, cfg.Log)
 	})
 }
 

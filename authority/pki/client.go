@@ -78,7 +78,7 @@ func (ca *CA) SignClient(csr []byte, name string, generation uint32, life time.D
 	if err := req.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("%w is not signed by its key: %w", ErrBadRequest, err)
 	}
-	cert, err := ca.issue(&x509.Certificate{
+	cert, err := ca.issue(&ca.current.Load().signer, &x509.Certificate{
 		Subject:     pkix.Name{CommonName: name}, // for people; CredentialOf does not look at it
 		URIs:        []*url.URL{{Scheme: "gatehouse", Host: "credential", Path: "/" + name + "/" + strconv.FormatUint(uint64(generation), 10)}},
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},

@@ -22,7 +22,7 @@ const (
 type Bundle struct {
 	Key  []byte // tls.key: nobody but its owner may have it
 	Cert []byte // tls.crt: its certificate
-	CA   []byte // ca.crt: the CA that signed the authority's certificate
+	CA   []byte // ca.crt: the CAs to know the authority by
 }
 
 // Write puts the bundle into the folder dir. A folder that does not exist

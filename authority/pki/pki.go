@@ -15,16 +15,15 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"math/big"
-	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
-
-	"github.com/gatehouse-ws/gatehouse/tlsfile"
 )
 
 const (
@@ -35,89 +34,147 @@ const (
 	// ClientLife is how long a client certificate is good for by default.
 	ClientLife = 365 * 24 * time.Hour
 
-	// The files of a CA's folder.
-	caCertFile = "ca.crt"
-	caKeyFile  = "ca.key"
-
 	// skew is how far in the past certificates begin, for peers whose clocks
 	// are behind.
 	skew = 5 * time.Minute
 )
 
-// CA signs certificates. It is safe for concurrent use if its random reader
-// is.
+// CA signs certificates. From Rotate to Retire its predecessor, the elder, is
+// trusted beside it but signs nothing any more. It is safe for concurrent use if
+// its random reader is.
 type CA struct {
-	Cert *x509.Certificate
-	PEM  []byte // of Cert, as ca.crt has it
-
-	key    crypto.Signer
+	dir    string
 	now    func() time.Time
 	random io.Reader
+
+	changing sync.Mutex // held while the folder is changed
+	current  atomic.Pointer[standing]
 }
 
-// Create makes a CA in the folder dir, which must be missing or empty: it
-// overwrites nothing. The folder appears with both its files or, after a crash,
-// not at all.
-func Create(dir string, now func() time.Time, random io.Reader) (*CA, error) {
+// standing is what a CA's folder holds. It is replaced, never changed.
+type standing struct {
+	signer
+	elder *signer // nil but while the CA is rotated
+	// vouched is the signer's certificate signed by the elder, so that who trusts
+	// the elder alone takes what the signer signs. It is nil without an elder, and
+	// where that one may vouch for nobody.
+	vouched *x509.Certificate
+
+	bundle  []byte // of all that are trusted, as ca.crt has them
+	pool    *x509.CertPool
+	changed chan struct{} // closed once this is replaced
+}
+
+// signer is a certificate that may sign others, and its key.
+type signer struct {
+	cert *x509.Certificate
+	key  crypto.Signer
+}
+
+// Trusted is a CA that is trusted.
+type Trusted struct {
+	Cert  *x509.Certificate
+	Signs bool // new certificates are its
+}
+
+// Cert is the certificate of the CA that signs.
+func (ca *CA) Cert() *x509.Certificate { return ca.current.Load().cert }
+
+// Trusted lists the CAs that are trusted, first the one that signs.
+func (ca *CA) Trusted() []Trusted {
+	s := ca.current.Load()
+	out := []Trusted{{s.cert, true}}
+	if s.elder != nil {
+		out = append(out, Trusted{s.elder.cert, false})
+	}
+	return out
+}
+
+// Trusts reports whether the CA with this ID is trusted.
+func (ca *CA) Trusts(id string) bool {
+	s := ca.current.Load()
+	return ID(s.cert) == id || s.elder != nil && ID(s.elder.cert) == id
+}
+
+// Bundle is what callers verify the authority by: the certificates of all
+// trusted CAs in PEM, first the one that signs. Do not change it.
+func (ca *CA) Bundle() []byte { return ca.current.Load().bundle }
+
+// Pool has all trusted CAs. The same pool means the same CAs; do not change it.
+func (ca *CA) Pool() *x509.CertPool { return ca.current.Load().pool }
+
+// Changed is closed when the trusted CAs are no longer those of now. Ask for it
+// before what it guards.
+func (ca *CA) Changed() <-chan struct{} { return ca.current.Load().changed }
+
+// ID names a CA by its key: 16 hex digits of the key's SHA-256.
+func ID(cert *x509.Certificate) string {
+	sum := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+	return hex.EncodeToString(sum[:8])
+}
+
+// newSigner draws a CA with a certificate that it signs itself.
+func newSigner(now time.Time, random io.Reader) (_ *signer, keyPEM []byte, err error) {
 	key, keyPEM, err := newKey(random)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
+	serial, err := newSerial(random)
+	if err != nil {
+		return nil, nil, err
+	}
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		// The number tells CAs apart in a trust store.
+		Subject:               pkix.Name{CommonName: fmt.Sprintf("Gatehouse CA %x", serial.FillBytes(make([]byte, 16))[:4])},
+		NotBefore:             now.Add(-skew),
+		NotAfter:              now.Add(CALife),
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		MaxPathLen:            1, // it may vouch for its successor
+	}
+	cert, err := sign(template, template, key.Public(), key, random)
+	if err != nil {
+		return nil, nil, fmt.Errorf("make CA certificate: %w", err)
+	}
+	return &signer{cert, key}, keyPEM, nil
+}
+
+// mayVouch reports whether s may sign for another CA: those made by versions
+// that could not rotate may not.
+func (s *signer) mayVouch() bool { return s.cert.MaxPathLen != 0 }
+
+// vouch signs the certificate of another CA, which may sign leaves alone.
+func (s *signer) vouch(other *x509.Certificate, random io.Reader) (*x509.Certificate, error) {
 	serial, err := newSerial(random)
 	if err != nil {
 		return nil, err
 	}
 	template := &x509.Certificate{
-		SerialNumber: serial,
-		// The number tells CAs of several installations apart in a trust store.
-		Subject:               pkix.Name{CommonName: fmt.Sprintf("Gatehouse CA %x", serial.FillBytes(make([]byte, 16))[:4])},
-		NotBefore:             now().Add(-skew),
-		NotAfter:              now().Add(CALife),
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		SerialNumber:          serial,
+		RawSubject:            other.RawSubject,
+		SubjectKeyId:          other.SubjectKeyId,
+		NotBefore:             other.NotBefore,
+		NotAfter:              other.NotAfter,
+		KeyUsage:              other.KeyUsage,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 		MaxPathLenZero:        true,
 	}
-	cert, err := sign(template, template, key.Public(), key, random)
+	if template.NotAfter.After(s.cert.NotAfter) {
+		template.NotAfter = s.cert.NotAfter
+	}
+	cert, err := sign(template, s.cert, other.PublicKey, s.key, random)
 	if err != nil {
-		return nil, fmt.Errorf("make CA certificate: %w", err)
+		return nil, fmt.Errorf("vouch for the new CA: %w", err)
 	}
-	certPEM := EncodeCertificate(cert)
-	err = createFolder(dir, []file{{caCertFile, 0o644, certPEM}, {caKeyFile, 0o600, keyPEM}})
-	if err != nil {
-		return nil, fmt.Errorf("create CA: %w", err)
-	}
-	return &CA{cert, certPEM, key, now, random}, nil
-}
-
-// Load opens the CA that Create made in dir. It refuses a key that others than
-// its owner may read, a pair that does not belong together, and a certificate
-// that is no CA's or not valid now.
-func Load(dir string, now func() time.Time, random io.Reader) (*CA, error) {
-	certPath, keyPath := filepath.Join(dir, caCertFile), filepath.Join(dir, caKeyFile)
-	pair, err := tlsfile.LoadPair(certPath, keyPath, 0o077)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("load CA: %w: make one with gatehouse-authority init", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("load CA: %w", err)
-	}
-	cert, t := pair.Leaf, now()
-	key, canSign := pair.PrivateKey.(crypto.Signer)
-	switch {
-	case !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 || !canSign:
-		return nil, fmt.Errorf("load CA: %s is not the certificate of a CA", certPath)
-	case t.Before(cert.NotBefore):
-		return nil, fmt.Errorf("load CA: %s is valid only from %s: check this machine's clock", certPath, cert.NotBefore.Format(time.RFC3339))
-	case t.After(cert.NotAfter):
-		return nil, fmt.Errorf("load CA: %s ended on %s: make a new CA in another folder and enroll its credentials", certPath, cert.NotAfter.Format(time.RFC3339))
-	}
-	return &CA{cert, EncodeCertificate(cert), key, now, random}, nil
+	return cert, nil
 }
 
 // issue signs a leaf for pub that is good for life from now, or as long as the
 // CA if that is shorter. template holds who it is for and what it may do.
-func (ca *CA) issue(template *x509.Certificate, pub crypto.PublicKey, life time.Duration) (*x509.Certificate, error) {
+func (ca *CA) issue(by *signer, template *x509.Certificate, pub crypto.PublicKey, life time.Duration) (*x509.Certificate, error) {
 	var err error
 	if template.SerialNumber, err = newSerial(ca.random); err != nil {
 		return nil, err
@@ -127,12 +184,12 @@ func (ca *CA) issue(template *x509.Certificate, pub crypto.PublicKey, life time.
 	}
 	template.NotBefore = ca.now().Add(-skew)
 	template.NotAfter = ca.now().Add(life)
-	if template.NotAfter.After(ca.Cert.NotAfter) {
-		template.NotAfter = ca.Cert.NotAfter
+	if template.NotAfter.After(by.cert.NotAfter) {
+		template.NotAfter = by.cert.NotAfter
 	}
 	template.KeyUsage = x509.KeyUsageDigitalSignature
 	template.BasicConstraintsValid = true
-	return sign(template, ca.Cert, pub, ca.key, ca.random)
+	return sign(template, by.cert, pub, by.key, ca.random)
 }
 
 func sign(template, parent *x509.Certificate, pub crypto.PublicKey, key crypto.Signer, random io.Reader) (*x509.Certificate, error) {

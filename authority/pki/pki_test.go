@@ -49,7 +49,7 @@ func newClient(t testing.TB, ca *CA, name string, generation uint32) Bundle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return Bundle{Key: key, Cert: EncodeCertificate(cert), CA: ca.PEM}
+	return Bundle{Key: key, Cert: EncodeCertificate(cert), CA: ca.Bundle()}
 }
 
 func mode(t *testing.T, path string) fs.FileMode {
@@ -84,12 +84,12 @@ func TestCreateThenLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	onDisk, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
-	if err != nil || !loaded.Cert.Equal(made.Cert) || !bytes.Equal(loaded.PEM, onDisk) || !bytes.Equal(made.PEM, onDisk) {
+	if err != nil || !loaded.Cert().Equal(made.Cert()) || !bytes.Equal(loaded.Bundle(), onDisk) || !bytes.Equal(made.Bundle(), onDisk) {
 		t.Errorf("loaded another CA than was made: %v", err)
 	}
 	leaf := newClient(t, loaded, "node-1", 1)
 	pool := x509.NewCertPool()
-	pool.AddCert(made.Cert)
+	pool.AddCert(made.Cert())
 	block, err := x509.ParseCertificate(decode(t, leaf.Cert))
 	if err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestProfiles(t *testing.T) {
 		usage x509.KeyUsage
 		ext   []x509.ExtKeyUsage
 	}{
-		{"CA", ca.Cert, 10 * 365 * 24 * time.Hour, x509.KeyUsageCertSign | x509.KeyUsageCRLSign, nil},
+		{"CA", ca.Cert(), 10 * 365 * 24 * time.Hour, x509.KeyUsageCertSign | x509.KeyUsageCRLSign, nil},
 		{"server", server, 365 * 24 * time.Hour, x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}},
 		{"client", client, 365 * 24 * time.Hour, x509.KeyUsageDigitalSignature, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}},
 	} {
@@ -133,10 +133,10 @@ func TestProfiles(t *testing.T) {
 		if c.cert.KeyUsage != c.usage || !slices.Equal(c.cert.ExtKeyUsage, c.ext) || len(c.cert.UnknownExtKeyUsage) > 0 {
 			t.Errorf("%s: usage %b %v", c.name, c.cert.KeyUsage, c.cert.ExtKeyUsage)
 		}
-		if !c.cert.BasicConstraintsValid || c.cert.IsCA != isCA || isCA && (c.cert.MaxPathLen != 0 || !c.cert.MaxPathLenZero) {
+		if !c.cert.BasicConstraintsValid || c.cert.IsCA != isCA || isCA && c.cert.MaxPathLen != 1 {
 			t.Errorf("%s: basic constraints %v, CA %v, path %d", c.name, c.cert.BasicConstraintsValid, c.cert.IsCA, c.cert.MaxPathLen)
 		}
-		if len(c.cert.SubjectKeyId) != 20 || !isCA && !bytes.Equal(c.cert.AuthorityKeyId, ca.Cert.SubjectKeyId) {
+		if len(c.cert.SubjectKeyId) != 20 || !isCA && !bytes.Equal(c.cert.AuthorityKeyId, ca.Cert().SubjectKeyId) {
 			t.Errorf("%s: key ids %x, %x", c.name, c.cert.SubjectKeyId, c.cert.AuthorityKeyId)
 		}
 		if bits := c.cert.SerialNumber.BitLen(); bits < 80 || bits > 128 {
@@ -188,7 +188,7 @@ func TestCreateOverwritesNothing(t *testing.T) {
 			t.Errorf("%s: %v", dir, err)
 		}
 	}
-	if again, err := Load(full, testNow, rand.Reader); err != nil || !again.Cert.Equal(first.Cert) || again.Cert.Equal(made.Cert) {
+	if again, err := Load(full, testNow, rand.Reader); err != nil || !again.Cert().Equal(first.Cert()) || again.Cert().Equal(made.Cert()) {
 		t.Errorf("the CA that was there: %v", err)
 	}
 	for _, path := range []string{filepath.Join(occupied, "notes"), plain} {
@@ -219,9 +219,9 @@ func TestLoadRefuses(t *testing.T) {
 		{"a key its group may read", func(d string) error { return os.Chmod(d+"/ca.key", 0o640) }, testTime, []string{"ca.key", "mode 0640", "chmod 600 "}},
 		{"a key all may read", func(d string) error { return os.Chmod(d+"/ca.key", 0o604) }, testTime, []string{"ca.key", "chmod 600 "}},
 		{"a key others may write", func(d string) error { return os.Chmod(d+"/ca.key", 0o602) }, testTime, []string{"ca.key", "chmod 600 "}},
-		{"no key", func(d string) error { return os.Remove(d + "/ca.key") }, testTime, []string{"ca.key", "gatehouse-authority init"}},
+		{"no key", func(d string) error { return os.Remove(d + "/ca.key") }, testTime, []string{"ca.key", "backup"}},
 		{"no certificate", func(d string) error { return os.Remove(d + "/ca.crt") }, testTime, []string{"ca.crt", "gatehouse-authority init"}},
-		{"another CA's certificate", func(d string) error { return os.WriteFile(d+"/ca.crt", other.PEM, 0o644) }, testTime, []string{"ca.crt", "ca.key", "backup"}},
+		{"another CA's certificate", func(d string) error { return os.WriteFile(d+"/ca.crt", other.Bundle(), 0o644) }, testTime, []string{"ca.crt", "ca.key", "backup"}},
 		{"another key", func(d string) error { return os.WriteFile(d+"/ca.key", otherKey, 0o600) }, testTime, []string{"ca.crt", "ca.key", "backup"}},
 		{"an empty key", func(d string) error { return os.Truncate(d+"/ca.key", 0) }, testTime, []string{"ca.key"}},
 		{"half a certificate", func(d string) error { return os.Truncate(d+"/ca.crt", 200) }, testTime, []string{"ca.crt"}},
@@ -304,10 +304,10 @@ func TestServerCertificateIsReissued(t *testing.T) {
 	step("another CA", "the CA changed")
 	now = testTime.Add(CALife - 24*time.Hour)
 	step("shortly before the CA's end", "the old one is not valid now")
-	if got := readCert(t, dir+"/server.crt").NotAfter; !got.Equal(ca.Cert.NotAfter) {
-		t.Errorf("the certificate ends %v, the CA %v", got, ca.Cert.NotAfter)
+	if got := readCert(t, dir+"/server.crt").NotAfter; !got.Equal(ca.Cert().NotAfter) {
+		t.Errorf("the certificate ends %v, the CA %v", got, ca.Cert().NotAfter)
 	}
-	now = ca.Cert.NotAfter.Add(-time.Minute)
+	now = ca.Cert().NotAfter.Add(-time.Minute)
 	step("a minute before the CA's end, when a new one would live no longer", "")
 }
 
@@ -376,7 +376,7 @@ func TestSignClientTakesOnlyTheKey(t *testing.T) {
 	}
 	evil, _ := url.Parse("gatehouse://credential/root/1")
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{
-		Subject: ca.Cert.Subject, DNSNames: []string{"authority.example.com"}, IPAddresses: []net.IP{{127, 0, 0, 1}}, URIs: []*url.URL{evil}, EmailAddresses: []string{"a@b"},
+		Subject: ca.Cert().Subject, DNSNames: []string{"authority.example.com"}, IPAddresses: []net.IP{{127, 0, 0, 1}}, URIs: []*url.URL{evil}, EmailAddresses: []string{"a@b"},
 	}, key)
 	if err != nil {
 		t.Fatal(err)
@@ -421,7 +421,7 @@ func TestSignClientRefuses(t *testing.T) {
 			t.Errorf("%s: %v, %v", c.name, cert, err)
 		}
 	}
-	if cert, err := ca.SignClient(csr, "a", 1, 2*CALife); err != nil || !cert.NotAfter.Equal(ca.Cert.NotAfter) {
+	if cert, err := ca.SignClient(csr, "a", 1, 2*CALife); err != nil || !cert.NotAfter.Equal(ca.Cert().NotAfter) {
 		t.Errorf("a client certificate outlives its CA: %v", err)
 	}
 }

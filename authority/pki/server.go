@@ -29,8 +29,9 @@ const (
 // are DNS names and IP addresses, and its key (server.key). What is there stays
 // while it serves; else EnsureServer signs a new certificate for the same key
 // and tells why. Call it at the start and once a day: a new one is made when a
-// third of the old one's life is left, and TLS configurations of this package
-// take it up by themselves.
+// third of the old one's life is left, and TLS configurations of tlsfile take
+// it up by themselves. Call it too when the CA has changed: while that is
+// rotated, the certificate comes with one by which the elder vouches for the CA.
 //
 // The key is drawn once. To replace it, remove server.key.
 func (ca *CA) EnsureServer(dir string, names []string) (reissued string, err error) {
@@ -46,11 +47,12 @@ func (ca *CA) EnsureServer(dir string, names []string) (reissued string, err err
 	if err != nil {
 		return "", err
 	}
-	reissued, err = ca.whyReissue(certPath, key.Public(), want)
+	by, vouched := ca.current.Load().forServers(ca.now())
+	reissued, err = ca.whyReissue(certPath, key.Public(), want, by, vouched)
 	if reissued == "" || err != nil {
 		return "", err
 	}
-	cert, err := ca.issue(&x509.Certificate{
+	cert, err := ca.issue(by, &x509.Certificate{
 		Subject:     pkix.Name{CommonName: "Gatehouse server"},
 		DNSNames:    want.dns,
 		IPAddresses: want.ips,
@@ -59,10 +61,24 @@ func (ca *CA) EnsureServer(dir string, names []string) (reissued string, err err
 	if err != nil {
 		return "", fmt.Errorf("make %s: %w", certPath, err)
 	}
-	if err := replaceFiles(dir, []file{{serverCertFile, 0o644, EncodeCertificate(cert)}}); err != nil {
+	chain := EncodeCertificate(cert)
+	if vouched != nil {
+		chain = append(chain, EncodeCertificate(vouched)...)
+	}
+	if err := replaceFiles(dir, []file{{serverCertFile, 0o644, chain}}); err != nil {
 		return "", fmt.Errorf("make %s: %w", certPath, err)
 	}
 	return reissued, nil
+}
+
+// forServers is who signs server certificates, and what comes with them. Where
+// the elder may not vouch, it goes on signing these until it is retired, so that
+// callers who do not know the new CA yet can reach the authority.
+func (s *standing) forServers(now time.Time) (*signer, *x509.Certificate) {
+	if s.elder != nil && s.vouched == nil && now.Before(s.elder.cert.NotAfter) {
+		return s.elder, nil
+	}
+	return &s.signer, s.vouched
 }
 
 func (ca *CA) ensureKey(dir, path string) (crypto.Signer, error) {
@@ -91,7 +107,7 @@ func (ca *CA) ensureKey(dir, path string) (crypto.Signer, error) {
 }
 
 // whyReissue returns nothing when the certificate at path will do.
-func (ca *CA) whyReissue(path string, pub crypto.PublicKey, want names) (string, error) {
+func (ca *CA) whyReissue(path string, pub crypto.PublicKey, want names, by *signer, vouched *x509.Certificate) (string, error) {
 	text, err := tlsfile.Read(path, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "there was none", nil
@@ -99,14 +115,11 @@ func (ca *CA) whyReissue(path string, pub crypto.PublicKey, want names) (string,
 	if err != nil {
 		return "", err
 	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return "the old one was damaged", nil
-	}
-	cert, err := x509.ParseCertificate(block.Bytes)
+	chain, err := tlsfile.Certificates(text)
 	if err != nil {
 		return "the old one was damaged", nil
 	}
+	cert := chain[0]
 	id, err := keyID(pub)
 	if err != nil {
 		return "", err
@@ -115,13 +128,13 @@ func (ca *CA) whyReissue(path string, pub crypto.PublicKey, want names) (string,
 	switch have := (names{cert.DNSNames, cert.IPAddresses}); {
 	case !bytes.Equal(cert.SubjectKeyId, id):
 		return "the key changed", nil
-	case cert.CheckSignatureFrom(ca.Cert) != nil:
+	case cert.CheckSignatureFrom(by.cert) != nil, vouched == nil && len(chain) > 1, vouched != nil && (len(chain) != 2 || !chain[1].Equal(vouched)):
 		return "the CA changed", nil
 	case !want.equal(have):
 		return "the names changed", nil
 	case now.Before(cert.NotBefore) || now.After(cert.NotAfter):
 		return "the old one is not valid now", nil
-	case cert.NotAfter.Sub(now) < cert.NotAfter.Sub(cert.NotBefore)/3 && cert.NotAfter.Before(ca.Cert.NotAfter):
+	case cert.NotAfter.Sub(now) < cert.NotAfter.Sub(cert.NotBefore)/3 && cert.NotAfter.Before(by.cert.NotAfter):
 		return "the old one ends on " + cert.NotAfter.Format(time.DateOnly), nil
 	}
 	return "", nil

@@ -92,7 +92,7 @@ func newSite(t *testing.T) *site {
 	if err = newClient(t, s.ca, "node-1", 7).Write(s.client, false); err != nil {
 		t.Fatal(err)
 	}
-	if s.serverTLS, err = tlsfile.Server(s.server+"/server.crt", s.server+"/server.key", s.ca.Cert, clock, lines(s.serverLines)); err != nil {
+	if s.serverTLS, err = tlsfile.Server(s.server+"/server.crt", s.server+"/server.key", s.ca.Pool, clock, lines(s.serverLines)); err != nil {
 		t.Fatal(err)
 	}
 	if s.clientTLS, err = tlsfile.Client(s.client+"/ca.crt", s.client+"/tls.crt", s.client+"/tls.key", clock, lines(s.nodeLines)); err != nil {
@@ -149,8 +149,8 @@ func TestHandshakeRefuses(t *testing.T) {
 		{"a client of a foreign CA", func(t *testing.T, s, f *site) { s.clientTLS.GetClientCertificate = f.clientTLS.GetClientCertificate },
 			"unknown authority", "unknown certificate authority"},
 		{"a client of a foreign CA of the same name", func(t *testing.T, s, f *site) {
-			f.ca.Cert.RawSubject, f.ca.Cert.Subject = s.ca.Cert.RawSubject, s.ca.Cert.Subject
-			f.ca.Cert.SubjectKeyId = s.ca.Cert.SubjectKeyId
+			f.ca.Cert().RawSubject, f.ca.Cert().Subject = s.ca.Cert().RawSubject, s.ca.Cert().Subject
+			f.ca.Cert().SubjectKeyId = s.ca.Cert().SubjectKeyId
 			b := newClient(t, f.ca, "node-1", 7)
 			cert, err := tls.X509KeyPair(b.Cert, b.Key)
 			if err != nil {
@@ -351,7 +351,7 @@ func TestTLSConfigsRefuse(t *testing.T) {
 	if _, err := tlsfile.Client(ca, crt, key, testNow, slog.Default()); !mentions(err, key, "chmod 600") {
 		t.Errorf("a key all may read: %v", err)
 	}
-	if _, err := tlsfile.Server(empty, empty, s.ca.Cert, testNow, slog.Default()); !mentions(err, empty) || errors.Is(err, os.ErrNotExist) {
+	if _, err := tlsfile.Server(empty, empty, s.ca.Pool, testNow, slog.Default()); !mentions(err, empty) || errors.Is(err, os.ErrNotExist) {
 		t.Errorf("an empty server certificate: %v", err)
 	}
 }

@@ -37,6 +37,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		Environ:  environ,
 		Validate: func(c *authorityd.Config) error { return c.Validate() },
 		Check:    authorityd.Check,
+		Warn:     authorityd.Warn,
 		Run: func(ctx context.Context, c authorityd.Config) error {
 			return advise(c, authorityd.Run(ctx, c, c.Log.Logger(stderr)))
 		},
@@ -45,13 +46,17 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
   gatehouse-authority --config /etc/gatehouse/authority.yaml`,
 	}
 	root := p.Command(stdout, stderr)
-	root.AddCommand(initCommand(p, stdout, stderr), enrollCommand(p, stdout, stderr),
+	root.AddCommand(initCommand(p, stdout, stderr), enrollCommand(p, stdout, stderr), caCommand(p, stdout, stderr),
 		backupCommand(p, stdout, stderr), restoreCommand(p, stdout, stderr), compactCommand(p, stdout, stderr))
 	return p.Execute(ctx, root, args, stderr)
 }
 
 // advise adds to an error of the state folder what to do about it.
 func advise(cfg authorityd.Config, err error) error {
+	if errors.Is(err, authorityd.ErrLeftBehind) {
+		return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "stop the authority, remove " + shell.Word(cfg.CredentialDir(authorityd.FirstAdmin)) +
+			", and gatehouse-authority init --state " + shell.Word(cfg.State) + " makes another"}
+	}
 	if !errors.Is(err, authorityd.ErrStoreMissing) {
 		return err
 	}
@@ -185,9 +190,7 @@ Exit codes are those of gatehouse: see gatehouse help exit-codes.`,
 				}
 				e.Credential.MaxTtl = durationpb.New(maxTTL)
 			}
-			log := cfg.Log
-			log.Format = "text"
-			done, err := authorityd.Enroll(cmd.Context(), cfg, e, log.Logger(stderr))
+			done, err := authorityd.Enroll(cmd.Context(), cfg, e, commandLog(cfg, stderr))
 			if err != nil {
 				return explain(cfg, err)
 			}

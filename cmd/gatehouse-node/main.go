@@ -24,6 +24,7 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		Environ:  environ,
 		Validate: func(c *noded.Config) error { return c.Validate() },
 		Check:    noded.Check,
+		Warn:     noded.Warn,
 		Run: func(ctx context.Context, c noded.Config) error {
 			d, err := noded.Open(c, c.Log.Logger(stderr))
 			if err != nil {

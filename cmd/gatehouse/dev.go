@@ -316,7 +316,7 @@ func (d *dev) credential(ctx context.Context, name string, c *pb.Credential) (tl
 func (d *dev) nodeConfig(call *tlsConfig) wsnode.Config {
 	c := wsnode.DefaultConfig()
 	c.Authority.Address = d.onAuthority.Addr().String()
-	c.TLS, c.Log = call, d.log
+	c.Credentials, c.Log = credentials.NewTLS(call), d.log
 	// Few descriptors are no news to a developer; more than the node sets aside
 	// are left, so that it does not warn of them either.
 	if most := netloop.Capacity(500); most > 0 {

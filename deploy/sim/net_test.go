@@ -78,7 +78,7 @@ const (
 )
 
 func (w *world) newLink(name string) *link {
-	return &link{w: w, name: name, number: len(w.nodes), cert: certificates()[name], streams: map[*stream]struct{}{}}
+	return &link{w: w, name: name, number: len(w.nodes), cert: installed().certificates[name], streams: map[*stream]struct{}{}}
 }
 
 // close holds messages from the authority that gate tells, until it is opened by
@@ -283,7 +283,7 @@ func (l *link) begin(ctx context.Context, name string) (*stream, error) {
 	l.mu.Unlock()
 	stop := context.AfterFunc(srv.ctx, s.cut) // the process is gone
 	context.AfterFunc(ctx, func() { s.pipes[up].push(nil, context.Canceled) })
-	info := credentials.TLSInfo{State: tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{l.cert}}}}
+	info := credentials.TLSInfo{State: tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{l.cert, installed().ca}}}}
 	serverCtx = peer.NewContext(serverCtx, &peer.Peer{Addr: &net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 1}, AuthInfo: info})
 	serverCtx = metadata.NewIncomingContext(serverCtx, nil)
 	srv.calls.Go(func() {

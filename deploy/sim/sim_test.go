@@ -32,7 +32,9 @@ var (
 func TestMain(m *testing.M) {
 	flag.Parse()
 	verbose = *seedFlag != 0
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(installed().dir)
+	os.Exit(code)
 }
 
 // again reports whether a call that failed may be tried again.
@@ -46,7 +48,7 @@ func again(err error) bool {
 
 // run runs one schedule and returns what was broken.
 func run(t *testing.T, seed uint64, r rules, schedule func(w *world)) (faults, trace []string) {
-	certificates() // outside the bubble
+	installed() // outside the bubble
 	cryptotest.SetGlobalRandom(t, seed)
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, seed, r)

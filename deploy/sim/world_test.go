@@ -44,28 +44,37 @@ const (
 
 const nodeNames = 3
 
-// certificates are those of every credential of a world.
-var certificates = sync.OnceValue(func() map[string]*x509.Certificate {
+// installation is the CA of every world, and the certificates of every
+// credential of one.
+type installation struct {
+	dir          string
+	ca           *x509.Certificate
+	certificates map[string]*x509.Certificate
+}
+
+// bubbleStart is when time begins in a bubble of testing/synctest.
+var bubbleStart = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+var installed = sync.OnceValue(func() *installation {
 	dir, err := os.MkdirTemp("", "gatehouse-sim-")
 	if err != nil {
 		panic(err)
 	}
-	defer os.RemoveAll(dir)
-	ca, err := pki.Create(filepath.Join(dir, "ca"), time.Now, rand.Reader)
+	ca, err := pki.Create(filepath.Join(dir, "ca"), func() time.Time { return bubbleStart }, rand.Reader)
 	if err != nil {
 		panic(err)
 	}
-	out := map[string]*x509.Certificate{}
+	in := &installation{dir: dir, ca: ca.Cert(), certificates: map[string]*x509.Certificate{}}
 	for _, c := range standing() {
 		_, csr, err := pki.NewRequest(rand.Reader)
 		if err != nil {
 			panic(err)
 		}
-		if out[c.Name], err = ca.SignClient(csr, c.Name, 1, 0); err != nil {
+		if in.certificates[c.Name], err = ca.SignClient(csr, c.Name, 1, 0); err != nil {
 			panic(err)
 		}
 	}
-	return out
+	return in
 })
 
 func standing() []storage.Credential {
@@ -242,9 +251,13 @@ func (w *world) startAuthority() {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	p.stop = stop
-	var err error
+	// Its channels must be of this bubble.
+	ca, err := pki.Load(filepath.Join(installed().dir, "ca"), time.Now, rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
 	p.service, err = authority.New(ctx, w.config(), authority.Parts{
-		Store: store, Audit: p.audit, Log: w.log, Metrics: prometheus.NewRegistry(), Now: time.Now, Random: rand.Reader,
+		Store: store, CA: ca, Audit: p.audit, Log: w.log, Metrics: prometheus.NewRegistry(), Now: time.Now, Random: rand.Reader,
 	})
 	if err != nil {
 		w.t.Fatal(err)

@@ -40,7 +40,8 @@ var adminCases = []testCase{
 		want := []storage.Credential{
 			{Name: "admin", Role: storage.Admin},
 			{Name: "login", Role: storage.Issuer, Tenants: []string{"a", "b"}, Audiences: []string{"chat"}, MaxTTL: time.Minute,
-				TokensPerSecond: 5, Disabled: true, CreatedAt: f.now, Generation: 3, APIKeyHash: []byte{1, 2}},
+				TokensPerSecond: 5, Disabled: true, CreatedAt: f.now, Generation: 3, APIKeyHash: []byte{1, 2},
+				SignedBy: "0123456789abcdef", CertificateEnds: f.now.Add(time.Hour)},
 		}
 		f.ok(f.CreateCredential(f.ctx, want[1]))
 		f.ok(f.CreateCredential(f.ctx, want[0]))

@@ -114,7 +114,7 @@ func causeOf(ctx context.Context, err error) error {
 func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (interval, silence time.Duration, err error) {
 	defer time.AfterFunc(helloTimeout, func() { cut(errSilent) }).Stop()
 	applied := a.recent.appliedRevision()
-	hello := &pb.AttachHello{Hello: &pb.Hello{Version: pb.Version}, InstanceId: a.instance[:]}
+	hello := &pb.AttachHello{Hello: &pb.Hello{Version: pb.Version, Features: []string{pb.FeatureTrust}}, InstanceId: a.instance[:]}
 	if applied.Epoch != 0 {
 		hello.Applied = applied.wire()
 	}
@@ -133,6 +133,7 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 	if err := a.setKeys(w.GetEdgeKeys()); err != nil {
 		return 0, 0, err
 	}
+	a.trust(w.GetTrust())
 	a.setClock(w.GetTime())
 	a.lease.set(w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration())
 	a.retry.Store(int64(w.GetRetryAfter().AsDuration()))
@@ -209,6 +210,9 @@ func (a *attachment) take(msg *pb.AttachResponse) error {
 		return a.answered(m.Heartbeat)
 	case *pb.AttachResponse_EdgeKeys:
 		return a.setKeys(m.EdgeKeys)
+	case *pb.AttachResponse_Trust:
+		a.trust(m.Trust)
+		return nil
 	}
 	return errors.New("authority sent a message that this version does not know")
 }
@@ -392,6 +396,12 @@ func (a *attachment) send(m *pb.AttachRequest) error {
 func (a *attachment) setClock(authority *timestamppb.Timestamp) {
 	if authority != nil {
 		a.offset.Store(int64(time.Until(authority.AsTime())))
+	}
+}
+
+func (a *attachment) trust(t *pb.Trust) {
+	if a.cfg.Trust != nil && t.GetCaPem() != "" {
+		a.cfg.Trust(t.GetCaPem())
 	}
 }
 

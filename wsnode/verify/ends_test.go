@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -281,7 +282,7 @@ func TestCloseWithoutRun(t *testing.T) {
 	_, clientTLS := wstest.TLS(t)
 	cfg := DefaultConfig()
 	cfg.Address = "127.0.0.1:1"
-	c, err := New(cfg, clientTLS, nil, &sockets{}, nil)
+	c, err := New(cfg, credentials.NewTLS(clientTLS), nil, &sockets{}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/credentials"
+
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
@@ -25,7 +27,7 @@ func TestOverGRPC(t *testing.T) {
 	cfg := DefaultConfig()
 	cfg.Address = address
 	s := &sockets{}
-	c, err := New(cfg, clientTLS, [][16]byte{{1}, {2}}, s, slog.New(slog.DiscardHandler))
+	c, err := New(cfg, credentials.NewTLS(clientTLS), [][16]byte{{1}, {2}}, s, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

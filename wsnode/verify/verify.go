@@ -8,7 +8,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -32,6 +31,10 @@ type Config struct {
 	Address       string        `yaml:"address" help:"host:port of the authority's gRPC listener"`
 	RedeemTimeout time.Duration `yaml:"redeem_timeout" help:"how long a handshake waits for the authority before it is refused with 503"`
 	MaxPending    int           `yaml:"max_pending" help:"handshakes that may wait for the authority at once; more are refused with 503"`
+
+	// Trust, unless nil, is told by which CAs the authority is to be known, in PEM,
+	// each time it says so. It must not block.
+	Trust func(caPEM string) `yaml:"-"`
 }
 
 // DefaultConfig has no address.
@@ -162,11 +165,11 @@ type Client struct {
 	bye     sync.Once
 }
 
-// New makes a client of the authority at cfg.Address, spoken to with
-// tlsConfig. dead are earlier instances that are known to have ended.
-func New(cfg Config, tlsConfig *tls.Config, dead [][16]byte, enforcer Enforcer, log *slog.Logger) (*Client, error) {
+// New makes a client of the authority at cfg.Address, spoken to with creds. dead
+// are earlier instances that are known to have ended.
+func New(cfg Config, creds credentials.TransportCredentials, dead [][16]byte, enforcer Enforcer, log *slog.Logger) (*Client, error) {
 	conn, err := grpc.NewClient(cfg.Address,
-		grpc.WithTransportCredentials(credentials.NewTLS(tlsConfig)),
+		grpc.WithTransportCredentials(creds),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.3, MaxDelay: 3 * time.Second},
 			MinConnectTimeout: 3 * time.Second,

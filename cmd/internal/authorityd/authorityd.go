@@ -50,6 +50,8 @@ type Authority struct {
 	metrics *prometheus.Registry
 	traces  *tracing.Exporter
 	ready   chan struct{} // closed once it serves
+
+	certifying sync.Mutex // held while the server certificate is looked at
 }
 
 // Open loads the CA, opens the store and the audit trail, and builds the
@@ -91,11 +93,11 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Authority, err 
 	}
 	if a.service, err = authority.New(ctx, cfg.Config, authority.Parts{
 		Store: a.store, CA: a.ca, Audit: a.audit, Log: log, Metrics: a.metrics, Now: time.Now, Random: rand.Reader, Traces: a.traces.Provider(),
-		Backup: store.Backup,
+		Recertify: a.ensureCertificate, Backup: store.Backup,
 	}); err != nil {
 		return nil, err
 	}
-	tlsConfig, err := tlsfile.Server(filepath.Join(cfg.tlsDir(), "server.crt"), filepath.Join(cfg.tlsDir(), "server.key"), a.ca.Cert, time.Now, log)
+	tlsConfig, err := tlsfile.Server(filepath.Join(cfg.tlsDir(), "server.crt"), filepath.Join(cfg.tlsDir(), "server.key"), a.ca.Pool, time.Now, log)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +123,8 @@ func CheckUnused(cfg Config) error {
 }
 
 func (a *Authority) ensureCertificate() error {
+	a.certifying.Lock()
+	defer a.certifying.Unlock()
 	why, err := a.ca.EnsureServer(a.cfg.tlsDir(), a.cfg.ServerNames)
 	if err != nil {
 		return err
@@ -183,11 +187,16 @@ func (a *Authority) Serve(ctx context.Context, l net.Listener) error {
 	return err
 }
 
-// tendCertificate renews the server certificate in time.
+// tendCertificate renews the server certificate in time, and warns of a CA that
+// is about to end.
 func (a *Authority) tendCertificate(ctx context.Context) {
-	tick := time.NewTicker(24 * time.Hour)
+	const warnEvery = 24 // looks
+	tick := time.NewTicker(time.Hour)
 	defer tick.Stop()
-	for {
+	for look := 1; ; look++ {
+		if look%warnEvery == 0 {
+			a.warnOfCA()
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -196,6 +205,12 @@ func (a *Authority) tendCertificate(ctx context.Context) {
 				a.log.Error("server certificate", "error", err)
 			}
 		}
+	}
+}
+
+func (a *Authority) warnOfCA() {
+	for _, w := range warnOf(a.ca, time.Now()) {
+		a.log.Warn(w)
 	}
 }
 
@@ -244,6 +259,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 	}
 	log.Info("authority started", "version", pb.Version, "listen", l.Addr().String(), "admin", cfg.Admin, "state", cfg.State,
 		"admission_fence", cfg.Fleet.AdmissionFence.String(), "session_fence", cfg.Fleet.SessionFence.String(), "reflection", cfg.Reflection, "traces", a.traces.To())
+	a.warnOfCA()
 	defer log.Info("authority stopped")
 	return a.Serve(ctx, l)
 }

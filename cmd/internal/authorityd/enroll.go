@@ -120,7 +120,7 @@ func (a *Authority) firstAdmin(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	return pki.Bundle{Key: key, Cert: pki.EncodeCertificate(cert), CA: a.ca.PEM}.Write(dir, true)
+	return pki.Bundle{Key: key, Cert: pki.EncodeCertificate(cert), CA: a.ca.Bundle()}.Write(dir, true)
 }
 
 // checkPrivate refuses a state folder that others may read: it holds keys.
@@ -168,8 +168,16 @@ func Enroll(ctx context.Context, cfg Config, e Enrolment, log *slog.Logger) (mad
 // folder for as long as that takes.
 func through(ctx context.Context, cfg Config, log *slog.Logger, call func(address string) error) (err error) {
 	a, err := Open(ctx, cfg, log)
+	asAdmin := func(address string) error {
+		if err := freshen(ctx, cfg, address, log); errors.Is(err, ErrLeftBehind) {
+			return err
+		} else if err != nil {
+			log.Warn("the first admin's certificate is not renewed", "error", err)
+		}
+		return call(address)
+	}
 	if errors.Is(err, ErrInUse) { // an authority runs
-		return call(cfg.Local())
+		return asAdmin(cfg.Local())
 	}
 	if err != nil {
 		return err
@@ -185,7 +193,7 @@ func through(ctx context.Context, cfg Config, log *slog.Logger, call func(addres
 		stop()
 		err = errors.Join(err, <-served, a.Close())
 	}()
-	return call(l.Addr().String())
+	return asAdmin(l.Addr().String())
 }
 
 // dial calls an authority as the first admin.

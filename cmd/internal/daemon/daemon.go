@@ -32,7 +32,8 @@ type Program[T any] struct {
 	Path                 string   // of the configuration file where nobody names one
 	Environ              []string // as os.Environ gives it
 	Validate             func(*T) error
-	Check                func(T) error // what else a start finds out before it does anything
+	Check                func(T) error    // what else a start finds out before it does anything
+	Warn                 func(T) []string // what config check tells beside; may be nil
 	Run                  func(context.Context, T) error
 
 	source settings.Source
@@ -152,6 +153,11 @@ func (p *Program[T]) configCommand(stdout io.Writer) *cobra.Command {
 			}
 			if err != nil {
 				return p.misconfigured(err)
+			}
+			if p.Warn != nil {
+				for _, w := range p.Warn(cfg) {
+					fmt.Fprintf(cmd.ErrOrStderr(), "%s: warning: %s\n", p.Name, w)
+				}
 			}
 			path, _ := p.source.File()
 			if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {

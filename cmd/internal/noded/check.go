@@ -42,7 +42,7 @@ func Check(cfg Config) error {
 		_, err := cfg.listenerTLS(i, quiet)
 		problems = append(problems, err)
 	}
-	_, err := cfg.Credential.load(quiet)
+	_, err := newRenewer(&cfg, quiet)
 	problems = append(problems, err)
 	for i, r := range cfg.Routes {
 		if r.Unchecked {
@@ -54,6 +54,36 @@ func Check(cfg Config) error {
 		}
 	}
 	return errors.Join(problems...)
+}
+
+// soon is how long before the end of what the node calls its authority with it is
+// warned of.
+const soon = 30 * 24 * time.Hour
+
+// Warn tells what a start would not find wrong, but an operator should see to.
+func Warn(cfg Config) []string {
+	r, err := newRenewer(&cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return nil // Check tells
+	}
+	return r.warn()
+}
+
+func (r *renewer) warn() (warnings []string) {
+	tell := func(what string, end time.Time, fix string) {
+		if left := end.Sub(r.now()); left < soon {
+			ends := "ends"
+			if left < 0 {
+				ends = "ended"
+			}
+			warnings = append(warnings, fmt.Sprintf("%s %s on %s: %s", what, ends, end.UTC().Format(time.DateOnly), fix))
+		}
+	}
+	if _, err := r.due(); err == nil && (!r.cfg.Renew || r.now().Unix() > r.ends.Load()) {
+		tell("credential.cert_file: the certificate", time.Unix(r.ends.Load(), 0), "gatehouse credential reissue makes another")
+	}
+	tell("credential.ca_file: the last CA", r.trust.ends(), "have the authority's CA rotated, or copy its ca.crt if it was")
+	return warnings
 }
 
 // each are the errors that err joins.

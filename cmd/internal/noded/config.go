@@ -35,7 +35,7 @@ type Listener struct {
 
 // CredentialConfig is what the node calls its authority with.
 type CredentialConfig struct {
-	CAFile   string `yaml:"ca_file" path:"true" help:"the CA of the authority, in PEM"`
+	CAFile   string `yaml:"ca_file" path:"true" help:"the CAs of the authority, in PEM; others that it tells of since are kept in the state folder, and count until this file is changed"`
 	CertFile string `yaml:"cert_file" path:"true" help:"the node's certificate, in PEM; read again when it changes"`
 	KeyFile  string `yaml:"key_file" path:"true" help:"its private key, in PEM"`
 	Renew    bool   `yaml:"renew" help:"have the authority renew the certificate when two thirds of its life are over, and write it to cert_file"`

@@ -70,10 +70,10 @@ func Open(cfg Config, log *slog.Logger) (_ *Daemon, err error) {
 		}
 		cfg.Dead = d.instances.known
 	}
-	if cfg.TLS, err = cfg.Credential.load(log); err != nil {
+	if d.renewer, err = newRenewer(&cfg, log); err != nil {
 		return nil, err
 	}
-	d.renewer = &renewer{cfg: cfg.Credential, address: cfg.Authority.Address, tls: cfg.TLS, log: log, now: time.Now}
+	cfg.Credentials, cfg.Authority.Trust = d.renewer.creds, d.renewer.tell
 	if err = d.renewer.register(d.metrics); err != nil {
 		return nil, err
 	}

@@ -8,7 +8,9 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"log/slog"
 	"math/big"
 	"net"
@@ -16,12 +18,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -29,12 +34,14 @@ import (
 )
 
 // renewals is an authority that renews certificates for ten more days, unless
-// err says otherwise.
+// err says otherwise, by the first of its CAs.
 type renewals struct {
 	pb.UnimplementedCredentialServiceServer
-	ca    tls.Certificate
+	healthpb.UnimplementedHealthServer
+	cas   []tls.Certificate // trusted, first the one that signs
 	err   error
 	asked int
+	shown []string // the CAs of the certificates by which Check was called
 }
 
 func (r *renewals) RenewCertificate(_ context.Context, req *pb.RenewCertificateRequest) (*pb.RenewCertificateResponse, error) {
@@ -47,14 +54,39 @@ func (r *renewals) RenewCertificate(_ context.Context, req *pb.RenewCertificateR
 		return nil, err
 	}
 	text, err := r.sign(csr.PublicKey, time.Now(), 10*24*time.Hour)
-	return &pb.RenewCertificateResponse{Issued: &pb.IssuedCredential{CertificatePem: string(text)}}, err
+	return &pb.RenewCertificateResponse{Issued: &pb.IssuedCredential{CertificatePem: string(text), CaPem: string(r.bundle())}}, err
+}
+
+func (r *renewals) Check(ctx context.Context, _ *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	p, _ := peer.FromContext(ctx)
+	r.shown = append(r.shown, p.AuthInfo.(credentials.TLSInfo).State.PeerCertificates[0].Issuer.CommonName)
+	return &healthpb.HealthCheckResponse{}, nil
 }
 
 func (r *renewals) sign(key any, from time.Time, life time.Duration) ([]byte, error) {
 	der, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{
 		SerialNumber: big.NewInt(from.Unix()), NotBefore: from, NotAfter: from.Add(life), DNSNames: []string{"localhost"},
-	}, r.ca.Leaf, key, r.ca.PrivateKey)
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), err
+	}, r.cas[0].Leaf, key, r.cas[0].PrivateKey)
+	return encode(der), err
+}
+
+func encode(der []byte) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+}
+
+func (r *renewals) bundle() (out []byte) {
+	for _, ca := range r.cas {
+		out = append(out, encode(ca.Leaf.Raw)...)
+	}
+	return out
+}
+
+func (r *renewals) pool() *x509.CertPool {
+	pool := x509.NewCertPool()
+	for _, ca := range r.cas {
+		pool.AddCert(ca.Leaf)
+	}
+	return pool
 }
 
 // pair writes a new key and, by sign, its certificate.
@@ -79,29 +111,50 @@ func pair(t *testing.T, certPath, keyPath string, sign func(key *ecdsa.PrivateKe
 	}
 }
 
-// A node's certificate is renewed once two thirds of its life are over, kept
-// while that fails, and left alone where the configuration says so.
-func TestRenewer(t *testing.T) {
-	dir := t.TempDir()
-	at := func(name string) string { return filepath.Join(dir, name) }
-	pair(t, at("ca.crt"), at("ca.key"), func(key *ecdsa.PrivateKey) ([]byte, error) {
-		template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(1000 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+// newCA makes a CA whose certificate ends after life.
+func newCA(t *testing.T, name string, life time.Duration) tls.Certificate {
+	t.Helper()
+	crt, key := filepath.Join(t.TempDir(), "ca.crt"), filepath.Join(t.TempDir(), "ca.key")
+	pair(t, crt, key, func(key *ecdsa.PrivateKey) ([]byte, error) {
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, NotAfter: time.Now().Add(life),
+			IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+		}
 		der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-		return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), err
+		return encode(der), err
 	})
-	ca, err := tls.LoadX509KeyPair(at("ca.crt"), at("ca.key"))
+	ca, err := tls.LoadX509KeyPair(crt, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	authority := &renewals{ca: ca}
-	pair(t, at("server.crt"), at("server.key"), func(key *ecdsa.PrivateKey) ([]byte, error) {
-		return authority.sign(&key.PublicKey, time.Now(), time.Hour)
+	return ca
+}
+
+// site is an authority and the files of a node, whose certificate has lived for
+// 60 of its 100 hours.
+type site struct {
+	*renewals
+	dir     string
+	address string
+	log     bytes.Buffer
+	now     time.Time
+}
+
+func (s *site) at(name string) string { return filepath.Join(s.dir, name) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{dir: t.TempDir(), renewals: &renewals{cas: []tls.Certificate{newCA(t, "first", 1000*time.Hour)}}, now: time.Now()}
+	if err := errors.Join(os.WriteFile(s.at("ca.crt"), s.bundle(), 0o644), os.Mkdir(s.at("state"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	s.certify(t)
+	pair(t, s.at("tls.crt"), s.at("tls.key"), func(key *ecdsa.PrivateKey) ([]byte, error) {
+		return s.sign(&key.PublicKey, time.Now().Add(-60*time.Hour), 100*time.Hour)
 	})
-	pair(t, at("tls.crt"), at("tls.key"), func(key *ecdsa.PrivateKey) ([]byte, error) {
-		return authority.sign(&key.PublicKey, time.Now().Add(-60*time.Hour), 100*time.Hour)
-	})
-	quiet := slog.New(slog.DiscardHandler)
-	serverTLS, err := tlsfile.Server(at("server.crt"), at("server.key"), ca.Leaf, time.Now, quiet)
+	serverTLS, err := tlsfile.Server(s.at("server.crt"), s.at("server.key"), s.pool, time.Now, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,66 +162,276 @@ func TestRenewer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.address = l.Addr().String()
 	srv := grpc.NewServer(grpc.Creds(credentials.NewTLS(serverTLS)))
-	pb.RegisterCredentialServiceServer(srv, authority)
+	pb.RegisterCredentialServiceServer(srv, s.renewals)
+	healthpb.RegisterHealthServer(srv, s.renewals)
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
-	defer func() { srv.Stop(); <-done }()
+	t.Cleanup(func() { srv.Stop(); <-done })
+	return s
+}
 
-	clientTLS, err := tlsfile.Client(at("ca.crt"), at("tls.crt"), at("tls.key"), time.Now, quiet)
+// certify gives the server a certificate of the CA that signs.
+func (s *site) certify(t *testing.T) {
+	pair(t, s.at("server.crt"), s.at("server.key"), func(key *ecdsa.PrivateKey) ([]byte, error) {
+		return s.sign(&key.PublicKey, time.Now(), time.Hour)
+	})
+}
+
+func (s *site) renewer(t *testing.T) *renewer {
+	t.Helper()
+	cfg := &Config{State: s.at("state"), Credential: CredentialConfig{CAFile: s.at("ca.crt"), CertFile: s.at("tls.crt"), KeyFile: s.at("tls.key"), Renew: true}}
+	cfg.Authority.Address = "localhost:" + s.address[strings.LastIndex(s.address, ":")+1:]
+	r, err := newRenewer(cfg, slog.New(slog.NewTextHandler(&s.log, nil)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	clientTLS.ServerName = "localhost"
-	now := time.Now()
-	var log bytes.Buffer
-	r := &renewer{
-		cfg: CredentialConfig{CertFile: at("tls.crt"), KeyFile: at("tls.key"), Renew: true}, address: l.Addr().String(),
-		tls: clientTLS, log: slog.New(slog.NewTextHandler(&log, nil)), now: func() time.Time { return now },
+	r.now = func() time.Time { return s.now }
+	return r
+}
+
+// look has the certificate looked at, and wants the authority to have been asked
+// so often.
+func (s *site) look(t *testing.T, r *renewer, what string, asked int, fails string) {
+	t.Helper()
+	err := r.look(t.Context())
+	if fails == "" && err != nil || fails != "" && (err == nil || !strings.Contains(err.Error(), fails)) {
+		t.Fatalf("%s: %v, want %q", what, err, fails)
 	}
+	if s.asked != asked {
+		t.Fatalf("%s: the authority was asked %d times, want %d", what, s.asked, asked)
+	}
+}
+
+// A node's certificate is renewed once two thirds of its life are over, kept
+// while that fails, and left alone where the configuration says so.
+func TestRenewer(t *testing.T) {
+	s := newSite(t)
+	r := s.renewer(t)
 	reg := prometheus.NewRegistry()
 	if err := r.register(reg); err != nil {
 		t.Fatal(err)
 	}
-	look := func(what string, asked int, fails string) {
-		t.Helper()
-		err := r.look(t.Context())
-		if fails == "" && err != nil || fails != "" && (err == nil || !strings.Contains(err.Error(), fails)) {
-			t.Fatalf("%s: %v, want %q", what, err, fails)
-		}
-		if authority.asked != asked {
-			t.Fatalf("%s: the authority was asked %d times, want %d", what, authority.asked, asked)
-		}
-	}
-	look("in good time", 0, "")
+	s.look(t, r, "in good time", 0, "")
 	ends := r.ends.Load()
-	now = now.Add(8 * time.Hour)
+	s.now = s.now.Add(8 * time.Hour)
 	r.cfg.Renew = false
-	look("switched off", 0, "")
+	s.look(t, r, "switched off", 0, "")
 	r.cfg.Renew = true
-	authority.err = status.Error(codes.Unavailable, "not now")
-	look("the authority is away", 1, "not now")
+	s.err = status.Error(codes.Unavailable, "not now")
+	s.look(t, r, "the authority is away", 1, "not now")
 	if r.ends.Load() != ends {
 		t.Error("the certificate has changed")
 	}
-	authority.err = nil
-	look("the authority is back", 2, "")
+	s.err = nil
+	s.look(t, r, "the authority is back", 2, "")
 	if got := time.Unix(r.ends.Load(), 0); got.Before(time.Now().Add(9 * 24 * time.Hour)) {
 		t.Errorf("the new certificate ends at %v", got)
 	}
-	if !strings.Contains(log.String(), `msg="certificate renewed"`) {
-		t.Errorf("log: %s", log.String())
+	if !strings.Contains(s.log.String(), `msg="certificate renewed"`) {
+		t.Errorf("log: %s", s.log.String())
 	}
-	look("renewed", 2, "")
+	s.look(t, r, "renewed", 2, "")
 	families, err := reg.Gather()
-	if err != nil || len(families) != 1 || families[0].GetMetric()[0].GetGauge().GetValue() != float64(r.ends.Load()) {
-		t.Errorf("metric %v, %v", families, err)
+	if err != nil || len(families) != 2 || families[1].GetMetric()[0].GetGauge().GetValue() != float64(r.ends.Load()) ||
+		families[0].GetMetric()[0].GetGauge().GetValue() != float64(s.cas[0].Leaf.NotAfter.Unix()) {
+		t.Errorf("metrics %v, %v", families, err)
 	}
-	if err := os.WriteFile(at("tls.crt"), []byte("x"), 0o600); err != nil {
+	if err := os.WriteFile(s.at("tls.crt"), []byte("x"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	look("a file that is none", 2, "not a certificate and its key")
-	if r.ends.Load() != 0 {
+	s.look(t, r, "a file that is none", 2, "not a certificate and its key")
+	if r.ends.Load() != 0 || r.again() != lookAgain {
 		t.Error("an end is told of a certificate that can't be read")
+	}
+}
+
+// However short a certificate's life, it is looked at several times between when
+// it is due and its end, and never in a tight loop.
+func TestLooksFollowTheLife(t *testing.T) {
+	for _, life := range []time.Duration{10 * time.Second, time.Minute, time.Hour, 3 * time.Hour, 24 * time.Hour, 365 * 24 * time.Hour} {
+		now := time.Unix(1_800_000_000, 0)
+		r := &renewer{now: func() time.Time { return now }}
+		from := now
+		r.from.Store(now.Unix())
+		r.ends.Store(now.Add(life).Unix())
+		due, late := 0, time.Duration(0)
+		for now.Before(from.Add(life)) {
+			again := r.again()
+			if again < lookSoonest || again > lookEvery {
+				t.Fatalf("of a life of %v the next look is after %v", life, again)
+			}
+			now = now.Add(again)
+			if over := now.Sub(from.Add(life * 2 / 3)); over >= 0 && now.Before(from.Add(life)) {
+				if due == 0 {
+					late = over
+				}
+				due++
+			}
+		}
+		if due < 3 || late > life/looks+time.Second {
+			t.Errorf("of a life of %v, %d looks find it due, the first after %v", life, due, late)
+		}
+	}
+}
+
+// A node that is told of another CA keeps that on disk, has its certificate
+// renewed, and calls by that; the CA that is retired then it knows no longer.
+func TestRotation(t *testing.T) {
+	s := newSite(t)
+	r := s.renewer(t)
+	s.look(t, r, "before", 0, "")
+	first, second := s.cas[0], newCA(t, "second", 2000*time.Hour)
+	tell := func(changes bool) {
+		t.Helper()
+		r.pending = s.bundle()
+		if changed, err := r.learn(); err != nil || changed != changes || r.pending != nil {
+			t.Fatalf("changed %v, want %v: %v", changed, changes, err)
+		}
+	}
+	tell(false) // as at every start
+
+	s.cas = []tls.Certificate{second, first}
+	tell(true)
+	tell(false)
+	s.certify(t) // by the second alone: the node knows it by what it was told
+	s.look(t, r, "rotated", 1, "")
+	if len(s.shown) != 1 || s.shown[0] != "second" {
+		t.Errorf("the new certificate was shown as of %q", s.shown)
+	}
+	s.look(t, r, "renewed", 1, "")
+	if got := r.trust.ends(); !got.Equal(second.Leaf.NotAfter) {
+		t.Errorf("the last CA ends at %v", got)
+	}
+
+	// It holds for the next process.
+	r = s.renewer(t)
+	if err := r.show(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.look(t, r, "after a restart", 1, "")
+
+	s.cas = []tls.Certificate{second}
+	tell(true)
+	r = s.renewer(t)
+	if err := r.show(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.cas = []tls.Certificate{first}
+	s.certify(t)
+	if err := r.show(t.Context()); err == nil || !strings.Contains(err.Error(), "unknown authority") {
+		t.Errorf("an authority of the retired CA: %v", err)
+	}
+
+	// Whoever writes another ca_file means it.
+	third := newCA(t, "third", time.Hour)
+	s.cas = []tls.Certificate{third, second}
+	s.certify(t)
+	if err := r.show(t.Context()); err == nil {
+		t.Error("an authority of a CA that nobody told of")
+	}
+	if err := os.WriteFile(s.at("ca.crt"), s.bundle(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.show(t.Context()); err != nil {
+		t.Errorf("with another ca_file: %v", err)
+	}
+	if r.trust.signs() != nil {
+		t.Error("what was told before counts still")
+	}
+}
+
+// What can't be kept or is no CA is not taken, and the certificate of a new CA
+// not without it.
+func TestTrustRefuses(t *testing.T) {
+	s := newSite(t)
+	r := s.renewer(t)
+	leaf, err := os.ReadFile(s.at("tls.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, text := range map[string][]byte{
+		"nothing": nil, "noise": []byte("x"), "a certificate that is no CA's": leaf, "too many": bytes.Repeat(s.bundle(), maxCAs+1),
+	} {
+		if _, err := r.trust.learn(text); err == nil {
+			t.Errorf("%s is taken", what)
+		}
+	}
+	s.cas = []tls.Certificate{newCA(t, "second", time.Hour), s.cas[0]}
+	if err := os.RemoveAll(s.at("state")); err != nil {
+		t.Fatal(err)
+	}
+	r.pending = s.bundle()
+	if _, err := r.learn(); err == nil || r.pending == nil || r.again() != lookAgain {
+		t.Errorf("taken though it can't be kept: %v", err)
+	}
+	s.now = s.now.Add(8 * time.Hour)
+	before, err := os.ReadFile(s.at("tls.crt"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.look(t, r, "no folder to keep the CAs in", 1, "keep the authority's CAs")
+	if after, err := os.ReadFile(s.at("tls.crt")); err != nil || !bytes.Equal(before, after) {
+		t.Error("the certificate was taken without its CA")
+	}
+	if err := os.Mkdir(s.at("state"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	s.look(t, r, "and there is one again", 2, "")
+	if r.pending != nil || r.trust.names() != "second, first" {
+		t.Errorf("trusted are %s", r.trust.names())
+	}
+
+	// A kept file that was damaged does not stop the node: its ca_file has to do.
+	if err := os.WriteFile(r.trust.kept, []byte("half"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if got := s.renewer(t).trust.names(); got != "first" {
+		t.Errorf("with a damaged file, trusted are %s", got)
+	}
+}
+
+// The loop takes what the authority tells while it waits.
+func TestRunLearns(t *testing.T) {
+	s := newSite(t)
+	r := s.renewer(t)
+	s.cas = []tls.Certificate{newCA(t, "second", time.Hour), s.cas[0]}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		r.told = make(chan string, 1)
+		r.tell("out of date")
+		r.tell(string(s.bundle()))
+		began := time.Now()
+		if !r.wait(ctx, time.Hour) || time.Since(began) >= renewSpread {
+			t.Errorf("it waited for %v", time.Since(began))
+		}
+		if r.trust.names() != "second, first" {
+			t.Errorf("trusted are %s", r.trust.names())
+		}
+		r.tell(string(s.bundle())) // nothing new
+		began = time.Now()
+		if !r.wait(ctx, time.Hour) || time.Since(began) != time.Hour {
+			t.Errorf("it waited for %v", time.Since(began))
+		}
+		cancel()
+		if r.wait(ctx, time.Hour) {
+			t.Error("it does not end")
+		}
+	})
+}
+
+func TestWarn(t *testing.T) {
+	s := newSite(t)
+	r := s.renewer(t)
+	if got := r.warn(); len(got) != 0 {
+		t.Errorf("warned of %q", got)
+	}
+	s.now = s.now.Add(970 * time.Hour)
+	got := strings.Join(r.warn(), "\n")
+	for _, want := range []string{"credential.cert_file: the certificate ended on ", "credential.ca_file: the last CA ends on "} {
+		if !strings.Contains(got, want) {
+			t.Errorf("no %q in %s", want, got)
+		}
 	}
 }

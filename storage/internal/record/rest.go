@@ -113,6 +113,8 @@ func EncodeCredential(c *storage.Credential) ([]byte, error) {
 		CreatedAt:       millis(c.CreatedAt),
 		Generation:      c.Generation,
 		ApiKeyHash:      c.APIKeyHash,
+		SignedBy:        c.SignedBy,
+		CertificateEnds: millis(c.CertificateEnds),
 	})
 }
 
@@ -133,6 +135,8 @@ func Credential(name string, b []byte) (storage.Credential, error) {
 		CreatedAt:       timeOf(m.CreatedAt),
 		Generation:      m.Generation,
 		APIKeyHash:      m.ApiKeyHash,
+		SignedBy:        m.SignedBy,
+		CertificateEnds: timeOf(m.CertificateEnds),
 	}, nil
 }
 

@@ -1191,6 +1191,478 @@ func (x *EdgeKeyInfo) GetActive() bool {
 	return false
 }
 
+// RotateCARequest says why.
+type RotateCARequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Why, 1 to 512 bytes.
+	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateCARequest) Reset() {
+	*x = RotateCARequest{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateCARequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateCARequest) ProtoMessage() {}
+
+func (x *RotateCARequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateCARequest.ProtoReflect.Descriptor instead.
+func (*RotateCARequest) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *RotateCARequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RotateCAResponse tells of the new CA.
+type RotateCAResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The CA that signs from now on.
+	Ca            *CertificateAuthority `protobuf:"bytes,1,opt,name=ca,proto3" json:"ca,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateCAResponse) Reset() {
+	*x = RotateCAResponse{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateCAResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateCAResponse) ProtoMessage() {}
+
+func (x *RotateCAResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateCAResponse.ProtoReflect.Descriptor instead.
+func (*RotateCAResponse) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RotateCAResponse) GetCa() *CertificateAuthority {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+// ListCAsRequest is empty.
+type ListCAsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCAsRequest) Reset() {
+	*x = ListCAsRequest{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCAsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCAsRequest) ProtoMessage() {}
+
+func (x *ListCAsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCAsRequest.ProtoReflect.Descriptor instead.
+func (*ListCAsRequest) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{21}
+}
+
+// ListCAsResponse lists the trusted CAs.
+type ListCAsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. One or two CAs, first the one that signs.
+	Cas []*CertificateAuthority `protobuf:"bytes,1,rep,name=cas,proto3" json:"cas,omitempty"`
+	// Optional. The credentials that depend on the second, by name, 1000 at most:
+	// they are enabled, and the certificate that they last connected with, or else
+	// the last that they were given, is of it and has not ended.
+	Dependents []*CADependent `protobuf:"bytes,2,rep,name=dependents,proto3" json:"dependents,omitempty"`
+	// Required. How many credentials depend on it.
+	DependentsTotal uint32 `protobuf:"varint,3,opt,name=dependents_total,json=dependentsTotal,proto3" json:"dependents_total,omitempty"`
+	// Optional. While there are two CAs: the enabled credentials that call with API
+	// keys, by name, 1000 at most. By which CAs they know the authority can't be
+	// seen.
+	Unseen []string `protobuf:"bytes,4,rep,name=unseen,proto3" json:"unseen,omitempty"`
+	// Required. How many such credentials there are.
+	UnseenTotal   uint32 `protobuf:"varint,5,opt,name=unseen_total,json=unseenTotal,proto3" json:"unseen_total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListCAsResponse) Reset() {
+	*x = ListCAsResponse{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListCAsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListCAsResponse) ProtoMessage() {}
+
+func (x *ListCAsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListCAsResponse.ProtoReflect.Descriptor instead.
+func (*ListCAsResponse) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *ListCAsResponse) GetCas() []*CertificateAuthority {
+	if x != nil {
+		return x.Cas
+	}
+	return nil
+}
+
+func (x *ListCAsResponse) GetDependents() []*CADependent {
+	if x != nil {
+		return x.Dependents
+	}
+	return nil
+}
+
+func (x *ListCAsResponse) GetDependentsTotal() uint32 {
+	if x != nil {
+		return x.DependentsTotal
+	}
+	return 0
+}
+
+func (x *ListCAsResponse) GetUnseen() []string {
+	if x != nil {
+		return x.Unseen
+	}
+	return nil
+}
+
+func (x *ListCAsResponse) GetUnseenTotal() uint32 {
+	if x != nil {
+		return x.UnseenTotal
+	}
+	return 0
+}
+
+// CertificateAuthority is a CA that is trusted.
+type CertificateAuthority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Its name in certificates.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. Its key's: 16 hex digits.
+	CaId string `protobuf:"bytes,2,opt,name=ca_id,json=caId,proto3" json:"ca_id,omitempty"`
+	// Required. When it begins.
+	NotBefore *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	// Required. When it ends.
+	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	// Required. Whether new certificates are of it.
+	Signs         bool `protobuf:"varint,5,opt,name=signs,proto3" json:"signs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertificateAuthority) Reset() {
+	*x = CertificateAuthority{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertificateAuthority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertificateAuthority) ProtoMessage() {}
+
+func (x *CertificateAuthority) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertificateAuthority.ProtoReflect.Descriptor instead.
+func (*CertificateAuthority) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *CertificateAuthority) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CertificateAuthority) GetCaId() string {
+	if x != nil {
+		return x.CaId
+	}
+	return ""
+}
+
+func (x *CertificateAuthority) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *CertificateAuthority) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+func (x *CertificateAuthority) GetSigns() bool {
+	if x != nil {
+		return x.Signs
+	}
+	return false
+}
+
+// CADependent is a credential that calls with a certificate of a CA.
+type CADependent struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The credential's name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Required. Its role.
+	Role Role `protobuf:"varint,2,opt,name=role,proto3,enum=gatehouse.authority.v1.Role" json:"role,omitempty"`
+	// Optional. When its certificate ends; absent where that is not known.
+	ExpiresAt     *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CADependent) Reset() {
+	*x = CADependent{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CADependent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CADependent) ProtoMessage() {}
+
+func (x *CADependent) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CADependent.ProtoReflect.Descriptor instead.
+func (*CADependent) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *CADependent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CADependent) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
+}
+
+func (x *CADependent) GetExpiresAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpiresAt
+	}
+	return nil
+}
+
+// RetireCARequest says why, and whether nothing stands against it.
+type RetireCARequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Why, 1 to 512 bytes.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Optional. Retire it though credentials depend on it: they can't call until
+	// an admin reissues them.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireCARequest) Reset() {
+	*x = RetireCARequest{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireCARequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireCARequest) ProtoMessage() {}
+
+func (x *RetireCARequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireCARequest.ProtoReflect.Descriptor instead.
+func (*RetireCARequest) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RetireCARequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RetireCARequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// RetireCAResponse tells what was retired.
+type RetireCAResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The CA that is no longer trusted.
+	Ca *CertificateAuthority `protobuf:"bytes,1,opt,name=ca,proto3" json:"ca,omitempty"`
+	// Required. How many credentials depended on it.
+	Dependents    uint32 `protobuf:"varint,2,opt,name=dependents,proto3" json:"dependents,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetireCAResponse) Reset() {
+	*x = RetireCAResponse{}
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetireCAResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetireCAResponse) ProtoMessage() {}
+
+func (x *RetireCAResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_credential_service_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetireCAResponse.ProtoReflect.Descriptor instead.
+func (*RetireCAResponse) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RetireCAResponse) GetCa() *CertificateAuthority {
+	if x != nil {
+		return x.Ca
+	}
+	return nil
+}
+
+func (x *RetireCAResponse) GetDependents() uint32 {
+	if x != nil {
+		return x.Dependents
+	}
+	return 0
+}
+
 var File_gatehouse_authority_v1_credential_service_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_credential_service_proto_rawDesc = "" +
@@ -1279,14 +1751,48 @@ const file_gatehouse_authority_v1_credential_service_proto_rawDesc = "" +
 	"activeFrom\x129\n" +
 	"\n" +
 	"retired_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\tretiredAt\x12\x16\n" +
-	"\x06active\x18\x05 \x01(\bR\x06active*]\n" +
+	"\x06active\x18\x05 \x01(\bR\x06active\")\n" +
+	"\x0fRotateCARequest\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\"P\n" +
+	"\x10RotateCAResponse\x12<\n" +
+	"\x02ca\x18\x01 \x01(\v2,.gatehouse.authority.v1.CertificateAuthorityR\x02ca\"\x10\n" +
+	"\x0eListCAsRequest\"\xfc\x01\n" +
+	"\x0fListCAsResponse\x12>\n" +
+	"\x03cas\x18\x01 \x03(\v2,.gatehouse.authority.v1.CertificateAuthorityR\x03cas\x12C\n" +
+	"\n" +
+	"dependents\x18\x02 \x03(\v2#.gatehouse.authority.v1.CADependentR\n" +
+	"dependents\x12)\n" +
+	"\x10dependents_total\x18\x03 \x01(\rR\x0fdependentsTotal\x12\x16\n" +
+	"\x06unseen\x18\x04 \x03(\tR\x06unseen\x12!\n" +
+	"\funseen_total\x18\x05 \x01(\rR\vunseenTotal\"\xcb\x01\n" +
+	"\x14CertificateAuthority\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x13\n" +
+	"\x05ca_id\x18\x02 \x01(\tR\x04caId\x129\n" +
+	"\n" +
+	"not_before\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x129\n" +
+	"\n" +
+	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x14\n" +
+	"\x05signs\x18\x05 \x01(\bR\x05signs\"\x8e\x01\n" +
+	"\vCADependent\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x120\n" +
+	"\x04role\x18\x02 \x01(\x0e2\x1c.gatehouse.authority.v1.RoleR\x04role\x129\n" +
+	"\n" +
+	"expires_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\"?\n" +
+	"\x0fRetireCARequest\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"p\n" +
+	"\x10RetireCAResponse\x12<\n" +
+	"\x02ca\x18\x01 \x01(\v2,.gatehouse.authority.v1.CertificateAuthorityR\x02ca\x12\x1e\n" +
+	"\n" +
+	"dependents\x18\x02 \x01(\rR\n" +
+	"dependents*]\n" +
 	"\x04Role\x12\x14\n" +
 	"\x10ROLE_UNSPECIFIED\x10\x00\x12\x0f\n" +
 	"\vROLE_ISSUER\x10\x01\x12\r\n" +
 	"\tROLE_NODE\x10\x02\x12\x0e\n" +
 	"\n" +
 	"ROLE_ADMIN\x10\x03\x12\x0f\n" +
-	"\vROLE_VIEWER\x10\x042\xbc\a\n" +
+	"\vROLE_VIEWER\x10\x042\xd6\t\n" +
 	"\x11CredentialService\x12u\n" +
 	"\x10CreateCredential\x12/.gatehouse.authority.v1.CreateCredentialRequest\x1a0.gatehouse.authority.v1.CreateCredentialResponse\x12x\n" +
 	"\x11ReissueCredential\x120.gatehouse.authority.v1.ReissueCredentialRequest\x1a1.gatehouse.authority.v1.ReissueCredentialResponse\x12r\n" +
@@ -1295,7 +1801,10 @@ const file_gatehouse_authority_v1_credential_service_proto_rawDesc = "" +
 	"\x10EnableCredential\x12/.gatehouse.authority.v1.EnableCredentialRequest\x1a0.gatehouse.authority.v1.EnableCredentialResponse\x12u\n" +
 	"\x10RenewCertificate\x12/.gatehouse.authority.v1.RenewCertificateRequest\x1a0.gatehouse.authority.v1.RenewCertificateResponse\x12o\n" +
 	"\x0eRotateEdgeKeys\x12-.gatehouse.authority.v1.RotateEdgeKeysRequest\x1a..gatehouse.authority.v1.RotateEdgeKeysResponse\x12i\n" +
-	"\fListEdgeKeys\x12+.gatehouse.authority.v1.ListEdgeKeysRequest\x1a,.gatehouse.authority.v1.ListEdgeKeysResponseBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
+	"\fListEdgeKeys\x12+.gatehouse.authority.v1.ListEdgeKeysRequest\x1a,.gatehouse.authority.v1.ListEdgeKeysResponse\x12]\n" +
+	"\bRotateCA\x12'.gatehouse.authority.v1.RotateCARequest\x1a(.gatehouse.authority.v1.RotateCAResponse\x12Z\n" +
+	"\aListCAs\x12&.gatehouse.authority.v1.ListCAsRequest\x1a'.gatehouse.authority.v1.ListCAsResponse\x12]\n" +
+	"\bRetireCA\x12'.gatehouse.authority.v1.RetireCARequest\x1a(.gatehouse.authority.v1.RetireCAResponseBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
 
 var (
 	file_gatehouse_authority_v1_credential_service_proto_rawDescOnce sync.Once
@@ -1310,7 +1819,7 @@ func file_gatehouse_authority_v1_credential_service_proto_rawDescGZIP() []byte {
 }
 
 var file_gatehouse_authority_v1_credential_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_gatehouse_authority_v1_credential_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_gatehouse_authority_v1_credential_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_gatehouse_authority_v1_credential_service_proto_goTypes = []any{
 	(Role)(0),                         // 0: gatehouse.authority.v1.Role
 	(*Credential)(nil),                // 1: gatehouse.authority.v1.Credential
@@ -1332,17 +1841,25 @@ var file_gatehouse_authority_v1_credential_service_proto_goTypes = []any{
 	(*ListEdgeKeysRequest)(nil),       // 17: gatehouse.authority.v1.ListEdgeKeysRequest
 	(*ListEdgeKeysResponse)(nil),      // 18: gatehouse.authority.v1.ListEdgeKeysResponse
 	(*EdgeKeyInfo)(nil),               // 19: gatehouse.authority.v1.EdgeKeyInfo
-	(*durationpb.Duration)(nil),       // 20: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),     // 21: google.protobuf.Timestamp
+	(*RotateCARequest)(nil),           // 20: gatehouse.authority.v1.RotateCARequest
+	(*RotateCAResponse)(nil),          // 21: gatehouse.authority.v1.RotateCAResponse
+	(*ListCAsRequest)(nil),            // 22: gatehouse.authority.v1.ListCAsRequest
+	(*ListCAsResponse)(nil),           // 23: gatehouse.authority.v1.ListCAsResponse
+	(*CertificateAuthority)(nil),      // 24: gatehouse.authority.v1.CertificateAuthority
+	(*CADependent)(nil),               // 25: gatehouse.authority.v1.CADependent
+	(*RetireCARequest)(nil),           // 26: gatehouse.authority.v1.RetireCARequest
+	(*RetireCAResponse)(nil),          // 27: gatehouse.authority.v1.RetireCAResponse
+	(*durationpb.Duration)(nil),       // 28: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),     // 29: google.protobuf.Timestamp
 }
 var file_gatehouse_authority_v1_credential_service_proto_depIdxs = []int32{
 	0,  // 0: gatehouse.authority.v1.Credential.role:type_name -> gatehouse.authority.v1.Role
-	20, // 1: gatehouse.authority.v1.Credential.max_ttl:type_name -> google.protobuf.Duration
-	21, // 2: gatehouse.authority.v1.Credential.created_at:type_name -> google.protobuf.Timestamp
+	28, // 1: gatehouse.authority.v1.Credential.max_ttl:type_name -> google.protobuf.Duration
+	29, // 2: gatehouse.authority.v1.Credential.created_at:type_name -> google.protobuf.Timestamp
 	1,  // 3: gatehouse.authority.v1.CreateCredentialRequest.credential:type_name -> gatehouse.authority.v1.Credential
 	1,  // 4: gatehouse.authority.v1.CreateCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
 	4,  // 5: gatehouse.authority.v1.CreateCredentialResponse.issued:type_name -> gatehouse.authority.v1.IssuedCredential
-	21, // 6: gatehouse.authority.v1.IssuedCredential.expires_at:type_name -> google.protobuf.Timestamp
+	29, // 6: gatehouse.authority.v1.IssuedCredential.expires_at:type_name -> google.protobuf.Timestamp
 	1,  // 7: gatehouse.authority.v1.ReissueCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
 	4,  // 8: gatehouse.authority.v1.ReissueCredentialResponse.issued:type_name -> gatehouse.authority.v1.IssuedCredential
 	1,  // 9: gatehouse.authority.v1.ListCredentialsResponse.credentials:type_name -> gatehouse.authority.v1.Credential
@@ -1351,30 +1868,44 @@ var file_gatehouse_authority_v1_credential_service_proto_depIdxs = []int32{
 	4,  // 12: gatehouse.authority.v1.RenewCertificateResponse.issued:type_name -> gatehouse.authority.v1.IssuedCredential
 	19, // 13: gatehouse.authority.v1.RotateEdgeKeysResponse.key:type_name -> gatehouse.authority.v1.EdgeKeyInfo
 	19, // 14: gatehouse.authority.v1.ListEdgeKeysResponse.keys:type_name -> gatehouse.authority.v1.EdgeKeyInfo
-	21, // 15: gatehouse.authority.v1.EdgeKeyInfo.created_at:type_name -> google.protobuf.Timestamp
-	21, // 16: gatehouse.authority.v1.EdgeKeyInfo.active_from:type_name -> google.protobuf.Timestamp
-	21, // 17: gatehouse.authority.v1.EdgeKeyInfo.retired_at:type_name -> google.protobuf.Timestamp
-	2,  // 18: gatehouse.authority.v1.CredentialService.CreateCredential:input_type -> gatehouse.authority.v1.CreateCredentialRequest
-	5,  // 19: gatehouse.authority.v1.CredentialService.ReissueCredential:input_type -> gatehouse.authority.v1.ReissueCredentialRequest
-	7,  // 20: gatehouse.authority.v1.CredentialService.ListCredentials:input_type -> gatehouse.authority.v1.ListCredentialsRequest
-	9,  // 21: gatehouse.authority.v1.CredentialService.DisableCredential:input_type -> gatehouse.authority.v1.DisableCredentialRequest
-	11, // 22: gatehouse.authority.v1.CredentialService.EnableCredential:input_type -> gatehouse.authority.v1.EnableCredentialRequest
-	13, // 23: gatehouse.authority.v1.CredentialService.RenewCertificate:input_type -> gatehouse.authority.v1.RenewCertificateRequest
-	15, // 24: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:input_type -> gatehouse.authority.v1.RotateEdgeKeysRequest
-	17, // 25: gatehouse.authority.v1.CredentialService.ListEdgeKeys:input_type -> gatehouse.authority.v1.ListEdgeKeysRequest
-	3,  // 26: gatehouse.authority.v1.CredentialService.CreateCredential:output_type -> gatehouse.authority.v1.CreateCredentialResponse
-	6,  // 27: gatehouse.authority.v1.CredentialService.ReissueCredential:output_type -> gatehouse.authority.v1.ReissueCredentialResponse
-	8,  // 28: gatehouse.authority.v1.CredentialService.ListCredentials:output_type -> gatehouse.authority.v1.ListCredentialsResponse
-	10, // 29: gatehouse.authority.v1.CredentialService.DisableCredential:output_type -> gatehouse.authority.v1.DisableCredentialResponse
-	12, // 30: gatehouse.authority.v1.CredentialService.EnableCredential:output_type -> gatehouse.authority.v1.EnableCredentialResponse
-	14, // 31: gatehouse.authority.v1.CredentialService.RenewCertificate:output_type -> gatehouse.authority.v1.RenewCertificateResponse
-	16, // 32: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:output_type -> gatehouse.authority.v1.RotateEdgeKeysResponse
-	18, // 33: gatehouse.authority.v1.CredentialService.ListEdgeKeys:output_type -> gatehouse.authority.v1.ListEdgeKeysResponse
-	26, // [26:34] is the sub-list for method output_type
-	18, // [18:26] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	29, // 15: gatehouse.authority.v1.EdgeKeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	29, // 16: gatehouse.authority.v1.EdgeKeyInfo.active_from:type_name -> google.protobuf.Timestamp
+	29, // 17: gatehouse.authority.v1.EdgeKeyInfo.retired_at:type_name -> google.protobuf.Timestamp
+	24, // 18: gatehouse.authority.v1.RotateCAResponse.ca:type_name -> gatehouse.authority.v1.CertificateAuthority
+	24, // 19: gatehouse.authority.v1.ListCAsResponse.cas:type_name -> gatehouse.authority.v1.CertificateAuthority
+	25, // 20: gatehouse.authority.v1.ListCAsResponse.dependents:type_name -> gatehouse.authority.v1.CADependent
+	29, // 21: gatehouse.authority.v1.CertificateAuthority.not_before:type_name -> google.protobuf.Timestamp
+	29, // 22: gatehouse.authority.v1.CertificateAuthority.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 23: gatehouse.authority.v1.CADependent.role:type_name -> gatehouse.authority.v1.Role
+	29, // 24: gatehouse.authority.v1.CADependent.expires_at:type_name -> google.protobuf.Timestamp
+	24, // 25: gatehouse.authority.v1.RetireCAResponse.ca:type_name -> gatehouse.authority.v1.CertificateAuthority
+	2,  // 26: gatehouse.authority.v1.CredentialService.CreateCredential:input_type -> gatehouse.authority.v1.CreateCredentialRequest
+	5,  // 27: gatehouse.authority.v1.CredentialService.ReissueCredential:input_type -> gatehouse.authority.v1.ReissueCredentialRequest
+	7,  // 28: gatehouse.authority.v1.CredentialService.ListCredentials:input_type -> gatehouse.authority.v1.ListCredentialsRequest
+	9,  // 29: gatehouse.authority.v1.CredentialService.DisableCredential:input_type -> gatehouse.authority.v1.DisableCredentialRequest
+	11, // 30: gatehouse.authority.v1.CredentialService.EnableCredential:input_type -> gatehouse.authority.v1.EnableCredentialRequest
+	13, // 31: gatehouse.authority.v1.CredentialService.RenewCertificate:input_type -> gatehouse.authority.v1.RenewCertificateRequest
+	15, // 32: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:input_type -> gatehouse.authority.v1.RotateEdgeKeysRequest
+	17, // 33: gatehouse.authority.v1.CredentialService.ListEdgeKeys:input_type -> gatehouse.authority.v1.ListEdgeKeysRequest
+	20, // 34: gatehouse.authority.v1.CredentialService.RotateCA:input_type -> gatehouse.authority.v1.RotateCARequest
+	22, // 35: gatehouse.authority.v1.CredentialService.ListCAs:input_type -> gatehouse.authority.v1.ListCAsRequest
+	26, // 36: gatehouse.authority.v1.CredentialService.RetireCA:input_type -> gatehouse.authority.v1.RetireCARequest
+	3,  // 37: gatehouse.authority.v1.CredentialService.CreateCredential:output_type -> gatehouse.authority.v1.CreateCredentialResponse
+	6,  // 38: gatehouse.authority.v1.CredentialService.ReissueCredential:output_type -> gatehouse.authority.v1.ReissueCredentialResponse
+	8,  // 39: gatehouse.authority.v1.CredentialService.ListCredentials:output_type -> gatehouse.authority.v1.ListCredentialsResponse
+	10, // 40: gatehouse.authority.v1.CredentialService.DisableCredential:output_type -> gatehouse.authority.v1.DisableCredentialResponse
+	12, // 41: gatehouse.authority.v1.CredentialService.EnableCredential:output_type -> gatehouse.authority.v1.EnableCredentialResponse
+	14, // 42: gatehouse.authority.v1.CredentialService.RenewCertificate:output_type -> gatehouse.authority.v1.RenewCertificateResponse
+	16, // 43: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:output_type -> gatehouse.authority.v1.RotateEdgeKeysResponse
+	18, // 44: gatehouse.authority.v1.CredentialService.ListEdgeKeys:output_type -> gatehouse.authority.v1.ListEdgeKeysResponse
+	21, // 45: gatehouse.authority.v1.CredentialService.RotateCA:output_type -> gatehouse.authority.v1.RotateCAResponse
+	23, // 46: gatehouse.authority.v1.CredentialService.ListCAs:output_type -> gatehouse.authority.v1.ListCAsResponse
+	27, // 47: gatehouse.authority.v1.CredentialService.RetireCA:output_type -> gatehouse.authority.v1.RetireCAResponse
+	37, // [37:48] is the sub-list for method output_type
+	26, // [26:37] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_credential_service_proto_init() }
@@ -1388,7 +1919,7 @@ func file_gatehouse_authority_v1_credential_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_authority_v1_credential_service_proto_rawDesc), len(file_gatehouse_authority_v1_credential_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   19,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

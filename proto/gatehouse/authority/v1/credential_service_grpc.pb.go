@@ -27,6 +27,9 @@ const (
 	CredentialService_RenewCertificate_FullMethodName  = "/gatehouse.authority.v1.CredentialService/RenewCertificate"
 	CredentialService_RotateEdgeKeys_FullMethodName    = "/gatehouse.authority.v1.CredentialService/RotateEdgeKeys"
 	CredentialService_ListEdgeKeys_FullMethodName      = "/gatehouse.authority.v1.CredentialService/ListEdgeKeys"
+	CredentialService_RotateCA_FullMethodName          = "/gatehouse.authority.v1.CredentialService/RotateCA"
+	CredentialService_ListCAs_FullMethodName           = "/gatehouse.authority.v1.CredentialService/ListCAs"
+	CredentialService_RetireCA_FullMethodName          = "/gatehouse.authority.v1.CredentialService/RetireCA"
 )
 
 // CredentialServiceClient is the client API for CredentialService service.
@@ -72,6 +75,23 @@ type CredentialServiceClient interface {
 	//
 	// Callers: admin; viewer. Errors: none of its own.
 	ListEdgeKeys(ctx context.Context, in *ListEdgeKeysRequest, opts ...grpc.CallOption) (*ListEdgeKeysResponse, error)
+	// RotateCA makes a new CA, which signs all certificates from now on. The one
+	// before stays trusted until RetireCA; there is one such at most. Attached nodes
+	// are told, and have their certificates renewed.
+	//
+	// Callers: admin. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION.
+	RotateCA(ctx context.Context, in *RotateCARequest, opts ...grpc.CallOption) (*RotateCAResponse, error)
+	// ListCAs tells which CAs are trusted, and who depends on the one to be
+	// retired.
+	//
+	// Callers: admin; viewer. Errors: none of its own.
+	ListCAs(ctx context.Context, in *ListCAsRequest, opts ...grpc.CallOption) (*ListCAsResponse, error)
+	// RetireCA ends the trust in the CA before the one that signs: connections that
+	// were made with its certificates end, and no new one is accepted. Without
+	// force it does so only if no credential depends on it.
+	//
+	// Callers: admin. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION.
+	RetireCA(ctx context.Context, in *RetireCARequest, opts ...grpc.CallOption) (*RetireCAResponse, error)
 }
 
 type credentialServiceClient struct {
@@ -162,6 +182,36 @@ func (c *credentialServiceClient) ListEdgeKeys(ctx context.Context, in *ListEdge
 	return out, nil
 }
 
+func (c *credentialServiceClient) RotateCA(ctx context.Context, in *RotateCARequest, opts ...grpc.CallOption) (*RotateCAResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateCAResponse)
+	err := c.cc.Invoke(ctx, CredentialService_RotateCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *credentialServiceClient) ListCAs(ctx context.Context, in *ListCAsRequest, opts ...grpc.CallOption) (*ListCAsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListCAsResponse)
+	err := c.cc.Invoke(ctx, CredentialService_ListCAs_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *credentialServiceClient) RetireCA(ctx context.Context, in *RetireCARequest, opts ...grpc.CallOption) (*RetireCAResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RetireCAResponse)
+	err := c.cc.Invoke(ctx, CredentialService_RetireCA_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // CredentialServiceServer is the server API for CredentialService service.
 // All implementations should embed UnimplementedCredentialServiceServer
 // for forward compatibility.
@@ -205,6 +255,23 @@ type CredentialServiceServer interface {
 	//
 	// Callers: admin; viewer. Errors: none of its own.
 	ListEdgeKeys(context.Context, *ListEdgeKeysRequest) (*ListEdgeKeysResponse, error)
+	// RotateCA makes a new CA, which signs all certificates from now on. The one
+	// before stays trusted until RetireCA; there is one such at most. Attached nodes
+	// are told, and have their certificates renewed.
+	//
+	// Callers: admin. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION.
+	RotateCA(context.Context, *RotateCARequest) (*RotateCAResponse, error)
+	// ListCAs tells which CAs are trusted, and who depends on the one to be
+	// retired.
+	//
+	// Callers: admin; viewer. Errors: none of its own.
+	ListCAs(context.Context, *ListCAsRequest) (*ListCAsResponse, error)
+	// RetireCA ends the trust in the CA before the one that signs: connections that
+	// were made with its certificates end, and no new one is accepted. Without
+	// force it does so only if no credential depends on it.
+	//
+	// Callers: admin. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION.
+	RetireCA(context.Context, *RetireCARequest) (*RetireCAResponse, error)
 }
 
 // UnimplementedCredentialServiceServer should be embedded to have
@@ -237,6 +304,15 @@ func (UnimplementedCredentialServiceServer) RotateEdgeKeys(context.Context, *Rot
 }
 func (UnimplementedCredentialServiceServer) ListEdgeKeys(context.Context, *ListEdgeKeysRequest) (*ListEdgeKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListEdgeKeys not implemented")
+}
+func (UnimplementedCredentialServiceServer) RotateCA(context.Context, *RotateCARequest) (*RotateCAResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateCA not implemented")
+}
+func (UnimplementedCredentialServiceServer) ListCAs(context.Context, *ListCAsRequest) (*ListCAsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListCAs not implemented")
+}
+func (UnimplementedCredentialServiceServer) RetireCA(context.Context, *RetireCARequest) (*RetireCAResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RetireCA not implemented")
 }
 func (UnimplementedCredentialServiceServer) testEmbeddedByValue() {}
 
@@ -402,6 +478,60 @@ func _CredentialService_ListEdgeKeys_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _CredentialService_RotateCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialServiceServer).RotateCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialService_RotateCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialServiceServer).RotateCA(ctx, req.(*RotateCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CredentialService_ListCAs_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListCAsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialServiceServer).ListCAs(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialService_ListCAs_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialServiceServer).ListCAs(ctx, req.(*ListCAsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _CredentialService_RetireCA_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RetireCARequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(CredentialServiceServer).RetireCA(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: CredentialService_RetireCA_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(CredentialServiceServer).RetireCA(ctx, req.(*RetireCARequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // CredentialService_ServiceDesc is the grpc.ServiceDesc for CredentialService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -440,6 +570,18 @@ var CredentialService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListEdgeKeys",
 			Handler:    _CredentialService_ListEdgeKeys_Handler,
+		},
+		{
+			MethodName: "RotateCA",
+			Handler:    _CredentialService_RotateCA_Handler,
+		},
+		{
+			MethodName: "ListCAs",
+			Handler:    _CredentialService_ListCAs_Handler,
+		},
+		{
+			MethodName: "RetireCA",
+			Handler:    _CredentialService_RetireCA_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

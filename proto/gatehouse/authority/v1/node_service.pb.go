@@ -506,6 +506,7 @@ type AttachResponse struct {
 	//	*AttachResponse_Entries
 	//	*AttachResponse_Heartbeat
 	//	*AttachResponse_EdgeKeys
+	//	*AttachResponse_Trust
 	Message       isAttachResponse_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -584,6 +585,15 @@ func (x *AttachResponse) GetEdgeKeys() *EdgeKeys {
 	return nil
 }
 
+func (x *AttachResponse) GetTrust() *Trust {
+	if x != nil {
+		if x, ok := x.Message.(*AttachResponse_Trust); ok {
+			return x.Trust
+		}
+	}
+	return nil
+}
+
 type isAttachResponse_Message interface {
 	isAttachResponse_Message()
 }
@@ -608,6 +618,12 @@ type AttachResponse_EdgeKeys struct {
 	EdgeKeys *EdgeKeys `protobuf:"bytes,4,opt,name=edge_keys,json=edgeKeys,proto3,oneof"`
 }
 
+type AttachResponse_Trust struct {
+	// The CAs, when they change. Sent to a node whose hello has the feature
+	// "trust".
+	Trust *Trust `protobuf:"bytes,5,opt,name=trust,proto3,oneof"`
+}
+
 func (*AttachResponse_Welcome) isAttachResponse_Message() {}
 
 func (*AttachResponse_Entries) isAttachResponse_Message() {}
@@ -615,6 +631,8 @@ func (*AttachResponse_Entries) isAttachResponse_Message() {}
 func (*AttachResponse_Heartbeat) isAttachResponse_Message() {}
 
 func (*AttachResponse_EdgeKeys) isAttachResponse_Message() {}
+
+func (*AttachResponse_Trust) isAttachResponse_Message() {}
 
 // AttachWelcome tells the node how to behave.
 type AttachWelcome struct {
@@ -641,7 +659,9 @@ type AttachWelcome struct {
 	EdgeKeys *EdgeKeys `protobuf:"bytes,8,opt,name=edge_keys,json=edgeKeys,proto3" json:"edge_keys,omitempty"`
 	// Optional. When clients may come back that the node turns away for want of an
 	// answer; zero leaves it to the node.
-	RetryAfter    *durationpb.Duration `protobuf:"bytes,9,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	RetryAfter *durationpb.Duration `protobuf:"bytes,9,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
+	// Optional. The CAs; absent where the authority does not tell them.
+	Trust         *Trust `protobuf:"bytes,10,opt,name=trust,proto3" json:"trust,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -739,6 +759,60 @@ func (x *AttachWelcome) GetRetryAfter() *durationpb.Duration {
 	return nil
 }
 
+func (x *AttachWelcome) GetTrust() *Trust {
+	if x != nil {
+		return x.Trust
+	}
+	return nil
+}
+
+// Trust is by which CAs the authority is to be known.
+type Trust struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. Their certificates in PEM, first that of the one that signs: a node
+	// whose own certificate is not of it renews that.
+	CaPem         string `protobuf:"bytes,1,opt,name=ca_pem,json=caPem,proto3" json:"ca_pem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Trust) Reset() {
+	*x = Trust{}
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Trust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Trust) ProtoMessage() {}
+
+func (x *Trust) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Trust.ProtoReflect.Descriptor instead.
+func (*Trust) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Trust) GetCaPem() string {
+	if x != nil {
+		return x.CaPem
+	}
+	return ""
+}
+
 // Entries is a run of the log, in order.
 type Entries struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -754,7 +828,7 @@ type Entries struct {
 
 func (x *Entries) Reset() {
 	*x = Entries{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[9]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +840,7 @@ func (x *Entries) String() string {
 func (*Entries) ProtoMessage() {}
 
 func (x *Entries) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[9]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +853,7 @@ func (x *Entries) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entries.ProtoReflect.Descriptor instead.
 func (*Entries) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{9}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Entries) GetEntries() []*Entry {
@@ -818,7 +892,7 @@ type LockEntry struct {
 
 func (x *LockEntry) Reset() {
 	*x = LockEntry{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[10]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -830,7 +904,7 @@ func (x *LockEntry) String() string {
 func (*LockEntry) ProtoMessage() {}
 
 func (x *LockEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[10]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -843,7 +917,7 @@ func (x *LockEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LockEntry.ProtoReflect.Descriptor instead.
 func (*LockEntry) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{10}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LockEntry) GetLockId() string {
@@ -886,7 +960,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[11]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +972,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[11]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +985,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{11}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Entry) GetRevision() *Revision {
@@ -999,7 +1073,7 @@ type HeartbeatAnswer struct {
 
 func (x *HeartbeatAnswer) Reset() {
 	*x = HeartbeatAnswer{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[12]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1011,7 +1085,7 @@ func (x *HeartbeatAnswer) String() string {
 func (*HeartbeatAnswer) ProtoMessage() {}
 
 func (x *HeartbeatAnswer) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[12]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1024,7 +1098,7 @@ func (x *HeartbeatAnswer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAnswer.ProtoReflect.Descriptor instead.
 func (*HeartbeatAnswer) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{12}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *HeartbeatAnswer) GetSequence() uint64 {
@@ -1066,7 +1140,7 @@ type EdgeKeys struct {
 
 func (x *EdgeKeys) Reset() {
 	*x = EdgeKeys{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[13]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1152,7 @@ func (x *EdgeKeys) String() string {
 func (*EdgeKeys) ProtoMessage() {}
 
 func (x *EdgeKeys) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[13]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1165,7 @@ func (x *EdgeKeys) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeKeys.ProtoReflect.Descriptor instead.
 func (*EdgeKeys) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{13}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *EdgeKeys) GetKeys() []*EdgeKey {
@@ -1114,7 +1188,7 @@ type EdgeKey struct {
 
 func (x *EdgeKey) Reset() {
 	*x = EdgeKey{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[14]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1200,7 @@ func (x *EdgeKey) String() string {
 func (*EdgeKey) ProtoMessage() {}
 
 func (x *EdgeKey) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[14]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1213,7 @@ func (x *EdgeKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeKey.ProtoReflect.Descriptor instead.
 func (*EdgeKey) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{14}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *EdgeKey) GetKeyId() uint32 {
@@ -1169,7 +1243,7 @@ type RedeemRequest struct {
 
 func (x *RedeemRequest) Reset() {
 	*x = RedeemRequest{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[15]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1181,7 +1255,7 @@ func (x *RedeemRequest) String() string {
 func (*RedeemRequest) ProtoMessage() {}
 
 func (x *RedeemRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[15]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1194,7 +1268,7 @@ func (x *RedeemRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedeemRequest.ProtoReflect.Descriptor instead.
 func (*RedeemRequest) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{15}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RedeemRequest) GetHello() *RedeemHello {
@@ -1224,7 +1298,7 @@ type RedeemHello struct {
 
 func (x *RedeemHello) Reset() {
 	*x = RedeemHello{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[16]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1236,7 +1310,7 @@ func (x *RedeemHello) String() string {
 func (*RedeemHello) ProtoMessage() {}
 
 func (x *RedeemHello) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[16]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1249,7 +1323,7 @@ func (x *RedeemHello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedeemHello.ProtoReflect.Descriptor instead.
 func (*RedeemHello) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{16}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RedeemHello) GetHello() *Hello {
@@ -1291,7 +1365,7 @@ type RedeemItem struct {
 
 func (x *RedeemItem) Reset() {
 	*x = RedeemItem{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[17]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1377,7 @@ func (x *RedeemItem) String() string {
 func (*RedeemItem) ProtoMessage() {}
 
 func (x *RedeemItem) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[17]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1390,7 @@ func (x *RedeemItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedeemItem.ProtoReflect.Descriptor instead.
 func (*RedeemItem) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{17}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RedeemItem) GetTokenId() []byte {
@@ -1381,7 +1455,7 @@ type RedeemResponse struct {
 
 func (x *RedeemResponse) Reset() {
 	*x = RedeemResponse{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[18]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1393,7 +1467,7 @@ func (x *RedeemResponse) String() string {
 func (*RedeemResponse) ProtoMessage() {}
 
 func (x *RedeemResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[18]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1406,7 +1480,7 @@ func (x *RedeemResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedeemResponse.ProtoReflect.Descriptor instead.
 func (*RedeemResponse) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{18}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RedeemResponse) GetHello() *Hello {
@@ -1439,7 +1513,7 @@ type RedeemResult struct {
 
 func (x *RedeemResult) Reset() {
 	*x = RedeemResult{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[19]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1451,7 +1525,7 @@ func (x *RedeemResult) String() string {
 func (*RedeemResult) ProtoMessage() {}
 
 func (x *RedeemResult) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[19]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1464,7 +1538,7 @@ func (x *RedeemResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RedeemResult.ProtoReflect.Descriptor instead.
 func (*RedeemResult) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{19}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RedeemResult) GetOutcome() isRedeemResult_Outcome {
@@ -1540,7 +1614,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[20]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1552,7 +1626,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[20]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1565,7 +1639,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{20}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Grant) GetTenant() string {
@@ -1651,7 +1725,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[21]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1737,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[21]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1750,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{21}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Refusal) GetReason() Reason {
@@ -1706,7 +1780,7 @@ type ReportSessionsRequest struct {
 
 func (x *ReportSessionsRequest) Reset() {
 	*x = ReportSessionsRequest{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[22]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1792,7 @@ func (x *ReportSessionsRequest) String() string {
 func (*ReportSessionsRequest) ProtoMessage() {}
 
 func (x *ReportSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[22]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1805,7 @@ func (x *ReportSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ReportSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{22}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReportSessionsRequest) GetInstanceId() []byte {
@@ -1763,7 +1837,7 @@ type SessionEnd struct {
 
 func (x *SessionEnd) Reset() {
 	*x = SessionEnd{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[23]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1775,7 +1849,7 @@ func (x *SessionEnd) String() string {
 func (*SessionEnd) ProtoMessage() {}
 
 func (x *SessionEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[23]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1788,7 +1862,7 @@ func (x *SessionEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionEnd.ProtoReflect.Descriptor instead.
 func (*SessionEnd) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{23}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SessionEnd) GetSessionId() []byte {
@@ -1821,7 +1895,7 @@ type ReportSessionsResponse struct {
 
 func (x *ReportSessionsResponse) Reset() {
 	*x = ReportSessionsResponse{}
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[24]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1833,7 +1907,7 @@ func (x *ReportSessionsResponse) String() string {
 func (*ReportSessionsResponse) ProtoMessage() {}
 
 func (x *ReportSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[24]
+	mi := &file_gatehouse_authority_v1_node_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1846,7 +1920,7 @@ func (x *ReportSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ReportSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{24}
+	return file_gatehouse_authority_v1_node_service_proto_rawDescGZIP(), []int{25}
 }
 
 var File_gatehouse_authority_v1_node_service_proto protoreflect.FileDescriptor
@@ -1880,13 +1954,14 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x16\n" +
 	"\x06closed\x18\x02 \x01(\rR\x06closed\x12\x1c\n" +
 	"\tlingering\x18\x03 \x01(\rR\tlingering\"\t\n" +
-	"\aGoodbye\"\xa5\x02\n" +
+	"\aGoodbye\"\xdc\x02\n" +
 	"\x0eAttachResponse\x12A\n" +
 	"\awelcome\x18\x01 \x01(\v2%.gatehouse.authority.v1.AttachWelcomeH\x00R\awelcome\x12;\n" +
 	"\aentries\x18\x02 \x01(\v2\x1f.gatehouse.authority.v1.EntriesH\x00R\aentries\x12G\n" +
 	"\theartbeat\x18\x03 \x01(\v2'.gatehouse.authority.v1.HeartbeatAnswerH\x00R\theartbeat\x12?\n" +
-	"\tedge_keys\x18\x04 \x01(\v2 .gatehouse.authority.v1.EdgeKeysH\x00R\bedgeKeysB\t\n" +
-	"\amessage\"\x8f\x04\n" +
+	"\tedge_keys\x18\x04 \x01(\v2 .gatehouse.authority.v1.EdgeKeysH\x00R\bedgeKeys\x125\n" +
+	"\x05trust\x18\x05 \x01(\v2\x1d.gatehouse.authority.v1.TrustH\x00R\x05trustB\t\n" +
+	"\amessage\"\xc4\x04\n" +
 	"\rAttachWelcome\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1d.gatehouse.authority.v1.HelloR\x05hello\x124\n" +
 	"\x04head\x18\x02 \x01(\v2 .gatehouse.authority.v1.RevisionR\x04head\x12\x1a\n" +
@@ -1897,7 +1972,11 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\rsession_fence\x18\a \x01(\v2\x19.google.protobuf.DurationR\fsessionFence\x12=\n" +
 	"\tedge_keys\x18\b \x01(\v2 .gatehouse.authority.v1.EdgeKeysR\bedgeKeys\x12:\n" +
 	"\vretry_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\n" +
-	"retryAfter\"\xb7\x01\n" +
+	"retryAfter\x123\n" +
+	"\x05trust\x18\n" +
+	" \x01(\v2\x1d.gatehouse.authority.v1.TrustR\x05trust\"\x1e\n" +
+	"\x05Trust\x12\x15\n" +
+	"\x06ca_pem\x18\x01 \x01(\tR\x05caPem\"\xb7\x01\n" +
 	"\aEntries\x127\n" +
 	"\aentries\x18\x01 \x03(\v2\x1d.gatehouse.authority.v1.EntryR\aentries\x12:\n" +
 	"\athrough\x18\x02 \x01(\v2 .gatehouse.authority.v1.RevisionR\athrough\x127\n" +
@@ -1995,7 +2074,7 @@ func file_gatehouse_authority_v1_node_service_proto_rawDescGZIP() []byte {
 	return file_gatehouse_authority_v1_node_service_proto_rawDescData
 }
 
-var file_gatehouse_authority_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_gatehouse_authority_v1_node_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_gatehouse_authority_v1_node_service_proto_goTypes = []any{
 	(*Hello)(nil),                  // 0: gatehouse.authority.v1.Hello
 	(*AttachRequest)(nil),          // 1: gatehouse.authority.v1.AttachRequest
@@ -2006,31 +2085,32 @@ var file_gatehouse_authority_v1_node_service_proto_goTypes = []any{
 	(*Goodbye)(nil),                // 6: gatehouse.authority.v1.Goodbye
 	(*AttachResponse)(nil),         // 7: gatehouse.authority.v1.AttachResponse
 	(*AttachWelcome)(nil),          // 8: gatehouse.authority.v1.AttachWelcome
-	(*Entries)(nil),                // 9: gatehouse.authority.v1.Entries
-	(*LockEntry)(nil),              // 10: gatehouse.authority.v1.LockEntry
-	(*Entry)(nil),                  // 11: gatehouse.authority.v1.Entry
-	(*HeartbeatAnswer)(nil),        // 12: gatehouse.authority.v1.HeartbeatAnswer
-	(*EdgeKeys)(nil),               // 13: gatehouse.authority.v1.EdgeKeys
-	(*EdgeKey)(nil),                // 14: gatehouse.authority.v1.EdgeKey
-	(*RedeemRequest)(nil),          // 15: gatehouse.authority.v1.RedeemRequest
-	(*RedeemHello)(nil),            // 16: gatehouse.authority.v1.RedeemHello
-	(*RedeemItem)(nil),             // 17: gatehouse.authority.v1.RedeemItem
-	(*RedeemResponse)(nil),         // 18: gatehouse.authority.v1.RedeemResponse
-	(*RedeemResult)(nil),           // 19: gatehouse.authority.v1.RedeemResult
-	(*Grant)(nil),                  // 20: gatehouse.authority.v1.Grant
-	(*Refusal)(nil),                // 21: gatehouse.authority.v1.Refusal
-	(*ReportSessionsRequest)(nil),  // 22: gatehouse.authority.v1.ReportSessionsRequest
-	(*SessionEnd)(nil),             // 23: gatehouse.authority.v1.SessionEnd
-	(*ReportSessionsResponse)(nil), // 24: gatehouse.authority.v1.ReportSessionsResponse
-	nil,                            // 25: gatehouse.authority.v1.Grant.AttributesEntry
-	(*Revision)(nil),               // 26: gatehouse.authority.v1.Revision
-	(*timestamppb.Timestamp)(nil),  // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 28: google.protobuf.Duration
-	(*LockSelector)(nil),           // 29: gatehouse.authority.v1.LockSelector
-	(*Selector)(nil),               // 30: gatehouse.authority.v1.Selector
-	(*Observation)(nil),            // 31: gatehouse.authority.v1.Observation
-	(*SessionLimits)(nil),          // 32: gatehouse.authority.v1.SessionLimits
-	(Reason)(0),                    // 33: gatehouse.authority.v1.Reason
+	(*Trust)(nil),                  // 9: gatehouse.authority.v1.Trust
+	(*Entries)(nil),                // 10: gatehouse.authority.v1.Entries
+	(*LockEntry)(nil),              // 11: gatehouse.authority.v1.LockEntry
+	(*Entry)(nil),                  // 12: gatehouse.authority.v1.Entry
+	(*HeartbeatAnswer)(nil),        // 13: gatehouse.authority.v1.HeartbeatAnswer
+	(*EdgeKeys)(nil),               // 14: gatehouse.authority.v1.EdgeKeys
+	(*EdgeKey)(nil),                // 15: gatehouse.authority.v1.EdgeKey
+	(*RedeemRequest)(nil),          // 16: gatehouse.authority.v1.RedeemRequest
+	(*RedeemHello)(nil),            // 17: gatehouse.authority.v1.RedeemHello
+	(*RedeemItem)(nil),             // 18: gatehouse.authority.v1.RedeemItem
+	(*RedeemResponse)(nil),         // 19: gatehouse.authority.v1.RedeemResponse
+	(*RedeemResult)(nil),           // 20: gatehouse.authority.v1.RedeemResult
+	(*Grant)(nil),                  // 21: gatehouse.authority.v1.Grant
+	(*Refusal)(nil),                // 22: gatehouse.authority.v1.Refusal
+	(*ReportSessionsRequest)(nil),  // 23: gatehouse.authority.v1.ReportSessionsRequest
+	(*SessionEnd)(nil),             // 24: gatehouse.authority.v1.SessionEnd
+	(*ReportSessionsResponse)(nil), // 25: gatehouse.authority.v1.ReportSessionsResponse
+	nil,                            // 26: gatehouse.authority.v1.Grant.AttributesEntry
+	(*Revision)(nil),               // 27: gatehouse.authority.v1.Revision
+	(*timestamppb.Timestamp)(nil),  // 28: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 29: google.protobuf.Duration
+	(*LockSelector)(nil),           // 30: gatehouse.authority.v1.LockSelector
+	(*Selector)(nil),               // 31: gatehouse.authority.v1.Selector
+	(*Observation)(nil),            // 32: gatehouse.authority.v1.Observation
+	(*SessionLimits)(nil),          // 33: gatehouse.authority.v1.SessionLimits
+	(Reason)(0),                    // 34: gatehouse.authority.v1.Reason
 }
 var file_gatehouse_authority_v1_node_service_proto_depIdxs = []int32{
 	2,  // 0: gatehouse.authority.v1.AttachRequest.hello:type_name -> gatehouse.authority.v1.AttachHello
@@ -2038,63 +2118,65 @@ var file_gatehouse_authority_v1_node_service_proto_depIdxs = []int32{
 	4,  // 2: gatehouse.authority.v1.AttachRequest.acknowledgement:type_name -> gatehouse.authority.v1.Acknowledgement
 	6,  // 3: gatehouse.authority.v1.AttachRequest.goodbye:type_name -> gatehouse.authority.v1.Goodbye
 	0,  // 4: gatehouse.authority.v1.AttachHello.hello:type_name -> gatehouse.authority.v1.Hello
-	26, // 5: gatehouse.authority.v1.AttachHello.applied:type_name -> gatehouse.authority.v1.Revision
-	26, // 6: gatehouse.authority.v1.Heartbeat.applied:type_name -> gatehouse.authority.v1.Revision
-	26, // 7: gatehouse.authority.v1.Acknowledgement.through:type_name -> gatehouse.authority.v1.Revision
+	27, // 5: gatehouse.authority.v1.AttachHello.applied:type_name -> gatehouse.authority.v1.Revision
+	27, // 6: gatehouse.authority.v1.Heartbeat.applied:type_name -> gatehouse.authority.v1.Revision
+	27, // 7: gatehouse.authority.v1.Acknowledgement.through:type_name -> gatehouse.authority.v1.Revision
 	5,  // 8: gatehouse.authority.v1.Acknowledgement.enforced:type_name -> gatehouse.authority.v1.Enforced
 	8,  // 9: gatehouse.authority.v1.AttachResponse.welcome:type_name -> gatehouse.authority.v1.AttachWelcome
-	9,  // 10: gatehouse.authority.v1.AttachResponse.entries:type_name -> gatehouse.authority.v1.Entries
-	12, // 11: gatehouse.authority.v1.AttachResponse.heartbeat:type_name -> gatehouse.authority.v1.HeartbeatAnswer
-	13, // 12: gatehouse.authority.v1.AttachResponse.edge_keys:type_name -> gatehouse.authority.v1.EdgeKeys
-	0,  // 13: gatehouse.authority.v1.AttachWelcome.hello:type_name -> gatehouse.authority.v1.Hello
-	26, // 14: gatehouse.authority.v1.AttachWelcome.head:type_name -> gatehouse.authority.v1.Revision
-	27, // 15: gatehouse.authority.v1.AttachWelcome.time:type_name -> google.protobuf.Timestamp
-	28, // 16: gatehouse.authority.v1.AttachWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
-	28, // 17: gatehouse.authority.v1.AttachWelcome.admission_fence:type_name -> google.protobuf.Duration
-	28, // 18: gatehouse.authority.v1.AttachWelcome.session_fence:type_name -> google.protobuf.Duration
-	13, // 19: gatehouse.authority.v1.AttachWelcome.edge_keys:type_name -> gatehouse.authority.v1.EdgeKeys
-	28, // 20: gatehouse.authority.v1.AttachWelcome.retry_after:type_name -> google.protobuf.Duration
-	11, // 21: gatehouse.authority.v1.Entries.entries:type_name -> gatehouse.authority.v1.Entry
-	26, // 22: gatehouse.authority.v1.Entries.through:type_name -> gatehouse.authority.v1.Revision
-	10, // 23: gatehouse.authority.v1.Entries.locks:type_name -> gatehouse.authority.v1.LockEntry
-	29, // 24: gatehouse.authority.v1.LockEntry.selector:type_name -> gatehouse.authority.v1.LockSelector
-	26, // 25: gatehouse.authority.v1.LockEntry.revision:type_name -> gatehouse.authority.v1.Revision
-	26, // 26: gatehouse.authority.v1.Entry.revision:type_name -> gatehouse.authority.v1.Revision
-	30, // 27: gatehouse.authority.v1.Entry.revoked:type_name -> gatehouse.authority.v1.Selector
-	10, // 28: gatehouse.authority.v1.Entry.locked:type_name -> gatehouse.authority.v1.LockEntry
-	26, // 29: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
-	27, // 30: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
-	26, // 31: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
-	14, // 32: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
-	16, // 33: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
-	17, // 34: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
-	0,  // 35: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
-	31, // 36: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
-	0,  // 37: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
-	19, // 38: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
-	20, // 39: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
-	21, // 40: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
-	25, // 41: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
-	32, // 42: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
-	27, // 43: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
-	26, // 44: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
-	26, // 45: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
-	33, // 46: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
-	28, // 47: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
-	23, // 48: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
-	33, // 49: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
-	27, // 50: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
-	1,  // 51: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
-	15, // 52: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
-	22, // 53: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
-	7,  // 54: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
-	18, // 55: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
-	24, // 56: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
-	54, // [54:57] is the sub-list for method output_type
-	51, // [51:54] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	10, // 10: gatehouse.authority.v1.AttachResponse.entries:type_name -> gatehouse.authority.v1.Entries
+	13, // 11: gatehouse.authority.v1.AttachResponse.heartbeat:type_name -> gatehouse.authority.v1.HeartbeatAnswer
+	14, // 12: gatehouse.authority.v1.AttachResponse.edge_keys:type_name -> gatehouse.authority.v1.EdgeKeys
+	9,  // 13: gatehouse.authority.v1.AttachResponse.trust:type_name -> gatehouse.authority.v1.Trust
+	0,  // 14: gatehouse.authority.v1.AttachWelcome.hello:type_name -> gatehouse.authority.v1.Hello
+	27, // 15: gatehouse.authority.v1.AttachWelcome.head:type_name -> gatehouse.authority.v1.Revision
+	28, // 16: gatehouse.authority.v1.AttachWelcome.time:type_name -> google.protobuf.Timestamp
+	29, // 17: gatehouse.authority.v1.AttachWelcome.heartbeat_interval:type_name -> google.protobuf.Duration
+	29, // 18: gatehouse.authority.v1.AttachWelcome.admission_fence:type_name -> google.protobuf.Duration
+	29, // 19: gatehouse.authority.v1.AttachWelcome.session_fence:type_name -> google.protobuf.Duration
+	14, // 20: gatehouse.authority.v1.AttachWelcome.edge_keys:type_name -> gatehouse.authority.v1.EdgeKeys
+	29, // 21: gatehouse.authority.v1.AttachWelcome.retry_after:type_name -> google.protobuf.Duration
+	9,  // 22: gatehouse.authority.v1.AttachWelcome.trust:type_name -> gatehouse.authority.v1.Trust
+	12, // 23: gatehouse.authority.v1.Entries.entries:type_name -> gatehouse.authority.v1.Entry
+	27, // 24: gatehouse.authority.v1.Entries.through:type_name -> gatehouse.authority.v1.Revision
+	11, // 25: gatehouse.authority.v1.Entries.locks:type_name -> gatehouse.authority.v1.LockEntry
+	30, // 26: gatehouse.authority.v1.LockEntry.selector:type_name -> gatehouse.authority.v1.LockSelector
+	27, // 27: gatehouse.authority.v1.LockEntry.revision:type_name -> gatehouse.authority.v1.Revision
+	27, // 28: gatehouse.authority.v1.Entry.revision:type_name -> gatehouse.authority.v1.Revision
+	31, // 29: gatehouse.authority.v1.Entry.revoked:type_name -> gatehouse.authority.v1.Selector
+	11, // 30: gatehouse.authority.v1.Entry.locked:type_name -> gatehouse.authority.v1.LockEntry
+	27, // 31: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
+	28, // 32: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
+	27, // 33: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
+	15, // 34: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
+	17, // 35: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
+	18, // 36: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
+	0,  // 37: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
+	32, // 38: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
+	0,  // 39: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
+	20, // 40: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
+	21, // 41: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
+	22, // 42: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
+	26, // 43: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
+	33, // 44: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
+	28, // 45: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
+	27, // 46: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
+	27, // 47: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
+	34, // 48: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
+	29, // 49: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
+	24, // 50: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
+	34, // 51: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
+	28, // 52: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
+	1,  // 53: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
+	16, // 54: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
+	23, // 55: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
+	7,  // 56: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
+	19, // 57: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
+	25, // 58: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
+	56, // [56:59] is the sub-list for method output_type
+	53, // [53:56] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_node_service_proto_init() }
@@ -2115,13 +2197,14 @@ func file_gatehouse_authority_v1_node_service_proto_init() {
 		(*AttachResponse_Entries)(nil),
 		(*AttachResponse_Heartbeat)(nil),
 		(*AttachResponse_EdgeKeys)(nil),
+		(*AttachResponse_Trust)(nil),
 	}
-	file_gatehouse_authority_v1_node_service_proto_msgTypes[11].OneofWrappers = []any{
+	file_gatehouse_authority_v1_node_service_proto_msgTypes[12].OneofWrappers = []any{
 		(*Entry_Revoked)(nil),
 		(*Entry_Locked)(nil),
 		(*Entry_Unlocked)(nil),
 	}
-	file_gatehouse_authority_v1_node_service_proto_msgTypes[19].OneofWrappers = []any{
+	file_gatehouse_authority_v1_node_service_proto_msgTypes[20].OneofWrappers = []any{
 		(*RedeemResult_Grant)(nil),
 		(*RedeemResult_Refusal)(nil),
 	}
@@ -2131,7 +2214,7 @@ func file_gatehouse_authority_v1_node_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_authority_v1_node_service_proto_rawDesc), len(file_gatehouse_authority_v1_node_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -13,6 +13,10 @@ const Version = "0.1.0"
 // what of a node's acknowledgements is on disk.
 const FeatureAcknowledged = "acknowledged"
 
+// FeatureTrust is that of a node that takes word of the CAs to know its
+// authority by.
+const FeatureTrust = "trust"
+
 // CheckVersion reports why a peer of version v can't be worked with: nodes and
 // authorities of one major version and neighbouring minor ones work together.
 // It returns nil where they do.

@@ -1348,9 +1348,14 @@ type Credential struct {
 	// Certificates and keys of other generations are refused.
 	Generation uint32 `protobuf:"varint,8,opt,name=generation,proto3" json:"generation,omitempty"`
 	// SHA-256 of its API key, where it has one.
-	ApiKeyHash    []byte `protobuf:"bytes,9,opt,name=api_key_hash,json=apiKeyHash,proto3" json:"api_key_hash,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	ApiKeyHash []byte `protobuf:"bytes,9,opt,name=api_key_hash,json=apiKeyHash,proto3" json:"api_key_hash,omitempty"`
+	// Which CA signed the certificate that it last connected with, or before that the
+	// one that it was given; empty where that is not known.
+	SignedBy string `protobuf:"bytes,10,opt,name=signed_by,json=signedBy,proto3" json:"signed_by,omitempty"`
+	// When that certificate ends.
+	CertificateEnds int64 `protobuf:"varint,11,opt,name=certificate_ends,json=certificateEnds,proto3" json:"certificate_ends,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Credential) Reset() {
@@ -1444,6 +1449,20 @@ func (x *Credential) GetApiKeyHash() []byte {
 		return x.ApiKeyHash
 	}
 	return nil
+}
+
+func (x *Credential) GetSignedBy() string {
+	if x != nil {
+		return x.SignedBy
+	}
+	return ""
+}
+
+func (x *Credential) GetCertificateEnds() int64 {
+	if x != nil {
+		return x.CertificateEnds
+	}
+	return 0
 }
 
 // EdgeKey makes tags. Its id is its key.
@@ -1650,7 +1669,7 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\x06Closed\x12\x16\n" +
 	"\x06closed\x18\x01 \x01(\rR\x06closed\x12\x1c\n" +
 	"\tlingering\x18\x02 \x01(\rR\tlingering\x12!\n" +
-	"\fafter_micros\x18\x03 \x01(\x03R\vafterMicros\"\x9a\x02\n" +
+	"\fafter_micros\x18\x03 \x01(\x03R\vafterMicros\"\xe2\x02\n" +
 	"\n" +
 	"Credential\x12\x12\n" +
 	"\x04role\x18\x01 \x01(\rR\x04role\x12\x18\n" +
@@ -1665,7 +1684,10 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"generation\x18\b \x01(\rR\n" +
 	"generation\x12 \n" +
 	"\fapi_key_hash\x18\t \x01(\fR\n" +
-	"apiKeyHash\"z\n" +
+	"apiKeyHash\x12\x1b\n" +
+	"\tsigned_by\x18\n" +
+	" \x01(\tR\bsignedBy\x12)\n" +
+	"\x10certificate_ends\x18\v \x01(\x03R\x0fcertificateEnds\"z\n" +
 	"\aEdgeKey\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x1d\n" +
 	"\n" +
