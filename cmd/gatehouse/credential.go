@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -10,12 +12,13 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/tlsfile"
 )
 
 func (c *cli) credentialCommand() *cobra.Command {
 	cmd := verbs("credential", "Decide who may call the authority")
 	cmd.AddCommand(
-		c.credentialListCommand(), c.credentialCreateCommand(), c.credentialReissueCommand(),
+		c.credentialListCommand(), c.credentialCreateCommand(), c.credentialReissueCommand(), c.credentialRenewCommand(),
 		c.credentialDisableCommand(), c.credentialEnableCommand(),
 	)
 	return cmd
@@ -146,6 +149,64 @@ func (c *cli) credentialReissueCommand() *cobra.Command {
 	to.flags(f)
 	f.BoolVar(&to.replace, "replace", false, "replace the files in --out")
 	return cmd
+}
+
+func (c *cli) credentialRenewCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "renew", Short: "Renew the certificate that this program calls with, in its files",
+		Long: `Renew the certificate that this program calls with: the one in --cert-file,
+for the key in --key-file, which stays. The CAs of the authority, of which there
+are two while it rotates them, are written to --ca-file. The old certificate
+stays good until its end, and programs that call with tlsfile.Credentials take
+up the new files without a restart. Run it once a month, as by cron.`,
+		Example: `  gatehouse credential renew
+  gatehouse credential renew --ca-file login/ca.crt --cert-file login/tls.crt --key-file login/tls.key`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cl, err := c.connect()
+			if err != nil {
+				return err
+			}
+			defer cl.close()
+			l := cl.settings
+			if cl.certificate == nil {
+				return usage("gatehouse credential reissue makes another API key, or a certificate", "calls show an API key, which does not end")
+			}
+			var issued *pb.IssuedCredential
+			err = tlsfile.Renew(l.CertFile, l.KeyFile, func(csr []byte) ([]byte, error) {
+				resp, err := cl.credentials.RenewCertificate(cmd.Context(), &pb.RenewCertificateRequest{CertificateRequest: csr})
+				if err != nil {
+					return nil, err
+				}
+				// The CAs come first: who shows the new certificate knows them.
+				issued = resp.GetIssued()
+				return []byte(issued.GetCertificatePem()), replaceCAs(l.CAFile, []byte(issued.GetCaPem()))
+			})
+			switch {
+			case err != nil:
+				return err
+			case c.format == formatJSON:
+				return c.printMessage(issued)
+			}
+			return c.printf("%s: until %s\n", plain(l.CertFile), issued.GetExpiresAt().AsTime().In(c.zone).Format(time.DateOnly))
+		},
+	}
+}
+
+// replaceCAs writes the CAs where they are not what the file has already.
+func replaceCAs(path string, ca []byte) error {
+	old, err := os.ReadFile(path)
+	if err != nil || bytes.Equal(old, ca) {
+		return err
+	}
+	if _, err := tlsfile.Pool(ca); err != nil {
+		return fmt.Errorf("what the authority tells of its CAs %w", err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return tlsfile.Write(path, ca, info.Mode().Perm())
 }
 
 // deliver has a credential made, and hands it out as asked. The files are

@@ -107,6 +107,45 @@ func TestCredentialReissue(t *testing.T) {
 	checkCredential(t, dir)
 }
 
+// A caller renews its certificate in place: the key stays, and the CAs that the
+// authority tells of come first.
+func TestCredentialRenew(t *testing.T) {
+	c := newCaller(t)
+	dir := filepath.Join(c.dir, "alice")
+	c.check(c.run("", "credential", "create", "alice", "--role=admin", "--out", dir), exitOK, "admin alice: DIR/alice, until 2027-11-23\n", "")
+	read := func(name string) string {
+		b, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	cert, key, ca := read("tls.crt"), read("tls.key"), read("ca.crt")
+	made := c.with("GATEHOUSE_CERT_FILE="+filepath.Join(dir, "tls.crt"), "GATEHOUSE_KEY_FILE="+filepath.Join(dir, "tls.key"), "GATEHOUSE_CA_FILE="+filepath.Join(dir, "ca.crt"))
+	c.check(made.run("", "credential", "renew"), exitOK, "DIR/alice/tls.crt: until 2027-11-23\n", "")
+	if read("tls.crt") == cert || read("tls.key") != key || read("ca.crt") != ca {
+		t.Error("not the certificate alone was renewed")
+	}
+	c.authority.caPEM = ca + ca
+	c.check(made.run("", "credential", "renew"), exitOK, "DIR/alice/tls.crt: until 2027-11-23\n", "")
+	if read("ca.crt") != ca+ca {
+		t.Error("the CAs are not kept")
+	}
+	if info, err := os.Stat(filepath.Join(dir, "ca.crt")); err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("ca.crt: %v, %v", info.Mode(), err)
+	}
+	cert, c.authority.caPEM = read("tls.crt"), "x"
+	if got := made.run("", "credential", "renew"); got.code != exitFailure || !strings.Contains(got.stderr, "what the authority tells of its CAs holds no certificate") || read("tls.crt") != cert {
+		t.Errorf("%+v", got)
+	}
+	keyFile := filepath.Join(c.dir, "api.key")
+	if err := os.WriteFile(keyFile, []byte(testAPIKey), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.check(c.with("GATEHOUSE_CERT_FILE=", "GATEHOUSE_KEY_FILE=", "GATEHOUSE_API_KEY_FILE="+keyFile).run("", "credential", "renew"), exitUsage, "",
+		"gatehouse: error: calls show an API key, which does not end\ngatehouse: hint: gatehouse credential reissue makes another API key, or a certificate\n")
+}
+
 func TestAPIKeyIsPrintedOnce(t *testing.T) {
 	c := newCaller(t)
 	c.check(c.run("", "credential", "create", "ci", "--role=issuer", "--api-key"), exitOK, testAPIKey+"\n", "gatehouse: API key of issuer ci, shown once; its caller also needs the CA, DIR/ca.crt\n")

@@ -60,6 +60,7 @@ type fakeAuthority struct {
 	receipt     func(rev *pb.Revision, asked int) *pb.Receipt // nil: complete, two nodes
 	hang        bool                                          // receipts are watched without an end
 	unknown     map[string]bool                               // ids and subjects that nothing has
+	caPEM       string                                        // of renewals; its CA's where empty
 	pageTokens  bool                                          // every second page is empty
 
 	mu       sync.Mutex
@@ -397,6 +398,14 @@ func (f *fakeAuthority) ReissueCredential(_ context.Context, req *pb.ReissueCred
 	cred := &pb.Credential{Name: req.GetName(), Role: pb.Role_ROLE_NODE, CreatedAt: timestamppb.New(testNow), Generation: 2, ApiKey: len(req.GetCertificateRequest()) == 0}
 	issued, err := f.equip(req.GetCertificateRequest())
 	return &pb.ReissueCredentialResponse{Credential: cred, Issued: issued}, err
+}
+
+func (f *fakeAuthority) RenewCertificate(_ context.Context, req *pb.RenewCertificateRequest) (*pb.RenewCertificateResponse, error) {
+	issued, err := f.equip(req.GetCertificateRequest())
+	if f.caPEM != "" {
+		issued.CaPem = f.caPEM
+	}
+	return &pb.RenewCertificateResponse{Issued: issued}, err
 }
 
 func (f *fakeAuthority) ListEdgeKeys(context.Context, *pb.ListEdgeKeysRequest) (*pb.ListEdgeKeysResponse, error) {
