@@ -139,20 +139,17 @@ func (l *loop) control(op, fd int, events, slot uint32, g generation) error {
 // run is the loop, until postClose.
 func (l *loop) run() {
 	defer close(l.ended)
-	for ; ; l.turns++ {
+	for ; !l.closed || !l.leave(); l.turns++ {
+		l.await()
 		l.setNow(time.Now())
 		l.runPosts()
 		l.expire()
 		l.resumeListeners()
-		if l.closed && l.leave() {
-			_ = l.file.Close()
-			return
-		}
-		l.await()
 		for k := range l.ready {
 			l.event(&l.events[k])
 		}
 	}
+	_ = l.file.Close()
 }
 
 // leave ends the loop if nothing is left to do.

@@ -28,7 +28,8 @@ const patience = 30 * time.Second
 type script struct {
 	t      testing.TB
 	link   Link
-	opened chan struct{} // closed once link is set
+	began  time.Time
+	opened chan struct{} // closed once these are set
 
 	// What to do, set before the connection is used.
 	feed     func(in []byte, out []byte) []byte // nil echoes
@@ -164,9 +165,9 @@ func (d *door) Accepted(peer netip.AddrPort, _ bool, _ time.Time) (Ticket, bool)
 	return d, !d.refuse.Load()
 }
 
-func (d *door) Open(link Link, _ time.Time) Machine {
+func (d *door) Open(link Link, now time.Time) Machine {
 	m := <-d.machines
-	m.link = link
+	m.link, m.began = link, now
 	close(m.opened)
 	return m
 }

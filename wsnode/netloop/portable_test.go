@@ -213,6 +213,30 @@ func testFloodOfPosts(t *testing.T, over func(testing.TB, Config) *served) {
 	exchange(t, c, "end")
 }
 
+// A turn's time is that of the turn, however long nothing has happened before.
+func TestTimeOfTurns(t *testing.T) { overEach(t, testTimeOfTurns) }
+
+func testTimeOfTurns(t *testing.T, over func(testing.TB, Config) *served) {
+	s := over(t, testConfig)
+	s.next()
+	exchange(t, s.dial(), "-")
+	for range 10 {
+		before := time.Now()
+		m := s.next()
+		c := s.dial()
+		exchange(t, c, "-")
+		if m.linked(); m.began.Before(before) {
+			t.Errorf("the machine is told that it began %v before its client", before.Sub(m.began))
+		}
+		before = time.Now()
+		told := make(chan time.Time, 1)
+		m.link.Post(func(now time.Time, out []byte) []byte { told <- now; return out })
+		if now := <-told; now.Before(before) {
+			t.Errorf("a post is told a time %v before it was posted", before.Sub(now))
+		}
+	}
+}
+
 // A machine that is done has its last words sent and read, though the peer was
 // still sending: no reset overtakes them.
 func TestLastWordsArrive(t *testing.T) {
