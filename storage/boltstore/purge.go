@@ -65,18 +65,27 @@ func (s *Store) endedSessions(ctx context.Context) (ended []record.Ended, keys [
 	return ended, keys, err
 }
 
-// endedAt names a session that has ended.
-type endedAt struct {
-	end int64 // Unix milliseconds
-	id  storage.SessionID
+// granted names a session for good: ids are drawn again.
+type granted struct {
+	end   int64 // Unix milliseconds
+	id    storage.SessionID
+	token storage.TokenID
+}
+
+func grantedOf(x *storage.Session) granted {
+	return granted{x.ExpiresAt.UnixMilli(), x.ID, x.Token}
+}
+
+func grantedEnded(e record.Ended) granted {
+	return granted{e.Key.ExpiresAt.UnixMilli(), e.Key.ID, e.Token}
 }
 
 // purge takes sessions out of their records, and out of the file the records of
 // which nothing is left.
 func (s *Store) purge(ctx context.Context, ended []record.Ended) error {
-	over := make(map[endedAt]storage.TokenID, len(ended))
+	over := make(map[granted]bool, len(ended))
 	for _, e := range ended {
-		over[endedAt{e.Key.ExpiresAt.UnixMilli(), e.Key.ID}] = e.Token
+		over[grantedEnded(e)] = true
 	}
 	return s.do(ctx, &call{items: len(ended), sweep: true, decide: func(g *group) error {
 		var keys, values [][]byte // a nil value for a record of which nothing is left
@@ -113,14 +122,13 @@ func (s *Store) purge(ctx context.Context, ended []record.Ended) error {
 }
 
 // without makes a record anew without sessions that are over.
-func without(k, v []byte, over map[endedAt]storage.TokenID) (kept []byte, changed bool, err error) {
+func without(k, v []byte, over map[granted]bool) (kept []byte, changed bool, err error) {
 	all, err := sessionsOf(k, v)
 	if err != nil {
 		return nil, false, err
 	}
 	live := slices.DeleteFunc(slices.Clone(all), func(x storage.Session) bool {
-		token, ok := over[endedAt{x.ExpiresAt.UnixMilli(), x.ID}]
-		return ok && token == x.Token
+		return over[grantedOf(&x)]
 	})
 	if len(live) > 0 {
 		kept = record.AppendAsOf(record.AppendSessions(nil, live), live[0].AsOf)
@@ -128,14 +136,11 @@ func without(k, v []byte, over map[endedAt]storage.TokenID) (kept []byte, change
 	return kept, len(live) < len(all), nil
 }
 
-// rebuildEnded finds the sessions that have ended, and the tokens that opened
-// them.
-func rebuildEnded(tx *bbolt.Tx) (map[endedAt]storage.TokenID, error) {
-	ended := make(map[endedAt]storage.TokenID)
+// rebuildEnded finds the sessions that have ended.
+func rebuildEnded(tx *bbolt.Tx) (map[granted]bool, error) {
+	ended := make(map[granted]bool)
 	err := tx.Bucket(endedBucket).ForEach(func(_, v []byte) error {
-		return record.EndedSessions(v, func(e record.Ended) {
-			ended[endedAt{e.Key.ExpiresAt.UnixMilli(), e.Key.ID}] = e.Token
-		})
+		return record.EndedSessions(v, func(e record.Ended) { ended[grantedEnded(e)] = true })
 	})
 	return ended, err
 }

@@ -131,7 +131,7 @@ func (s *Store) rebuildSessions(tx *bbolt.Tx) error {
 	}
 	return tx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
 		return eachSession(k, v, func(x *storage.Session) bool {
-			if token, ok := ended[endedAt{x.ExpiresAt.UnixMilli(), x.ID}]; !ok || token != x.Token {
+			if !ended[grantedOf(x)] {
 				s.ledger.LoadSession(x)
 			}
 			return true

@@ -61,6 +61,29 @@ func sessionsOf(k, v []byte) (out []storage.Session, err error) {
 	return out, err
 }
 
+// ending reads the sessions that end together, of which the record at the cursor
+// is the first, in the order of their ids, and returns what comes behind. Of two
+// with one id the earlier has ended.
+func ending(c *bbolt.Cursor, k, v []byte) (out []storage.Session, nextK, nextV []byte, err error) {
+	var old []storage.Session // of format 1, and so before
+	for end := k[:8]; bytes.HasPrefix(k, end); k, v = c.Next() {
+		some, err := sessionsOf(k, v)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		if len(k) == sessionKeySize {
+			old = append(old, some...)
+		} else {
+			out = append(out, some...)
+		}
+	}
+	out = append(old, out...)
+	slices.Reverse(out)
+	byID := func(a, b storage.Session) int { return bytes.Compare(a.ID[:], b.ID[:]) }
+	slices.SortStableFunc(out, byID)
+	return slices.CompactFunc(out, func(a, b storage.Session) bool { return a.ID == b.ID }), k, v, nil
+}
+
 // sessionOf finds a live session. Another may have ended that had its id and its
 // end: it lies before.
 func sessionOf(b *bbolt.Bucket, key storage.SessionKey) (found *storage.Session, err error) {

@@ -1,7 +1,9 @@
 package boltstore
 
 import (
+	"errors"
 	"fmt"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"testing"
@@ -153,4 +155,62 @@ func TestSessionsOfABatchLieTogether(t *testing.T) {
 	if got := s.Stats().Sessions - before; granted != 100 || got != 100 || n-had != 4 || longest > 2*recordBytes {
 		t.Errorf("granted %d, live %d, %d records of up to %d bytes", granted, got, n-had, longest)
 	}
+}
+
+// A session id is drawn again once its session has ended and its token is swept,
+// by a session that ends in the same millisecond. The two are told apart by their
+// tokens: whichever has ended stays so through restarts and purges.
+func TestIDDrawnAgain(t *testing.T) {
+	opts := small
+	opts.purgeMin = 1
+	path := filepath.Join(t.TempDir(), "gatehouse.db")
+	s := open(t, path, opts)
+	must(t, s.PutInstance(t.Context(), &storage.Instance{ID: testNode, Node: "node-1"}))
+	expiry := benchStart.Add(time.Minute)
+	end := benchStart.Add(time.Hour)
+	redeemAs := func(x *storage.Token) {
+		t.Helper()
+		_, err := s.Insert(t.Context(), []*storage.Token{x})
+		must(t, err)
+		r, err := s.Redeem(t.Context(), []storage.Redemption{{Token: x, Session: &storage.Session{ID: storage.SessionID{7}, Instance: testNode, ExpiresAt: end}}})
+		must(t, errors.Join(err, r[0].Err))
+	}
+	want := func(when string, tokens ...storage.TokenID) {
+		t.Helper()
+		var got []storage.TokenID
+		for _, x := range listed(t, s) {
+			got = append(got, x.Token)
+		}
+		if !slices.Equal(got, tokens) || s.Stats().Sessions != len(tokens) {
+			t.Fatalf("%s: sessions of %x and %d live, want %x", when, got, s.Stats().Sessions, tokens)
+		}
+	}
+	reopen := func() {
+		check(t, s)
+		s = open(t, path, opts)
+	}
+	endIt := func() {
+		_, err := s.EndSessions(t.Context(), []storage.SessionID{{7}})
+		must(t, err)
+	}
+
+	first, second := tokenOf(t, 1, 10, expiry), tokenOf(t, 2, 10, expiry.Add(10*time.Minute))
+	redeemAs(first)
+	endIt()
+	want("after the first has ended")
+	_, err := s.Sweep(t.Context(), expiry.Add(5*time.Minute), 0)
+	must(t, err)
+	redeemAs(second)
+	want("after the second began", second.ID)
+	reopen()
+	want("after a restart", second.ID)
+	must(t, s.purgeEnded(t.Context()))
+	want("after a purge", second.ID)
+	endIt()
+	reopen()
+	want("after both have ended")
+	must(t, s.purgeEnded(t.Context()))
+	reopen()
+	want("after all is purged")
+	check(t, s)
 }

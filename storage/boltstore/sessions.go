@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"math"
-	"slices"
 
 	"go.etcd.io/bbolt"
 
@@ -123,19 +122,17 @@ func (s *Store) ListSessions(ctx context.Context, q storage.SessionQuery) (stora
 		from := endKey(q.After.ExpiresAt)
 		k, v := c.Seek(from[:])
 		for n := 0; k != nil; {
-			var together []storage.Session // those that end together lie in no order
-			end := [8]byte(k)
-			for ; bytes.HasPrefix(k, end[:]); k, v = c.Next() {
-				some, err := sessionsOf(k, v)
-				if err != nil {
-					return err
-				}
-				together = append(together, some...)
+			if _, err := endOf(k); err != nil {
+				return err
 			}
-			slices.SortFunc(together, func(a, b storage.Session) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+			end := [8]byte(k)
+			var together []storage.Session
+			var err error
+			if together, k, v, err = ending(c, k, v); err != nil {
+				return err
+			}
 			for i := range together {
 				x := &together[i]
-				at := storage.SessionKey{ExpiresAt: x.ExpiresAt, ID: x.ID}
 				if end == from && bytes.Compare(x.ID[:], q.After.ID[:]) <= 0 && q.After != (storage.SessionKey{}) {
 					continue
 				}
@@ -144,7 +141,7 @@ func (s *Store) ListSessions(ctx context.Context, q storage.SessionQuery) (stora
 					return nil
 				}
 				n++
-				page.Next = at
+				page.Next = storage.SessionKey{ExpiresAt: x.ExpiresAt, ID: x.ID}
 				if wantedSession(&q, x) {
 					page.Sessions = append(page.Sessions, x)
 				}
