@@ -101,7 +101,7 @@ func (s *Service) redeemStored(ctx context.Context, b *batch, c *caller, instanc
 		if a.reason != 0 {
 			continue
 		}
-		b.sessions[i] = s.sessionOf(a, c, instance, now)
+		s.begin(&b.sessions[i], a, c, instance, now)
 		b.redemptions = append(b.redemptions, storage.Redemption{
 			Token: a.token, Session: &b.sessions[i],
 			SubjectSessions: a.room(tighter(a.token.Limits.SessionsPerSubject, s.cfg.Sessions.PerSubject)),
@@ -244,9 +244,10 @@ func ipFits(t *storage.Token, ip netip.Addr) bool {
 	return t.ClientIP == ip
 }
 
-func (s *Service) sessionOf(a *attempt, c *caller, instance storage.InstanceID, now time.Time) storage.Session {
+// begin makes x the session that a would open.
+func (s *Service) begin(x *storage.Session, a *attempt, c *caller, instance storage.InstanceID, now time.Time) {
 	t := a.token
-	return storage.Session{
+	*x = storage.Session{
 		ID: storage.SessionID(a.item.GetSessionId()), Token: t.ID,
 		Tenant: t.Tenant, Subject: t.Subject, Audience: t.Audience, Issuer: t.Issuer,
 		TokenIP: t.ClientIP, IssuedRevision: t.IssuedRevision,

@@ -1,10 +1,14 @@
 package boltstore
 
 import (
+	"bytes"
+	"fmt"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"go.etcd.io/bbolt"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/token"
@@ -31,25 +35,35 @@ func TestFreshIsBounded(t *testing.T) {
 		_, err := s.Insert(t.Context(), batch)
 		must(t, err)
 		f := s.fresh
-		kept, capacity := 0, 0
-		for _, r := range f.records {
-			kept += len(r) + freshOverhead
-			capacity += cap(r) + freshOverhead
+		held, tokens := 0, 0
+		for _, c := range f.chunks {
+			held += cap(c.text) + c.tokens*freshOverhead
+			tokens += c.tokens
 		}
-		if kept != f.bytes || kept > bound || len(f.records) != len(f.order)-f.first {
-			t.Fatalf("round %d: %d records of %d bytes, counted %d, in order %d", round, len(f.records), kept, f.bytes, len(f.order)-f.first)
+		if held != f.bytes || held > bound || tokens != len(f.places) || len(f.chunks) != int(f.newest-f.oldest+1) {
+			t.Fatalf("round %d: %d chunks of %d tokens hold %d bytes, counted %d and %d", round, len(f.chunks), tokens, held, f.bytes, len(f.places))
 		}
-		if capacity > kept+len(f.records)*24 {
-			t.Fatalf("round %d: %d bytes hold on to %d", round, kept, capacity)
-		}
-		if len(f.records) == 0 {
+		if tokens == 0 {
 			t.Fatalf("round %d: nothing is kept", round)
+		}
+		records := make([][]byte, 1)
+		for id, p := range f.places { // what is kept is what is in the file
+			if !f.find([]storage.TokenID{id}, 0, records) || len(records[0]) != int(p.size) {
+				t.Fatalf("round %d: token %x is not found", round, id)
+			}
+			must(t, s.view(t.Context(), func(tx *bbolt.Tx) error {
+				x := finder{slots: s.slots, tokens: tx.Bucket(tokensBucket)}
+				if !bytes.Equal(x.find(id), records[0]) {
+					return fmt.Errorf("token %x is %x", id, records[0])
+				}
+				return nil
+			}))
 		}
 	}
 	_, err := s.Sweep(t.Context(), expiry.Add(time.Hour), 0)
 	must(t, err)
-	if f := s.fresh; len(f.records) != 0 || f.bytes != 0 || len(f.order) != 0 {
-		t.Errorf("after a sweep of all: %d records, %d bytes", len(f.records), f.bytes)
+	if f := s.fresh; len(f.places) != 0 || f.bytes != 0 || len(f.chunks) != 0 {
+		t.Errorf("after a sweep of all: %d records, %d bytes", len(f.places), f.bytes)
 	}
 }
 

@@ -220,7 +220,7 @@ func (g *group) writeMinuteUses(all *bbolt.Bucket, minute uint64, uses []record.
 		n := min(len(uses), room)
 		for i := 0; i < n; i += usesPerRecord {
 			j := min(i+usesPerRecord, n)
-			value := record.AppendRedemptions(nil, uses[i:j])
+			value := record.AppendRedemptions(make([]byte, 0, record.RedemptionsSize(j-i)), uses[i:j])
 			if err := b.Put(number(uint64(have+i)), value); err != nil {
 				return err
 			}

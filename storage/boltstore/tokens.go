@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -40,36 +39,18 @@ func (s *Store) Insert(ctx context.Context, tokens []*storage.Token) ([]storage.
 }
 
 // encodeTokens encodes in the caller's goroutine what does not depend on the
-// commit, with room behind each record for what does. The records of one call
-// share one block of just their size: fresh keeps them together.
+// commit, with room behind each record for what does.
 func encodeTokens(tokens []*storage.Token) [][]byte {
-	scratch := scratches.Get().(*[]byte)
-	all, ends := (*scratch)[:0], make([]int, len(tokens))
-	for i, t := range tokens {
-		all = record.AppendToken(all, t)
-		ends[i] = len(all)
-	}
-	block := make([]byte, 0, len(all)+len(tokens)*record.TokenTail)
+	const typical = 320
+	buf := make([]byte, 0, len(tokens)*typical)
 	values := make([][]byte, len(tokens))
-	from := 0
-	for i, end := range ends {
-		at := len(block)
-		block = append(block, all[from:end]...)
-		block = block[:len(block)+record.TokenTail]
-		values[i] = block[at : at+end-from : len(block)]
-		from = end
-	}
-	if cap(all) <= keepScratch {
-		*scratch = all
-		scratches.Put(scratch)
+	for i, t := range tokens {
+		from := len(buf)
+		buf = append(record.AppendToken(buf, t), make([]byte, record.TokenTail)...)
+		values[i] = buf[from : len(buf)-record.TokenTail : len(buf)]
 	}
 	return values
 }
-
-// keepScratch is how large a scratch buffer may be to be kept.
-const keepScratch = 256 << 10
-
-var scratches = sync.Pool{New: func() any { return new([]byte) }}
 
 // Lookup finds tokens; see storage.Store.
 func (s *Store) Lookup(ctx context.Context, ids []storage.TokenID) ([]*storage.Token, error) {

@@ -233,6 +233,9 @@ type Redemption struct {
 
 const redemptionSize = 18 + 18 + 9
 
+// RedemptionsSize is how many bytes the record of n uses takes.
+func RedemptionsSize(n int) int { return 1 + n*(2+redemptionSize) }
+
 // AppendRedemptions appends one record of all these uses.
 func AppendRedemptions(dst []byte, uses []Redemption) []byte {
 	dst = append(dst, version)
