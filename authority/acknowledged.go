@@ -26,8 +26,8 @@ const (
 type unkept map[storage.InstanceID]*unkeptOf
 
 type unkeptOf struct {
-	through uint64
-	counts  map[uint64]unkeptCount // by sequence
+	progress storage.Progress
+	counts   map[uint64]unkeptCount // by sequence
 }
 
 type unkeptCount struct {
@@ -46,7 +46,7 @@ func (u unkept) of(id storage.InstanceID) *unkeptOf {
 // unkeep notes an acknowledgement to be written; mu is held. Beyond what may
 // wait nothing more of its instance is written until that attaches anew, and
 // tells again.
-func (r *receipts) unkeep(id storage.InstanceID, through uint64, counts []*pb.Enforced, now time.Time) {
+func (r *receipts) unkeep(id storage.InstanceID, told storage.Progress, counts []*pb.Enforced, now time.Time) {
 	if r.cut[id] {
 		return
 	}
@@ -54,18 +54,24 @@ func (r *receipts) unkeep(id storage.InstanceID, through uint64, counts []*pb.En
 		r.cut[id] = true
 		return
 	}
-	if through <= r.durable[id] && len(counts) == 0 {
+	durable := r.durable[id]
+	from := durable // or what will be by then, if nothing fails
+	if of := cmp.Or(r.unkept[id], r.writing[id]); of != nil {
+		from = of.progress
+	}
+	to := advance(from, told)
+	if to.Equal(&from) && len(counts) == 0 {
 		return
 	}
 	of := r.unkept.of(id)
-	of.through = max(of.through, through)
+	of.progress = to
 	for _, n := range counts {
 		seq := n.GetSequence()
-		if seq > through || n.GetClosed() == 0 {
+		if seq > told.Through || n.GetClosed() == 0 {
 			continue
 		}
 		row := r.row(seq, id)
-		if row == nil && seq <= r.durable[id] {
+		if row == nil && durable.Has(seq) {
 			continue // told again, perhaps long after
 		}
 		c, again := of.counts[seq]
@@ -115,8 +121,8 @@ func (r *receipts) forget(id storage.InstanceID) {
 	delete(r.cut, id)
 }
 
-// acknowledged is through where an instance's acknowledgements are on disk.
-func (r *receipts) acknowledged(id storage.InstanceID) uint64 {
+// acknowledged is how far an instance's acknowledgements are on disk.
+func (r *receipts) acknowledged(id storage.InstanceID) storage.Progress {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return r.durable[id]
@@ -145,11 +151,14 @@ func (r *receipts) wrote(err error) {
 			continue
 		}
 		if err == nil {
-			r.durable[id] = max(r.durable[id], was.through)
+			r.durable[id] = was.progress
 			continue
 		}
+		again := r.unkept[id] == nil
 		of := r.unkept.of(id)
-		of.through = max(of.through, was.through)
+		if again {
+			of.progress = was.progress
+		}
 		for seq, c := range was.counts {
 			if newer, ok := of.counts[seq]; ok {
 				newer.at = c.at
@@ -213,7 +222,7 @@ func (s *Service) writeAcknowledged(ctx context.Context, all unkept) error {
 			}
 			ack.Counts = ack.Counts[room:]
 		}
-		ack.Through = of.through
+		ack.Through, ack.Pending = of.progress.Through, of.progress.Pending
 		part = append(part, ack)
 		if n += len(ack.Counts) + 1; n >= maxKept {
 			if err := flush(); err != nil {

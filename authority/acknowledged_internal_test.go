@@ -40,22 +40,22 @@ func enforcedFrom(first, n int) (out []*pb.Enforced) {
 func TestManyCountsAreKeptInParts(t *testing.T) {
 	const n = 3*maxKept + 7
 	s, store, id := newKeeper(t, n)
-	s.receipts.enforced(id, n, enforcedFrom(1, n), testStart.Add(time.Second))
+	s.receipts.enforced(id, storage.Progress{Through: n}, enforcedFrom(1, n), testStart.Add(time.Second))
 	failed := errors.New("told to")
 	store.Fail("Acknowledge", nil, nil, failed)
 	if err := s.keepAcknowledged(t.Context(), nil); !errors.Is(err, failed) {
 		t.Fatal(err)
 	}
 	known, err := store.Acknowledged(t.Context())
-	if err != nil || known[id] != 0 || s.receipts.acknowledged(id) != 0 {
-		t.Fatalf("acknowledged through %d on disk, %d in memory, %v: counts are missing", known[id], s.receipts.acknowledged(id), err)
+	if err != nil || known[id].Through != 0 || s.receipts.acknowledged(id).Through != 0 {
+		t.Fatalf("acknowledged through %d on disk, %d in memory, %v: counts are missing", known[id].Through, s.receipts.acknowledged(id).Through, err)
 	}
-	s.receipts.enforced(id, n, enforcedFrom(n, 1), testStart.Add(time.Minute)) // one of them again
+	s.receipts.enforced(id, storage.Progress{Through: n}, enforcedFrom(n, 1), testStart.Add(time.Minute)) // one of them again
 	if err := s.keepAcknowledged(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if known, err = store.Acknowledged(t.Context()); err != nil || known[id] != n || s.receipts.acknowledged(id) != n {
-		t.Fatalf("acknowledged through %d on disk, %d in memory, %v", known[id], s.receipts.acknowledged(id), err)
+	if known, err = store.Acknowledged(t.Context()); err != nil || known[id].Through != n || s.receipts.acknowledged(id).Through != n {
+		t.Fatalf("acknowledged through %d on disk, %d in memory, %v", known[id].Through, s.receipts.acknowledged(id).Through, err)
 	}
 	for _, seq := range []uint64{1, maxKept, maxKept + 1, n} {
 		counts, err := store.Counts(t.Context(), seq)
@@ -76,28 +76,28 @@ func TestUnkeptIsBounded(t *testing.T) {
 	s, store, id := newKeeper(t, 0)
 	r := s.receipts
 	for first := 1; first <= n; first += maxEnforced {
-		r.enforced(id, uint64(first+maxEnforced-1), enforcedFrom(first, maxEnforced), testStart)
+		r.enforced(id, storage.Progress{Through: uint64(first + maxEnforced - 1)}, enforcedFrom(first, maxEnforced), testStart)
 	}
 	if r.waiting > maxUnkept || !r.cut[id] {
 		t.Fatalf("%d counts wait, cut off: %t", r.waiting, r.cut[id])
 	}
-	last := r.unkept[id].through
+	last := r.unkept[id].progress.Through
 	if err := s.keepAcknowledged(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	r.enforced(id, n+1, nil, testStart)
+	r.enforced(id, storage.Progress{Through: n + 1}, nil, testStart)
 	if err := s.keepAcknowledged(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if known, err := store.Acknowledged(t.Context()); err != nil || known[id] != last {
+	if known, err := store.Acknowledged(t.Context()); err != nil || known[id].Through != last {
 		t.Fatalf("acknowledged through %d, %v, want %d", known[id], err, last)
 	}
 	r.begin(id)
-	r.enforced(id, n+1, enforcedFrom(int(last)+1, maxEnforced), testStart)
+	r.enforced(id, storage.Progress{Through: n + 1}, enforcedFrom(int(last)+1, maxEnforced), testStart)
 	if err := s.keepAcknowledged(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	if got := r.acknowledged(id); got != n+1 {
+	if got := r.acknowledged(id).Through; got != n+1 {
 		t.Errorf("acknowledged through %d after it was told again, want %d", got, n+1)
 	}
 }
@@ -106,13 +106,13 @@ func TestUnkeptIsBounded(t *testing.T) {
 // removed is not called kept.
 func TestLeavingIsNotAcknowledged(t *testing.T) {
 	s, _, id := newKeeper(t, 3)
-	s.receipts.enforced(id, 1, enforcedFrom(1, 1), testStart)
+	s.receipts.enforced(id, storage.Progress{Through: 1}, enforcedFrom(1, 1), testStart)
 	s.receipts.leave(id)
-	s.receipts.enforced(id, 3, enforcedFrom(2, 2), testStart)
+	s.receipts.enforced(id, storage.Progress{Through: 3}, enforcedFrom(2, 2), testStart)
 	if err := s.keepAcknowledged(t.Context(), &id); err != nil {
 		t.Fatal(err)
 	}
-	if got := s.receipts.acknowledged(id); got != 1 {
+	if got := s.receipts.acknowledged(id).Through; got != 1 {
 		t.Errorf("acknowledged through %d, want 1", got)
 	}
 }
@@ -122,18 +122,18 @@ func TestLeavingIsNotAcknowledged(t *testing.T) {
 func TestNewInstanceIsNotAcknowledged(t *testing.T) {
 	s, _, id := newKeeper(t, 3)
 	r := s.receipts
-	r.enforced(id, 2, enforcedFrom(1, 2), testStart)
+	r.enforced(id, storage.Progress{Through: 2}, enforcedFrom(1, 2), testStart)
 	if err := s.keepAcknowledged(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
-	r.enforced(id, 3, enforcedFrom(3, 1), testStart)
+	r.enforced(id, storage.Progress{Through: 3}, enforcedFrom(3, 1), testStart)
 	r.begin(id)
-	if got := r.acknowledged(id); got != 2 || r.waiting != 1 {
+	if got := r.acknowledged(id).Through; got != 2 || r.waiting != 1 {
 		t.Errorf("on another stream: acknowledged through %d, %d counts wait; want 2 and 1", got, r.waiting)
 	}
 	r.fleet.remove(id)
 	r.begin(id)
-	if got := r.acknowledged(id); got != 0 || r.waiting != 0 || len(r.applied) != 0 {
+	if got := r.acknowledged(id).Through; got != 0 || r.waiting != 0 || len(r.applied) != 0 {
 		t.Errorf("anew: acknowledged through %d, %d counts wait, applied %v", got, r.waiting, r.applied)
 	}
 }

@@ -19,6 +19,7 @@ import (
 const (
 	maxDead     = 16   // dead instances that one hello may name
 	maxEnforced = 4096 // entries that one acknowledgement may count
+	maxPending  = 8192 // entries that one acknowledgement may call pending
 )
 
 func hello() *pb.Hello { return &pb.Hello{Version: pb.Version} }
@@ -196,8 +197,12 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 			if err != nil {
 				return err
 			}
+			told, err := progressOf(through, m.Acknowledgement.GetPending())
+			if err != nil {
+				return err
+			}
 			counts := ownCounts(&inst, through, m.Acknowledgement.GetEnforced())
-			s.receipts.enforced(inst.ID, through, counts, s.now())
+			s.receipts.enforced(inst.ID, told, counts, s.now())
 			s.auditEnforced(&inst, counts, s.now())
 		case *pb.AttachRequest_Goodbye:
 			if !s.fleet.detach(inst.ID, a) {
@@ -212,6 +217,23 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 			return invalid("message", "a second hello, or none of heartbeat, acknowledgement and goodbye")
 		}
 	}
+}
+
+// progressOf checks what a node calls pending. Through 0, all of that is of
+// another history.
+func progressOf(through uint64, pending []uint64) (storage.Progress, error) {
+	if n := len(pending); n > maxPending {
+		return storage.Progress{}, invalid("acknowledgement.pending", "%d are above %d", n, maxPending)
+	}
+	if through == 0 {
+		return storage.Progress{}, nil
+	}
+	for i, seq := range pending {
+		if seq == 0 || seq > through || i > 0 && seq <= pending[i-1] {
+			return storage.Progress{}, invalid("acknowledgement.pending", "entry %d: they must rise from 1 to through, which is %d", seq, through)
+		}
+	}
+	return storage.Progress{Through: through, Pending: pending}, nil
 }
 
 // applied notes through where a node says it has enforced the log. Receipts wait
@@ -286,9 +308,10 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 			}
 		case seq := <-heartbeats:
 			now, _ := s.store.Head() // read after the heartbeat arrived
+			kept := s.receipts.acknowledged(id)
 			if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Heartbeat{Heartbeat: &pb.HeartbeatAnswer{
 				Sequence: seq, Head: revisionOf(now), Time: timestamppb.New(s.now()),
-				Acknowledged: &pb.Revision{Epoch: now.Epoch, Sequence: s.receipts.acknowledged(id)},
+				Acknowledged: &pb.Revision{Epoch: now.Epoch, Sequence: kept.Through}, Pending: kept.Pending,
 			}}}); err != nil {
 				return err
 			}
@@ -387,7 +410,7 @@ func (s *Service) entriesAbove(ctx context.Context, after, head storage.Revision
 }
 
 func entryOf(e *storage.Entry) *pb.Entry {
-	out := &pb.Entry{Revision: revisionOf(e.Revision)}
+	out := &pb.Entry{Revision: revisionOf(e.Revision), GraceUntil: graceUntil(e)}
 	switch e.Kind {
 	case storage.Revoke:
 		out.Event = &pb.Entry_Revoked{Revoked: selectorOf(&e.Selector)}

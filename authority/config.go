@@ -28,6 +28,7 @@ type SessionConfig struct {
 	MaxTTL     time.Duration `yaml:"max_ttl" help:"the longest session_ttl an issuer may ask for; lowering it also cuts tokens already issued"`
 	PerSubject uint32        `yaml:"per_subject" help:"live sessions of one subject over all nodes; 0 is without bound"`
 	PerTenant  uint32        `yaml:"per_tenant" help:"live sessions of one tenant over all nodes; 0 is without bound"`
+	MaxGrace   time.Duration `yaml:"max_grace" help:"the longest grace that a revocation may leave sockets to renew; 0 allows none"`
 }
 
 // FleetConfig holds the nodes.
@@ -53,14 +54,18 @@ func (c *FleetConfig) releaseAfter() time.Duration {
 	if c.SessionFence == 0 {
 		return 0
 	}
-	return c.SessionFence + c.SessionFence/1000 + time.Second
+	return c.SessionFence + slack(c.SessionFence)
 }
+
+// slack is what the clocks of two machines may gain on one another within d, and
+// a second for scheduling.
+func slack(d time.Duration) time.Duration { return d/1000 + time.Second }
 
 // DefaultConfig is what DESIGN promises of an authority that nobody configured.
 func DefaultConfig() Config {
 	return Config{
 		Tokens:   TokenConfig{DefaultTTL: time.Minute, MaxTTL: time.Hour, MaxUses: 100},
-		Sessions: SessionConfig{DefaultTTL: 12 * time.Hour, MaxTTL: 7 * 24 * time.Hour},
+		Sessions: SessionConfig{DefaultTTL: 12 * time.Hour, MaxTTL: 7 * 24 * time.Hour, MaxGrace: 5 * time.Minute},
 		Fleet: FleetConfig{
 			HeartbeatInterval: time.Second,
 			AdmissionFence:    10 * time.Second,
@@ -88,6 +93,7 @@ func (c *Config) Validate() error {
 	}
 	bound("sessions.max_ttl", c.Sessions.MaxTTL, time.Second, year, "a socket outlives no login for longer")
 	bound("sessions.default_ttl", c.Sessions.DefaultTTL, time.Second, c.Sessions.MaxTTL, "sessions.max_ttl is the ceiling")
+	bound("sessions.max_grace", c.Sessions.MaxGrace, 0, 24*time.Hour, "who must go at once has no grace, and who need not can log in again within a day")
 	bound("fleet.heartbeat_interval", c.Fleet.HeartbeatInterval, 10*time.Millisecond, time.Minute, "nodes live by their heartbeats")
 	bound("fleet.admission_fence", c.Fleet.AdmissionFence, 2*c.Fleet.HeartbeatInterval, time.Hour, "at least two heartbeats must fit")
 	if f := c.Fleet.SessionFence; f != 0 {

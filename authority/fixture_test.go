@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/gatehouse-ws/gatehouse/auditlog"
 	"github.com/gatehouse-ws/gatehouse/authority"
@@ -458,6 +459,15 @@ func (f *fixture) revoke(by *pb.Selector) *pb.RevokeResponse {
 	resp, err := f.revocations("admin").Revoke(f.ctx, &pb.RevokeRequest{Selector: by, Reason: "test"})
 	f.ok(err)
 	return resp
+}
+
+// revokeWithin revokes ada with a grace, as admin.
+func (f *fixture) revokeWithin(grace time.Duration) *pb.Revision {
+	f.Helper()
+	resp, err := f.revocations("admin").Revoke(f.ctx, &pb.RevokeRequest{Selector: bySubject("acme", "ada"), Grace: durationpb.New(grace)})
+	f.ok(err)
+	f.equal("grace ends", resp.GetGraceUntil().AsTime(), resp.GetCommittedAt().AsTime().Add(grace))
+	return resp.GetRevision()
 }
 
 // lock locks a prefix as admin.

@@ -295,7 +295,7 @@ func (b *bait) stands() {
 			b.t.Fatalf("counts %v, %v", counts, err)
 		}
 	}
-	if known, err := b.store.Acknowledged(ctx); err != nil || known[b.honest] != 0 {
+	if known, err := b.store.Acknowledged(ctx); err != nil || known[b.honest].Through != 0 {
 		b.t.Fatalf("acknowledged %v, %v", known, err)
 	}
 	if n := b.store.Stats().Sessions; n > 1+100 {

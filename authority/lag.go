@@ -14,9 +14,9 @@ type lag struct {
 }
 
 // acknowledged notes that an instance has enforced an entry so long after its
-// commit.
-func (l *lag) acknowledged(after time.Duration) {
-	if l != nil {
+// commit. With a grace, how long that takes is not ours.
+func (l *lag) acknowledged(rc *receipt, after time.Duration) {
+	if l != nil && !rc.grace {
 		l.enforced.Observe(after.Seconds())
 	}
 }
@@ -26,7 +26,7 @@ func (l *lag) completed(rc *receipt, now time.Time) {
 	if l == nil || rc.waiting > 0 {
 		return
 	}
-	if len(rc.rows) > 0 { // else it never waited
+	if len(rc.rows) > 0 && !rc.grace { // else it never waited, or for clients
 		l.complete.Observe(max(now.Sub(rc.committed), 0).Seconds())
 	}
 	l.tracing.completed(rc, now)

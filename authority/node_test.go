@@ -149,6 +149,16 @@ func (n *node) acknowledge(r *pb.Revision, enforced ...*pb.Enforced) {
 	}}))
 }
 
+// pending says that the log through r is enforced, but for these entries.
+func (n *node) pending(r *pb.Revision, entries ...*pb.Revision) {
+	n.Helper()
+	ack := &pb.Acknowledgement{Through: r}
+	for _, e := range entries {
+		ack.Pending = append(ack.Pending, e.GetSequence())
+	}
+	n.ok(n.attach.Send(&pb.AttachRequest{Message: &pb.AttachRequest_Acknowledgement{Acknowledgement: ack}}))
+}
+
 // beat sends a heartbeat and reads up to its answer.
 func (n *node) beat(applied *pb.Revision) *pb.HeartbeatAnswer {
 	n.Helper()

@@ -40,11 +40,11 @@ type receipts struct {
 	rows int        // of all of them
 	// floor is the highest sequence that has no receipt and gets none.
 	floor uint64
-	// applied is through where instances have enforced.
-	applied map[storage.InstanceID]uint64
+	// applied is how far instances have enforced.
+	applied map[storage.InstanceID]storage.Progress
 	// durable is the same, as far as it is on disk; what is not waits in unkept,
 	// or is being written.
-	durable         map[storage.InstanceID]uint64
+	durable         map[storage.InstanceID]storage.Progress
 	unkept, writing unkept
 	waiting         int                         // counts of both
 	cut             map[storage.InstanceID]bool // of which nothing more is written
@@ -60,6 +60,7 @@ type receipts struct {
 type receipt struct {
 	sequence  uint64
 	committed time.Time
+	grace     bool
 	rows      map[storage.InstanceID]*receiptRow
 	waiting   int  // rows that are not done
 	audited   bool // the audit trail has told that it is complete
@@ -69,6 +70,7 @@ type receipt struct {
 type receiptRow struct {
 	node             string
 	done             bool
+	inGrace          bool   // it waits for sockets to renew
 	departed         string // why, of an instance that left before it had enforced
 	closed, lingered uint32
 	counted          bool // these are newer than what the store has
@@ -78,7 +80,7 @@ type receiptRow struct {
 
 // newReceipts keeps receipts of the entries above head in memory. acknowledged is
 // what the store has.
-func newReceipts(f *fleet, head storage.Revision, releaseAfter time.Duration, acknowledged map[storage.InstanceID]uint64) *receipts {
+func newReceipts(f *fleet, head storage.Revision, releaseAfter time.Duration, acknowledged map[storage.InstanceID]storage.Progress) *receipts {
 	return &receipts{
 		fleet: f, releaseAfter: releaseAfter, floor: head.Sequence,
 		applied: maps.Clone(acknowledged), durable: acknowledged,
@@ -98,20 +100,21 @@ func (r *receipts) open(e *storage.Entry) {
 		return
 	}
 	instances := r.fleet.snapshot()
-	rc := &receipt{sequence: seq, committed: e.CommittedAt, rows: make(map[storage.InstanceID]*receiptRow, len(instances))}
+	rc := &receipt{sequence: seq, committed: e.CommittedAt, grace: e.Grace > 0, rows: make(map[storage.InstanceID]*receiptRow, len(instances))}
 	rows := make([]receiptRow, len(instances))
 	for n, i := range instances {
 		if i.Registered >= seq {
 			continue
 		}
-		done := seq <= r.applied[i.ID] // faster than we
+		p := r.applied[i.ID] // faster than we
 		row := &rows[n]
-		*row = receiptRow{node: i.Node, done: done, timed: done}
+		*row = receiptRow{node: i.Node, done: p.Has(seq), inGrace: p.Waits(seq)}
+		row.timed = row.done
 		if n := r.early[seq][i.ID]; n != nil {
 			row.closed, row.lingered = n.GetClosed(), n.GetLingering()
 		}
 		if row.done {
-			r.lag.acknowledged(0)
+			r.lag.acknowledged(rc, 0)
 		} else {
 			rc.waiting++
 		}
@@ -143,14 +146,14 @@ func (r *receipts) row(seq uint64, id storage.InstanceID) *receiptRow {
 	return nil
 }
 
-// enforced notes that an instance has enforced all entries through a sequence,
-// with what each of counts ended.
-func (r *receipts) enforced(id storage.InstanceID, through uint64, counts []*pb.Enforced, now time.Time) {
+// enforced notes how far an instance has enforced the log, with what each of
+// counts ended.
+func (r *receipts) enforced(id storage.InstanceID, told storage.Progress, counts []*pb.Enforced, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, n := range counts {
 		seq := n.GetSequence()
-		if seq > through || seq <= r.floor {
+		if seq > told.Through || seq <= r.floor {
 			continue // not enforced yet, or no longer kept
 		}
 		if at, ok := r.find(seq); !ok {
@@ -164,21 +167,56 @@ func (r *receipts) enforced(id storage.InstanceID, through uint64, counts []*pb.
 	if r.fleet.owner(id) == "" { // gone comes after fleet.remove
 		return
 	}
-	if from := r.applied[id]; through > from {
-		r.applied[id] = through
+	from := r.applied[id]
+	if to := advance(from, told); !to.Equal(&from) {
+		r.applied[id] = to
 		r.wake()
-		first, _ := r.find(from + 1)
+		first, _ := r.find(from.Through + 1)
 		for _, rc := range r.kept[first:] {
-			if rc.sequence > through {
+			if rc.sequence > to.Through {
 				break
 			}
-			if rc.settle(id, now) {
-				r.lag.acknowledged(rc.rows[id].after)
-				r.lag.completed(rc, now)
+			r.settle(rc, id, &to, now)
+		}
+		for _, seq := range from.Pending {
+			if at, ok := r.find(seq); ok {
+				r.settle(r.kept[at], id, &to, now)
 			}
 		}
 	}
-	r.unkeep(id, through, counts, now)
+	r.unkeep(id, told, counts, now)
+}
+
+// advance is where an instance is that was at from and says so: what was
+// enforced stays so.
+func advance(from, told storage.Progress) storage.Progress {
+	to := storage.Progress{Through: max(from.Through, told.Through)}
+	for _, seq := range told.Pending {
+		if seq > from.Through || from.Waits(seq) {
+			to.Pending = append(to.Pending, seq)
+		}
+	}
+	for _, seq := range from.Pending {
+		if seq > told.Through {
+			to.Pending = append(to.Pending, seq)
+		}
+	}
+	return to
+}
+
+// settle brings an instance's row up to where that is.
+func (r *receipts) settle(rc *receipt, id storage.InstanceID, at *storage.Progress, now time.Time) {
+	if !at.Has(rc.sequence) {
+		if row := rc.rows[id]; row != nil && !row.done && row.inGrace != at.Waits(rc.sequence) {
+			row.inGrace = !row.inGrace
+			rc.tell(id)
+		}
+		return
+	}
+	if rc.settle(id, now) {
+		r.lag.acknowledged(rc, rc.rows[id].after)
+		r.lag.completed(rc, now)
+	}
 }
 
 // keepEarly keeps a count for open to find. Those of entries that open is never
@@ -219,6 +257,7 @@ func (rc *receipt) settle(id storage.InstanceID, now time.Time) bool {
 	if row == nil || row.done {
 		return false
 	}
+	row.inGrace = false
 	row.done, row.after, row.timed = true, max(now.Sub(rc.committed), 0), true
 	rc.waiting--
 	rc.tell(id)
@@ -263,7 +302,8 @@ func (r *receipts) live(e *storage.Entry) (map[storage.InstanceID]*receiptRow, <
 		if i.Registered >= seq {
 			continue
 		}
-		row := &receiptRow{node: i.Node, done: seq <= r.applied[i.ID]}
+		p := r.applied[i.ID]
+		row := &receiptRow{node: i.Node, done: p.Has(seq), inGrace: p.Waits(seq)}
 		for _, u := range []unkept{r.writing, r.unkept} {
 			if u[i.ID] == nil {
 				continue
@@ -298,7 +338,7 @@ func (s *Service) receipt(ctx context.Context, e *storage.Entry) (*pb.Receipt, <
 	for i := range departed {
 		d := &departed[i]
 		row := &receiptRow{node: d.Node, done: true}
-		if d.Acknowledged < seq {
+		if !d.Acknowledged.Has(seq) {
 			row.departed, row.after, row.timed = d.Cause, max(d.RemovedAt.Sub(e.CommittedAt), 0), true
 		}
 		rows[d.ID] = row
@@ -318,17 +358,17 @@ func (s *Service) receipt(ctx context.Context, e *storage.Entry) (*pb.Receipt, <
 
 // message writes a receipt.
 func (r *receipts) message(e *storage.Entry, rows map[storage.InstanceID]*receiptRow) *pb.Receipt {
-	out := &pb.Receipt{Revision: revisionOf(e.Revision), CommittedAt: timestamppb.New(e.CommittedAt), Complete: true}
+	out := &pb.Receipt{Revision: revisionOf(e.Revision), CommittedAt: timestamppb.New(e.CommittedAt), GraceUntil: graceUntil(e), Complete: true}
 	for id, row := range rows {
 		m := &pb.ReceiptRow{
 			Node: row.node, InstanceId: hex.EncodeToString(id[:]), Enforced: row.done,
-			Closed: row.closed, Lingering: row.lingered, Departed: row.departed,
+			Closed: row.closed, Lingering: row.lingered, Departed: row.departed, InGrace: row.inGrace,
 		}
 		switch {
 		case !row.done:
 			out.Complete = false
-			if r.releaseAfter > 0 {
-				m.Deadline = timestamppb.New(e.CommittedAt.Add(r.releaseAfter))
+			if at := r.deadline(e, row); !at.IsZero() {
+				m.Deadline = timestamppb.New(at)
 			}
 		case row.timed:
 			m.After = durationpb.New(row.after)
@@ -339,6 +379,24 @@ func (r *receipts) message(e *storage.Entry, rows map[storage.InstanceID]*receip
 		return cmp.Or(cmp.Compare(a.GetNode(), b.GetNode()), cmp.Compare(a.GetInstanceId(), b.GetInstanceId()))
 	})
 	return out
+}
+
+// deadline is when an instance that stays silent from now on has surely closed
+// what e hits; zero is never. One that lacks e closes all at its session fence.
+// One that has e closes at the end of the grace what has not renewed, by a clock
+// that may differ from ours as a fence's may; which of both it is the authority
+// can't always know.
+func (r *receipts) deadline(e *storage.Entry, row *receiptRow) time.Time {
+	fenced, graced := e.CommittedAt.Add(r.releaseAfter), e.GraceUntil().Add(slack(e.Grace))
+	switch {
+	case row.inGrace:
+		return graced
+	case r.releaseAfter == 0:
+		return time.Time{}
+	case e.Grace > 0 && graced.After(fenced):
+		return graced
+	}
+	return fenced
 }
 
 // GetReceipt implements RevocationService.

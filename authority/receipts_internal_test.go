@@ -27,7 +27,7 @@ func newTestReceipts(t *testing.T, n int) (*receipts, []storage.InstanceID) {
 		ids[i] = storage.InstanceID{byte(i + 1), byte((i + 1) >> 8)}
 		f.attach(storage.Instance{ID: ids[i], Node: fmt.Sprint("node-", i)}, testStart)
 	}
-	return newReceipts(f, storage.Revision{Epoch: 1}, time.Hour, map[storage.InstanceID]uint64{}), ids
+	return newReceipts(f, storage.Revision{Epoch: 1}, time.Hour, map[storage.InstanceID]storage.Progress{}), ids
 }
 
 func entryAt(sequence uint64) *storage.Entry {
@@ -67,12 +67,12 @@ func TestReceiptsInAnyOrder(t *testing.T) {
 			for through := uint64(1); through <= entries; through += 1 + uint64(rnd.IntN(3)) {
 				at += rnd.IntN(len(steps) - at + 1)
 				ack := func() {
-					r.enforced(id, through, []*pb.Enforced{{Sequence: through, Closed: uint32(through)}}, testStart)
+					r.enforced(id, storage.Progress{Through: through}, []*pb.Enforced{{Sequence: through, Closed: uint32(through)}}, testStart)
 				}
 				steps = append(steps[:at], append([]step{ack}, steps[at:]...)...)
 				at++
 			}
-			steps = append(steps, func() { r.enforced(id, entries, nil, testStart) })
+			steps = append(steps, func() { r.enforced(id, storage.Progress{Through: entries}, nil, testStart) })
 		}
 		for _, s := range steps {
 			s()
@@ -92,7 +92,7 @@ func TestReceiptsInAnyOrder(t *testing.T) {
 // the goroutine that appended loses neither its row nor its count.
 func TestAcknowledgedBeforeTold(t *testing.T) {
 	r, ids := newTestReceipts(t, 2)
-	r.enforced(ids[0], 2, []*pb.Enforced{{Sequence: 1, Closed: 3}, {Sequence: 2, Closed: 4, Lingering: 1}}, testStart)
+	r.enforced(ids[0], storage.Progress{Through: 2}, []*pb.Enforced{{Sequence: 1, Closed: 3}, {Sequence: 2, Closed: 4, Lingering: 1}}, testStart)
 	r.open(entryAt(2)) // before the first
 	r.open(entryAt(1))
 	for seq, want := range map[uint64]uint32{1: 3, 2: 4} {
@@ -111,9 +111,9 @@ func TestAcknowledgedBeforeTold(t *testing.T) {
 func TestHeartbeatFasterThanCount(t *testing.T) {
 	r, ids := newTestReceipts(t, 1)
 	r.open(entryAt(1))
-	r.enforced(ids[0], 1, nil, testStart)
+	r.enforced(ids[0], storage.Progress{Through: 1}, nil, testStart)
 	_, changed := r.of(entryAt(1))
-	r.enforced(ids[0], 1, []*pb.Enforced{{Sequence: 1, Closed: 9}}, testStart)
+	r.enforced(ids[0], storage.Progress{Through: 1}, []*pb.Enforced{{Sequence: 1, Closed: 9}}, testStart)
 	select {
 	case <-changed:
 	default:
@@ -135,7 +135,7 @@ func TestReceiptsAreBounded(t *testing.T) {
 		t.Errorf("%d receipts of %d rows, floor %d", len(r.kept), r.rows, r.floor)
 	}
 	for _, id := range ids {
-		r.enforced(id, entries, nil, testStart)
+		r.enforced(id, storage.Progress{Through: entries}, nil, testStart)
 	}
 	for _, seq := range []uint64{1, r.floor, r.floor + 1, entries} {
 		if !r.complete(seq) {
@@ -149,14 +149,14 @@ func TestReceiptsAreBounded(t *testing.T) {
 
 	r, ids = newTestReceipts(t, 1)
 	for seq := range uint64(5 * maxEarly) {
-		r.enforced(ids[0], seq+1, []*pb.Enforced{{Sequence: seq + 1, Closed: 1}}, testStart)
+		r.enforced(ids[0], storage.Progress{Through: seq + 1}, []*pb.Enforced{{Sequence: seq + 1, Closed: 1}}, testStart)
 	}
 	if len(r.early) > maxEarly {
 		t.Errorf("counts of %d entries wait", len(r.early))
 	}
 	r.fleet.remove(ids[0])
 	r.gone(ids[0], "goodbye", testStart)
-	r.enforced(ids[0], 9, nil, testStart) // from a stream that has not ended yet
+	r.enforced(ids[0], storage.Progress{Through: 9}, nil, testStart) // from a stream that has not ended yet
 	if len(r.applied) != 0 || len(r.unkept) != 0 || r.waiting != 0 {
 		t.Errorf("%d instances are remembered, %d with %d counts to be written", len(r.applied), len(r.unkept), r.waiting)
 	}
@@ -177,7 +177,7 @@ func TestReceiptsSideBySide(t *testing.T) {
 	for _, id := range ids {
 		wg.Go(func() {
 			for seq := range uint64(entries) {
-				r.enforced(id, seq+1, []*pb.Enforced{{Sequence: seq + 1, Closed: 1}}, testStart)
+				r.enforced(id, storage.Progress{Through: seq + 1}, []*pb.Enforced{{Sequence: seq + 1, Closed: 1}}, testStart)
 			}
 		})
 	}
@@ -301,10 +301,10 @@ func TestWatchersAreToldOfWhatChanges(t *testing.T) {
 		}
 	}
 	count := []*pb.Enforced{{Sequence: 1, Closed: 9}}
-	r.enforced(ids[0], 1, nil, testStart)
-	r.enforced(ids[1], 1, count, testStart)
+	r.enforced(ids[0], storage.Progress{Through: 1}, nil, testStart)
+	r.enforced(ids[1], storage.Progress{Through: 1}, count, testStart)
 	told(2, false)
-	r.enforced(ids[1], 1, count, testStart) // again
+	r.enforced(ids[1], storage.Progress{Through: 1}, count, testStart) // again
 	if pending(w.news) {
 		t.Error("the same count is news")
 	}

@@ -20,7 +20,8 @@ func (f *fixture) receipt(caller string, r *pb.Revision) *pb.Receipt {
 }
 
 // rows writes a receipt as "name:closed/lingering@after(departed)" for rows that
-// are enforced and "name?deadline" for others, sorted, and whether it is complete.
+// are enforced and "name?deadline" for others, with "name~" for those within their
+// grace, sorted, and whether it is complete.
 func rows(rc *pb.Receipt) string {
 	var out []string
 	for _, r := range rc.GetRows() {
@@ -35,7 +36,8 @@ func rows(rc *pb.Receipt) string {
 			}
 			out = append(out, row)
 		case r.GetDeadline() != nil:
-			out = append(out, fmt.Sprintf("%s?%v", r.GetNode(), r.GetDeadline().AsTime().Sub(start)))
+			mark := map[bool]string{true: "~", false: "?"}[r.GetInGrace()]
+			out = append(out, fmt.Sprint(r.GetNode(), mark, r.GetDeadline().AsTime().Sub(start)))
 		default:
 			out = append(out, r.GetNode()+"?")
 		}

@@ -30,7 +30,14 @@ func (s *Service) Revoke(ctx context.Context, req *pb.RevokeRequest) (*pb.Revoke
 	if err := requestID(req.GetRequestId()); err != nil {
 		return nil, err
 	}
+	grace, err := parseGrace(req.GetGrace(), s.cfg.Sessions.MaxGrace)
+	if err != nil {
+		return nil, err
+	}
 	note(ctx, slog.String("reason", req.GetReason()), slog.Bool("dry_run", req.GetDryRun()))
+	if grace > 0 {
+		note(ctx, slog.Int64("grace_ms", grace.Milliseconds()))
+	}
 	resp := &pb.RevokeResponse{}
 	if err := s.reach(ctx, &sel, c, resp); err != nil {
 		return nil, err
@@ -42,15 +49,18 @@ func (s *Service) Revoke(ctx context.Context, req *pb.RevokeRequest) (*pb.Revoke
 	if err := s.room(c, false); err != nil {
 		return nil, err
 	}
+	if err := s.graces.begin(s.now(), grace); err != nil {
+		return nil, err
+	}
 	e, err := s.appendEntry(ctx, storage.Entry{
-		Kind: storage.Revoke, Selector: sel, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId()),
+		Kind: storage.Revoke, Selector: sel, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId()), Grace: grace,
 	})
 	if err != nil {
 		return nil, err
 	}
 	note(ctx, slog.Uint64("revision", e.Revision.Sequence))
 	s.metrics.revocations.WithLabelValues(selectorKind(&sel)).Inc()
-	resp.Revision, resp.CommittedAt = revisionOf(e.Revision), timestamppb.New(e.CommittedAt)
+	resp.Revision, resp.CommittedAt, resp.GraceUntil = revisionOf(e.Revision), timestamppb.New(e.CommittedAt), graceUntil(&e)
 	return resp, nil
 }
 
@@ -104,7 +114,7 @@ func scoped(c *caller, id string) string {
 // sessions with a row for every instance registered by then.
 func (s *Service) appendEntry(ctx context.Context, e storage.Entry) (storage.Entry, error) {
 	e.CommittedAt = s.now()
-	e.KeepUntil = e.CommittedAt.Add(s.cfg.keepEntry())
+	e.KeepUntil = e.CommittedAt.Add(s.cfg.keepEntry() + e.Grace)
 	e, err := s.store.Append(s.carried(ctx), e)
 	if err != nil {
 		return e, fmt.Errorf("append to the log: %w", err)
@@ -140,7 +150,7 @@ func (s *Service) ListRevocations(ctx context.Context, req *pb.ListRevocationsRe
 		}
 		resp.Revocations = append(resp.Revocations, &pb.Revocation{
 			Revision: revisionOf(e.Revision), Selector: selectorOf(&e.Selector),
-			Reason: e.Reason, Actor: e.Actor, CommittedAt: timestamppb.New(e.CommittedAt),
+			Reason: e.Reason, Actor: e.Actor, CommittedAt: timestamppb.New(e.CommittedAt), GraceUntil: graceUntil(e),
 		})
 	}
 	if len(entries) == limit {

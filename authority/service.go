@@ -60,6 +60,7 @@ type Service struct {
 	fleet    *fleet
 	tail     atomic.Pointer[tail]
 	receipts *receipts
+	graces   graces
 	keeping  sync.Mutex // one writes acknowledgements at a time; locked before receipts
 	strikes  *strikes
 	unwanted *unwanted

@@ -1,6 +1,9 @@
 package storage
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // What receipts are made of, bounded by Sweep.
 const (
@@ -13,8 +16,38 @@ const (
 // Acknowledgement is how far an instance says it has enforced the log.
 type Acknowledgement struct {
 	Instance InstanceID
-	Through  uint64 // every entry up to this sequence; 0 tells nothing new
+	Through  uint64   // as of Progress; 0 tells nothing new
+	Pending  []uint64 // as of Progress
 	Counts   []Closed
+}
+
+// Progress is what of a tells how far the instance is.
+func (a *Acknowledgement) Progress() Progress { return Progress{a.Through, a.Pending} }
+
+// Progress is how far an instance has enforced the log: through a sequence, but
+// for the entries within whose grace it waits.
+type Progress struct {
+	Through uint64
+	Pending []uint64 // sequences up to Through, rising
+}
+
+// Has reports whether the entry with this sequence is enforced.
+func (p *Progress) Has(sequence uint64) bool {
+	if sequence > p.Through {
+		return false
+	}
+	_, pending := slices.BinarySearch(p.Pending, sequence)
+	return !pending
+}
+
+// Waits reports whether it is enforced but for the end of its grace.
+func (p *Progress) Waits(sequence uint64) bool {
+	return sequence <= p.Through && !p.Has(sequence)
+}
+
+// Equal reports whether two say the same.
+func (p *Progress) Equal(o *Progress) bool {
+	return p.Through == o.Through && slices.Equal(p.Pending, o.Pending)
 }
 
 // Closed counts what an entry closed on one instance.
@@ -37,5 +70,5 @@ type Departed struct {
 	Head         uint64 // sequence of the log's head at its removal
 	RemovedAt    time.Time
 	Cause        string
-	Acknowledged uint64 // through which sequence it had enforced the log
+	Acknowledged Progress
 }

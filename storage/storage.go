@@ -75,7 +75,7 @@ type Store interface {
 	// revision. With a request id that an entry of the log already has, it
 	// returns that entry, and ErrRequestReused if that one says something else.
 	//
-	// "Something else" is another kind, selector, reason, actor or lifted lock;
+	// "Something else" is another kind, selector, reason, actor, grace or lifted lock;
 	// times and the id of a new lock are the caller's afresh at each try.
 	//
 	// A lock is standing from its commit until the unlock that names it; it also
@@ -116,14 +116,15 @@ type Store interface {
 
 	// Acknowledge keeps through where instances have enforced the log, and what
 	// entries closed there: all of one call or nothing. It never moves an instance
-	// back; a count is written over an older one of the same entry and instance.
+	// back: progress that ends below what is kept, or at 0, tells nothing new. A
+	// count is written over an older one of the same entry and instance.
 	// Of instances that are not registered, of entries that the log does not have,
 	// and where nothing was closed, it keeps nothing.
 	Acknowledge(ctx context.Context, acks []Acknowledgement) error
 
-	// Acknowledged tells through which sequence each registered instance has
-	// enforced the log; those that have said nothing are left out.
-	Acknowledged(ctx context.Context) (map[InstanceID]uint64, error)
+	// Acknowledged tells how far each registered instance has enforced the log;
+	// those that have said nothing are left out.
+	Acknowledged(ctx context.Context) (map[InstanceID]Progress, error)
 
 	// Departed returns the instances that were registered when the entry with this
 	// sequence was appended and have been removed since, in the order of their
@@ -444,7 +445,12 @@ type Entry struct {
 	CommittedAt time.Time // set by the caller, so that one clock rules
 	KeepUntil   time.Time // Sweep may drop it from then on, after all before it
 	RequestID   string
+	// Grace is how long after the commit live sessions have to renew; 0 is none.
+	Grace time.Duration
 }
+
+// GraceUntil is when the entry's grace ends: its commit, where it has none.
+func (e *Entry) GraceUntil() time.Time { return e.CommittedAt.Add(e.Grace) }
 
 // Lock is a standing denial.
 type Lock struct {

@@ -67,19 +67,21 @@ func (s *Store) Acknowledge(ctx context.Context, acks []storage.Acknowledgement)
 func (g *group) acknowledged(acks []storage.Acknowledgement, values [][][]byte) (through, counts []keyed, err error) {
 	known, log := g.tx.Bucket(acknowledgedBucket), g.tx.Bucket(logBucket)
 	instances := g.tx.Bucket(instancesBucket)
-	at := map[storage.InstanceID]uint64{}
-	for i, a := range acks {
+	at := map[storage.InstanceID]storage.Progress{}
+	for i := range acks {
+		a := &acks[i]
 		if instances.Get(a.Instance[:]) == nil {
 			continue
 		}
 		if _, seen := at[a.Instance]; !seen {
-			if at[a.Instance], err = throughOf(known, a.Instance); err != nil {
+			if at[a.Instance], err = progressOf(known, a.Instance); err != nil {
 				return nil, nil, err
 			}
 		}
-		if a.Through > at[a.Instance] {
-			at[a.Instance] = a.Through
-			v, err := record.EncodeAcknowledged(a.Through)
+		now, then := at[a.Instance], a.Progress()
+		if then.Through > 0 && then.Through >= now.Through && !then.Equal(&now) {
+			at[a.Instance] = then
+			v, err := record.EncodeProgress(&then)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -94,12 +96,12 @@ func (g *group) acknowledged(acks []storage.Acknowledgement, values [][][]byte) 
 	return through, counts, nil
 }
 
-func throughOf(b *bbolt.Bucket, id storage.InstanceID) (uint64, error) {
+func progressOf(b *bbolt.Bucket, id storage.InstanceID) (storage.Progress, error) {
 	v := b.Get(id[:])
 	if v == nil {
-		return 0, nil
+		return storage.Progress{}, nil
 	}
-	return record.Acknowledged(v)
+	return record.Progress(v)
 }
 
 // putAll writes records in the order of their keys; of two with one key the
@@ -127,11 +129,11 @@ func (g *group) putAll(bucket []byte, puts []keyed, counted bool) error {
 // depart removes an instance's record and its acknowledgement, and keeps it as
 // departed where entries were appended while it was registered.
 func (g *group) depart(i *storage.Instance, head uint64, at time.Time, cause string) error {
-	through, err := throughOf(g.tx.Bucket(acknowledgedBucket), i.ID)
+	acknowledged, err := progressOf(g.tx.Bucket(acknowledgedBucket), i.ID)
 	if err != nil {
 		return err
 	}
-	v, err := record.EncodeDeparted(&storage.Departed{Node: i.Node, Registered: i.Registered, RemovedAt: at, Cause: cause, Acknowledged: through})
+	v, err := record.EncodeDeparted(&storage.Departed{Node: i.Node, Registered: i.Registered, RemovedAt: at, Cause: cause, Acknowledged: acknowledged})
 	if err != nil {
 		return fmt.Errorf("encode departed instance: %w", err)
 	}
@@ -147,15 +149,15 @@ func (g *group) depart(i *storage.Instance, head uint64, at time.Time, cause str
 }
 
 // Acknowledged tells what registered instances have enforced; see storage.Store.
-func (s *Store) Acknowledged(ctx context.Context) (map[storage.InstanceID]uint64, error) {
-	out := map[storage.InstanceID]uint64{}
+func (s *Store) Acknowledged(ctx context.Context) (map[storage.InstanceID]storage.Progress, error) {
+	out := map[storage.InstanceID]storage.Progress{}
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
 		return tx.Bucket(acknowledgedBucket).ForEach(func(k, v []byte) error {
 			if len(k) != len(storage.InstanceID{}) {
 				return fmt.Errorf("%w: key of an acknowledgement: %x", storage.ErrCorrupt, k)
 			}
-			through, err := record.Acknowledged(v)
-			out[storage.InstanceID(k)] = through
+			p, err := record.Progress(v)
+			out[storage.InstanceID(k)] = p
 			return err
 		})
 	})

@@ -52,7 +52,7 @@ func TestFileOfBefore(t *testing.T) {
 	must(t, err)
 	departed, err := s.Departed(t.Context(), 1)
 	must(t, err)
-	want := []storage.Departed{{ID: testNode, Node: "node-1", Head: 20, RemovedAt: benchStart, Cause: "goodbye", Acknowledged: 20}}
+	want := []storage.Departed{{ID: testNode, Node: "node-1", Head: 20, RemovedAt: benchStart, Cause: "goodbye", Acknowledged: storage.Progress{Through: 20}}}
 	if counts[testNode].Closed != 2 || fmt.Sprint(departed) != fmt.Sprint(want) {
 		t.Errorf("counts %v, departed %v, want %v", counts, departed, want)
 	}

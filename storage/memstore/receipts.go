@@ -13,14 +13,14 @@ import (
 
 // receipts is what receipts are made of. Store.mu guards it.
 type receipts struct {
-	acknowledged map[storage.InstanceID]uint64
+	acknowledged map[storage.InstanceID]storage.Progress
 	departed     []storage.Departed // in the order of their removals
 	counts       map[uint64]map[storage.InstanceID]storage.Closed
 	size         int // of counts, in all
 }
 
 func newReceipts() receipts {
-	return receipts{acknowledged: make(map[storage.InstanceID]uint64), counts: make(map[uint64]map[storage.InstanceID]storage.Closed)}
+	return receipts{acknowledged: make(map[storage.InstanceID]storage.Progress), counts: make(map[uint64]map[storage.InstanceID]storage.Closed)}
 }
 
 // Acknowledge keeps acknowledgements; see storage.Store.
@@ -31,8 +31,8 @@ func (s *Store) Acknowledge(ctx context.Context, acks []storage.Acknowledgement)
 			if _, ok := s.instances[a.Instance]; !ok {
 				continue
 			}
-			if a.Through > r.acknowledged[a.Instance] {
-				r.acknowledged[a.Instance] = a.Through
+			if a.Through > 0 && a.Through >= r.acknowledged[a.Instance].Through {
+				r.acknowledged[a.Instance] = a.Progress()
 			}
 			for _, c := range a.Counts {
 				if _, err := s.entry(c.Sequence); err != nil || c.Closed == 0 {
@@ -89,7 +89,7 @@ func (r *receipts) sweep(through uint64) {
 }
 
 // Acknowledged tells what registered instances have enforced; see storage.Store.
-func (s *Store) Acknowledged(ctx context.Context) (out map[storage.InstanceID]uint64, err error) {
+func (s *Store) Acknowledged(ctx context.Context) (out map[storage.InstanceID]storage.Progress, err error) {
 	err = s.read(ctx, func() error {
 		out = maps.Clone(s.receipts.acknowledged)
 		return nil

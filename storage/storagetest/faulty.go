@@ -238,8 +238,8 @@ func (f *Faulty) Acknowledge(ctx context.Context, acks []storage.Acknowledgement
 	return do(f, ctx, "Acknowledge", func() error { return f.Store.Acknowledge(ctx, acks) })
 }
 
-func (f *Faulty) Acknowledged(ctx context.Context) (map[storage.InstanceID]uint64, error) {
-	return call(f, ctx, "Acknowledged", func() (map[storage.InstanceID]uint64, error) { return f.Store.Acknowledged(ctx) })
+func (f *Faulty) Acknowledged(ctx context.Context) (map[storage.InstanceID]storage.Progress, error) {
+	return call(f, ctx, "Acknowledged", func() (map[storage.InstanceID]storage.Progress, error) { return f.Store.Acknowledged(ctx) })
 }
 
 func (f *Faulty) Departed(ctx context.Context, sequence uint64) ([]storage.Departed, error) {

@@ -37,7 +37,7 @@ var logCases = []testCase{
 		l := f.lock(storage.Selector{Tenant: "t", Subject: "s"})
 		want := []storage.Entry{
 			l,
-			f.append(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Token: f.id(f.now)}, Reason: "r", Actor: "a", RequestID: "q"}),
+			f.append(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Token: f.id(f.now)}, Reason: "r", Actor: "a", RequestID: "q", Grace: time.Minute}),
 			f.append(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Session: storage.SessionID(f.draw())}, CommittedAt: f.now.Add(1500 * time.Microsecond)}),
 			f.append(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Prefix: netip.MustParsePrefix("2001:db8::1/32")}}),
 			f.append(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Issuer: "i"}}),
@@ -104,6 +104,7 @@ var logCases = []testCase{
 			for _, edit := range []func(*storage.Entry){
 				func(e *storage.Entry) { e.Reason = "other" },
 				func(e *storage.Entry) { e.Actor = "other" },
+				func(e *storage.Entry) { e.Grace = time.Second },
 				func(e *storage.Entry) {
 					if e.Kind == storage.LiftLock {
 						e.Lock = storage.LockID(f.draw())

@@ -30,18 +30,27 @@ func (f *fixture) counts(sequence uint64) map[storage.InstanceID]storage.Closed 
 	return got
 }
 
+// acknowledged tells through where instances have enforced the log, and fails
+// where one is pending for an entry.
 func (f *fixture) acknowledged() map[storage.InstanceID]uint64 {
 	f.Helper()
 	got, err := f.Acknowledged(f.ctx)
 	f.ok(err)
-	return got
+	through := map[storage.InstanceID]uint64{}
+	for id, p := range got {
+		if len(p.Pending) > 0 {
+			f.Fatalf("instance %x is pending for %v", id, p.Pending)
+		}
+		through[id] = p.Through
+	}
+	return through
 }
 
 // remove removes an instance, and says what it is then known as.
 func (f *fixture) remove(id storage.InstanceID, registered, acknowledged uint64, cause string) storage.Departed {
 	f.Helper()
 	f.ok(f.RemoveInstance(f.ctx, id, f.now, cause))
-	return storage.Departed{ID: id, Node: "node-1", Registered: registered, Head: f.head().Sequence, RemovedAt: f.now, Cause: cause, Acknowledged: acknowledged}
+	return storage.Departed{ID: id, Node: "node-1", Registered: registered, Head: f.head().Sequence, RemovedAt: f.now, Cause: cause, Acknowledged: storage.Progress{Through: acknowledged}}
 }
 
 var receiptCases = []testCase{
@@ -75,6 +84,35 @@ var receiptCases = []testCase{
 		f.ok(f.RemoveInstance(f.ctx, other, f.now, "goodbye"))
 		f.pause()
 		f.equal("acknowledged", f.acknowledged(), map[storage.InstanceID]uint64{f.node: 6})
+	}},
+	{"entries are pending as the newest progress of an instance has it", func(f *fixture) {
+		want := func(p storage.Progress) {
+			f.Helper()
+			f.pause()
+			got, err := f.Acknowledged(f.ctx)
+			f.ok(err)
+			f.equal("progress", got, map[storage.InstanceID]storage.Progress{f.node: p})
+		}
+		ack := func(through uint64, pending ...uint64) {
+			f.acknowledge(storage.Acknowledgement{Instance: f.node, Through: through, Pending: pending})
+		}
+		for range 9 {
+			f.revoke(storage.Selector{Tenant: "acme"})
+		}
+		ack(5, 2, 4)
+		want(storage.Progress{Through: 5, Pending: []uint64{2, 4}})
+		ack(3) // of before
+		f.acknowledge(storage.Acknowledgement{Instance: f.node, Counts: []storage.Closed{{Sequence: 2, Closed: 1}}})
+		want(storage.Progress{Through: 5, Pending: []uint64{2, 4}})
+		ack(5, 4)
+		want(storage.Progress{Through: 5, Pending: []uint64{4}})
+		ack(7, 4, 6)
+		want(storage.Progress{Through: 7, Pending: []uint64{4, 6}})
+		f.ok(f.RemoveInstance(f.ctx, f.node, f.now, "goodbye"))
+		f.pause()
+		f.equal("departed", f.departed(6), []storage.Departed{{
+			ID: f.node, Node: "node-1", Head: 9, RemovedAt: f.now, Cause: "goodbye", Acknowledged: storage.Progress{Through: 7, Pending: []uint64{4, 6}},
+		}})
 	}},
 	{"counts are kept by entry and instance, the newest of each", func(f *fixture) {
 		other := f.register()
@@ -189,13 +227,13 @@ var receiptCases = []testCase{
 // modelReceipts is what the model keeps for receipts.
 type modelReceipts struct {
 	registered   map[storage.InstanceID]uint64
-	acknowledged map[storage.InstanceID]uint64
+	acknowledged map[storage.InstanceID]storage.Progress
 	departed     []storage.Departed
 	counts       map[uint64]map[storage.InstanceID]storage.Closed
 }
 
 func newModelReceipts() modelReceipts {
-	return modelReceipts{map[storage.InstanceID]uint64{}, map[storage.InstanceID]uint64{}, nil, map[uint64]map[storage.InstanceID]storage.Closed{}}
+	return modelReceipts{map[storage.InstanceID]uint64{}, map[storage.InstanceID]storage.Progress{}, nil, map[uint64]map[storage.InstanceID]storage.Closed{}}
 }
 
 // remove keeps what is known of an instance that is removed.
@@ -217,6 +255,11 @@ func (m *model) acknowledge(t *rapid.T) {
 	var acks []storage.Acknowledgement
 	for range rapid.IntRange(1, 3).Draw(t, "acknowledgements") {
 		a := storage.Acknowledgement{Instance: m.drawInstance(t), Through: rapid.Uint64Range(0, m.head).Draw(t, "through")}
+		for seq := range a.Through {
+			if rapid.IntRange(0, 9).Draw(t, "pending") == 0 {
+				a.Pending = append(a.Pending, seq+1)
+			}
+		}
 		for range rapid.IntRange(0, 3).Draw(t, "counts") {
 			a.Counts = append(a.Counts, storage.Closed{
 				Sequence: rapid.Uint64Range(0, m.head+1).Draw(t, "sequence"), Closed: rapid.Uint32Range(0, 2).Draw(t, "closed"),
@@ -232,8 +275,8 @@ func (m *model) acknowledge(t *rapid.T) {
 		if !m.instances[a.Instance] {
 			continue
 		}
-		if a.Through > m.receipts.acknowledged[a.Instance] {
-			m.receipts.acknowledged[a.Instance] = a.Through
+		if a.Through > 0 && a.Through >= m.receipts.acknowledged[a.Instance].Through {
+			m.receipts.acknowledged[a.Instance] = storage.Progress{Through: a.Through, Pending: a.Pending}
 		}
 		for _, c := range a.Counts {
 			if c.Closed == 0 || !slices.ContainsFunc(m.log, func(e storage.Entry) bool { return e.Revision.Sequence == c.Sequence }) {
@@ -250,7 +293,7 @@ func (m *model) acknowledge(t *rapid.T) {
 func (m *model) compareReceipts(t *rapid.T) {
 	ctx := m.outer.Context()
 	acknowledged, err := m.store.Acknowledged(ctx)
-	if err != nil || !maps.Equal(acknowledged, m.receipts.acknowledged) {
+	if err != nil || !reflect.DeepEqual(acknowledged, m.receipts.acknowledged) {
 		t.Fatalf("acknowledged %v, %v, want %v", acknowledged, err, m.receipts.acknowledged)
 	}
 	instances, err := m.store.Instances(ctx)
@@ -283,7 +326,7 @@ func (m *model) compareReceipts(t *rapid.T) {
 			}
 			return slices.Compare(a.ID[:], b.ID[:])
 		})
-		if !slices.Equal(departed, want) {
+		if !slices.EqualFunc(departed, want, func(a, b storage.Departed) bool { return reflect.DeepEqual(a, b) }) {
 			t.Fatalf("departed of %d:\n%+v, want\n%+v", seq, departed, want)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
@@ -29,7 +30,7 @@ func (l *Ledger) Append(e storage.Entry, rec Records) (entry storage.Entry, adde
 	if e.Kind != storage.LiftLock && e.Selector == (storage.Selector{}) {
 		return storage.Entry{}, false, errors.New("log entry without a selector")
 	}
-	e.CommittedAt, e.KeepUntil = record.Time(e.CommittedAt), record.Time(e.KeepUntil)
+	e.CommittedAt, e.KeepUntil, e.Grace = record.Time(e.CommittedAt), record.Time(e.KeepUntil), e.Grace.Truncate(time.Millisecond)
 	switch e.Kind {
 	case storage.Revoke:
 	case storage.SetLock:
@@ -107,7 +108,7 @@ func (l *Ledger) requested(id string, rec Records) (*storage.Entry, error) {
 
 // sameRequest reports whether e asks for what first was.
 func sameRequest(first, e *storage.Entry) bool {
-	if first.Kind != e.Kind || first.Reason != e.Reason || first.Actor != e.Actor {
+	if first.Kind != e.Kind || first.Reason != e.Reason || first.Actor != e.Actor || first.Grace != e.Grace {
 		return false
 	}
 	if e.Kind == storage.LiftLock {

@@ -8,17 +8,29 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// EncodeAcknowledged gives the record of through where an instance has enforced
-// the log; the instance's id is its key.
-func EncodeAcknowledged(through uint64) ([]byte, error) {
-	return marshal(&storagev1.Acknowledgement{Through: through})
+// EncodeProgress gives the record of how far an instance has enforced the log;
+// the instance's id is its key.
+func EncodeProgress(p *storage.Progress) ([]byte, error) {
+	return marshal(&storagev1.Acknowledgement{Through: p.Through, Pending: p.Pending})
 }
 
-// Acknowledged reads it.
-func Acknowledged(b []byte) (through uint64, err error) {
+// Progress reads it.
+func Progress(b []byte) (storage.Progress, error) {
 	var m storagev1.Acknowledgement
-	err = unmarshal("acknowledgement", b, &m)
-	return m.Through, err
+	if err := unmarshal("acknowledgement", b, &m); err != nil {
+		return storage.Progress{}, err
+	}
+	return progress("acknowledgement", m.Through, m.Pending)
+}
+
+// progress checks that what is pending rises up to through: it is searched.
+func progress(what string, through uint64, pending []uint64) (storage.Progress, error) {
+	for i, seq := range pending {
+		if seq > through || i > 0 && seq <= pending[i-1] {
+			return storage.Progress{}, corrupt(what, "its pending entries are out of order")
+		}
+	}
+	return storage.Progress{Through: through, Pending: pending}, nil
 }
 
 // EncodeDeparted gives the record of a departed instance; its head and its id
@@ -29,7 +41,8 @@ func EncodeDeparted(d *storage.Departed) ([]byte, error) {
 		Registered:   d.Registered,
 		RemovedAt:    millis(d.RemovedAt),
 		Cause:        d.Cause,
-		Acknowledged: d.Acknowledged,
+		Acknowledged: d.Acknowledged.Through,
+		Pending:      d.Acknowledged.Pending,
 	})
 }
 
@@ -39,6 +52,10 @@ func Departed(head uint64, id storage.InstanceID, b []byte) (storage.Departed, e
 	if err := unmarshal("departed instance", b, &m); err != nil {
 		return storage.Departed{}, err
 	}
+	acknowledged, err := progress("departed instance", m.Acknowledged, m.Pending)
+	if err != nil {
+		return storage.Departed{}, err
+	}
 	return storage.Departed{
 		ID:           id,
 		Node:         m.Node,
@@ -46,7 +63,7 @@ func Departed(head uint64, id storage.InstanceID, b []byte) (storage.Departed, e
 		Head:         head,
 		RemovedAt:    timeOf(m.RemovedAt),
 		Cause:        m.Cause,
-		Acknowledged: m.Acknowledged,
+		Acknowledged: acknowledged,
 	}, nil
 }
 

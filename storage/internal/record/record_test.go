@@ -252,7 +252,7 @@ func TestRestRoundTrips(t *testing.T) {
 	id := storage.LockID{1}
 	entry := storage.Entry{
 		Revision: storage.Revision{Epoch: 3, Sequence: 4}, Kind: storage.LiftLock, Lock: id, Reason: "r", Actor: "a",
-		CommittedAt: testTime, KeepUntil: testTime.Add(time.Hour), RequestID: "q",
+		CommittedAt: testTime, KeepUntil: testTime.Add(time.Hour), RequestID: "q", Grace: 30 * time.Second,
 	}
 	for _, sel := range []storage.Selector{
 		{Token: storage.TokenID{1}}, {Session: storage.SessionID{2}}, {Tenant: "t", Subject: "s"}, {Tenant: "t"},
@@ -278,18 +278,28 @@ func TestRestRoundTrips(t *testing.T) {
 }
 
 func TestReceiptRoundTrips(t *testing.T) {
-	b, err := EncodeAcknowledged(1<<64 - 1)
+	progress := storage.Progress{Through: 1<<64 - 1, Pending: []uint64{1, 9, 1<<64 - 1}}
+	b, err := EncodeProgress(&progress)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := Acknowledged(b); err != nil || got != 1<<64-1 {
-		t.Fatalf("acknowledged through %d, %v", got, err)
+	if got, err := Progress(b); err != nil || !got.Equal(&progress) {
+		t.Fatalf("progress %+v, %v", got, err)
 	}
-	departed := storage.Departed{ID: storage.InstanceID{1}, Node: "node-1", Registered: 2, Head: 9, RemovedAt: testTime, Cause: "goodbye", Acknowledged: 7}
+	for _, pending := range [][]uint64{{8}, {2, 1}, {2, 2}} {
+		b, err := EncodeProgress(&storage.Progress{Through: 7, Pending: pending})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Progress(b); !errors.Is(err, storage.ErrCorrupt) {
+			t.Errorf("pending %d of 7: %v", pending, err)
+		}
+	}
+	departed := storage.Departed{ID: storage.InstanceID{1}, Node: "node-1", Registered: 2, Head: 9, RemovedAt: testTime, Cause: "goodbye", Acknowledged: storage.Progress{Through: 7, Pending: []uint64{3}}}
 	if b, err = EncodeDeparted(&departed); err != nil {
 		t.Fatal(err)
 	}
-	if got, err := Departed(9, departed.ID, b); err != nil || got != departed {
+	if got, err := Departed(9, departed.ID, b); err != nil || !reflect.DeepEqual(got, departed) {
 		t.Fatalf("got %+v, %v\nwant %+v", got, err, departed)
 	}
 	closed := storage.Closed{Sequence: 4, Closed: 1<<32 - 1, Lingering: 1, After: 1234 * time.Microsecond}
@@ -318,7 +328,7 @@ func TestUnknownVersionIsNewer(t *testing.T) {
 		"log entry":         func(b []byte) error { _, err := Entry(storage.Revision{}, b); return err },
 		"lock":              func(b []byte) error { _, err := Lock(1, storage.LockID{}, b); return err },
 		"node instance":     func(b []byte) error { _, err := Instance(storage.InstanceID{}, b); return err },
-		"acknowledgement":   func(b []byte) error { _, err := Acknowledged(b); return err },
+		"acknowledgement":   func(b []byte) error { _, err := Progress(b); return err },
 		"departed instance": func(b []byte) error { _, err := Departed(1, storage.InstanceID{}, b); return err },
 		"count":             func(b []byte) error { _, err := Closed(1, b); return err },
 		"credential":        func(b []byte) error { _, err := Credential("", b); return err },

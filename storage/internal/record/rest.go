@@ -1,6 +1,7 @@
 package record
 
 import (
+	"math"
 	"net/netip"
 	"time"
 
@@ -19,6 +20,7 @@ func EncodeEntry(e *storage.Entry) ([]byte, error) {
 		CommittedAt: millis(e.CommittedAt),
 		KeepUntil:   millis(e.KeepUntil),
 		RequestId:   e.RequestID,
+		Grace:       e.Grace.Milliseconds(),
 	})
 }
 
@@ -36,10 +38,14 @@ func Entry(r storage.Revision, b []byte) (storage.Entry, error) {
 		CommittedAt: timeOf(m.CommittedAt),
 		KeepUntil:   timeOf(m.KeepUntil),
 		RequestID:   m.RequestId,
+		Grace:       time.Duration(m.Grace) * time.Millisecond,
 	}
 	ok := idIn(m.LockId, &e.Lock) && selectorIn(m.Selector, &e.Selector)
 	if !ok {
 		return storage.Entry{}, corrupt("log entry", "malformed id or prefix")
+	}
+	if m.Grace < 0 || m.Grace > math.MaxInt64/int64(time.Millisecond) {
+		return storage.Entry{}, corrupt("log entry", "its grace is out of range")
 	}
 	return e, nil
 }

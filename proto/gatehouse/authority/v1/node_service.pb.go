@@ -345,7 +345,10 @@ type Acknowledgement struct {
 	// Required. Every entry up to this one is enforced.
 	Through *Revision `protobuf:"bytes,1,opt,name=through,proto3" json:"through,omitempty"`
 	// Optional. The entries that hit sessions of this node.
-	Enforced      []*Enforced `protobuf:"bytes,2,rep,name=enforced,proto3" json:"enforced,omitempty"`
+	Enforced []*Enforced `protobuf:"bytes,2,rep,name=enforced,proto3" json:"enforced,omitempty"`
+	// Optional. Of the entries up to through, those within whose grace the node
+	// waits for sockets to renew: these are not enforced yet.
+	Pending       []uint64 `protobuf:"varint,3,rep,packed,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -390,6 +393,13 @@ func (x *Acknowledgement) GetThrough() *Revision {
 func (x *Acknowledgement) GetEnforced() []*Enforced {
 	if x != nil {
 		return x.Enforced
+	}
+	return nil
+}
+
+func (x *Acknowledgement) GetPending() []uint64 {
+	if x != nil {
+		return x.Pending
 	}
 	return nil
 }
@@ -953,7 +963,10 @@ type Entry struct {
 	//	*Entry_Revoked
 	//	*Entry_Locked
 	//	*Entry_Unlocked
-	Event         isEntry_Event `protobuf_oneof:"event"`
+	Event isEntry_Event `protobuf_oneof:"event"`
+	// Optional. Of a revocation with a grace: when that ends. Sessions that were
+	// live by then have so long to renew; nobody is admitted by it.
+	GraceUntil    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=grace_until,json=graceUntil,proto3" json:"grace_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1029,6 +1042,13 @@ func (x *Entry) GetUnlocked() string {
 	return ""
 }
 
+func (x *Entry) GetGraceUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.GraceUntil
+	}
+	return nil
+}
+
 type isEntry_Event interface {
 	isEntry_Event()
 }
@@ -1066,7 +1086,10 @@ type HeartbeatAnswer struct {
 	// Optional. Through where the instance's acknowledgements are on disk: what it
 	// told up to there it need not tell again. Sent by an authority whose hello has
 	// the feature "acknowledged".
-	Acknowledged  *Revision `protobuf:"bytes,4,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	Acknowledged *Revision `protobuf:"bytes,4,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// Optional. Of the entries up to there, those that the instance has told to be
+	// pending: of these it tells again.
+	Pending       []uint64 `protobuf:"varint,5,rep,packed,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1125,6 +1148,13 @@ func (x *HeartbeatAnswer) GetTime() *timestamppb.Timestamp {
 func (x *HeartbeatAnswer) GetAcknowledged() *Revision {
 	if x != nil {
 		return x.Acknowledged
+	}
+	return nil
+}
+
+func (x *HeartbeatAnswer) GetPending() []uint64 {
+	if x != nil {
+		return x.Pending
 	}
 	return nil
 }
@@ -1946,10 +1976,11 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\tHeartbeat\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12:\n" +
 	"\aapplied\x18\x02 \x01(\v2 .gatehouse.authority.v1.RevisionR\aapplied\x12\x1a\n" +
-	"\bsessions\x18\x03 \x01(\rR\bsessions\"\x8b\x01\n" +
+	"\bsessions\x18\x03 \x01(\rR\bsessions\"\xa5\x01\n" +
 	"\x0fAcknowledgement\x12:\n" +
 	"\athrough\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\athrough\x12<\n" +
-	"\benforced\x18\x02 \x03(\v2 .gatehouse.authority.v1.EnforcedR\benforced\"\\\n" +
+	"\benforced\x18\x02 \x03(\v2 .gatehouse.authority.v1.EnforcedR\benforced\x12\x18\n" +
+	"\apending\x18\x03 \x03(\x04R\apending\"\\\n" +
 	"\bEnforced\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x16\n" +
 	"\x06closed\x18\x02 \x01(\rR\x06closed\x12\x1c\n" +
@@ -1984,18 +2015,21 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\tLockEntry\x12\x17\n" +
 	"\alock_id\x18\x01 \x01(\tR\x06lockId\x12@\n" +
 	"\bselector\x18\x02 \x01(\v2$.gatehouse.authority.v1.LockSelectorR\bselector\x12<\n" +
-	"\brevision\x18\x03 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\"\xe7\x01\n" +
+	"\brevision\x18\x03 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\"\xa4\x02\n" +
 	"\x05Entry\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\x12<\n" +
 	"\arevoked\x18\x02 \x01(\v2 .gatehouse.authority.v1.SelectorH\x00R\arevoked\x12;\n" +
 	"\x06locked\x18\x03 \x01(\v2!.gatehouse.authority.v1.LockEntryH\x00R\x06locked\x12\x1c\n" +
-	"\bunlocked\x18\x04 \x01(\tH\x00R\bunlockedB\a\n" +
-	"\x05event\"\xd9\x01\n" +
+	"\bunlocked\x18\x04 \x01(\tH\x00R\bunlocked\x12;\n" +
+	"\vgrace_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"graceUntilB\a\n" +
+	"\x05event\"\xf3\x01\n" +
 	"\x0fHeartbeatAnswer\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
 	"\x04head\x18\x02 \x01(\v2 .gatehouse.authority.v1.RevisionR\x04head\x12.\n" +
 	"\x04time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12D\n" +
-	"\facknowledged\x18\x04 \x01(\v2 .gatehouse.authority.v1.RevisionR\facknowledged\"?\n" +
+	"\facknowledged\x18\x04 \x01(\v2 .gatehouse.authority.v1.RevisionR\facknowledged\x12\x18\n" +
+	"\apending\x18\x05 \x03(\x04R\apending\"?\n" +
 	"\bEdgeKeys\x123\n" +
 	"\x04keys\x18\x01 \x03(\v2\x1f.gatehouse.authority.v1.EdgeKeyR\x04keys\"2\n" +
 	"\aEdgeKey\x12\x15\n" +
@@ -2144,39 +2178,40 @@ var file_gatehouse_authority_v1_node_service_proto_depIdxs = []int32{
 	27, // 28: gatehouse.authority.v1.Entry.revision:type_name -> gatehouse.authority.v1.Revision
 	31, // 29: gatehouse.authority.v1.Entry.revoked:type_name -> gatehouse.authority.v1.Selector
 	11, // 30: gatehouse.authority.v1.Entry.locked:type_name -> gatehouse.authority.v1.LockEntry
-	27, // 31: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
-	28, // 32: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
-	27, // 33: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
-	15, // 34: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
-	17, // 35: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
-	18, // 36: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
-	0,  // 37: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
-	32, // 38: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
-	0,  // 39: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
-	20, // 40: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
-	21, // 41: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
-	22, // 42: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
-	26, // 43: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
-	33, // 44: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
-	28, // 45: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
-	27, // 46: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
-	27, // 47: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
-	34, // 48: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
-	29, // 49: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
-	24, // 50: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
-	34, // 51: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
-	28, // 52: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
-	1,  // 53: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
-	16, // 54: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
-	23, // 55: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
-	7,  // 56: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
-	19, // 57: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
-	25, // 58: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
-	56, // [56:59] is the sub-list for method output_type
-	53, // [53:56] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	28, // 31: gatehouse.authority.v1.Entry.grace_until:type_name -> google.protobuf.Timestamp
+	27, // 32: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
+	28, // 33: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
+	27, // 34: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
+	15, // 35: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
+	17, // 36: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
+	18, // 37: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
+	0,  // 38: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
+	32, // 39: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
+	0,  // 40: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
+	20, // 41: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
+	21, // 42: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
+	22, // 43: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
+	26, // 44: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
+	33, // 45: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
+	28, // 46: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
+	27, // 47: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
+	27, // 48: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
+	34, // 49: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
+	29, // 50: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
+	24, // 51: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
+	34, // 52: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
+	28, // 53: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
+	1,  // 54: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
+	16, // 55: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
+	23, // 56: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
+	7,  // 57: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
+	19, // 58: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
+	25, // 59: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
+	57, // [57:60] is the sub-list for method output_type
+	54, // [54:57] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_node_service_proto_init() }

@@ -9,6 +9,7 @@ package authorityv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -33,7 +34,12 @@ type RevokeRequest struct {
 	// Optional. Why, at most 512 bytes; required for tenant, ip_prefix and issuer.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Optional. Change nothing, and count what the selector would hit.
-	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Optional. How long sockets that it hits have to renew with a token issued
+	// after it, in milliseconds at the finest; up to sessions.max_grace of the
+	// authority. Those that have not are closed then. New sockets are refused at
+	// once. None closes at once.
+	Grace         *durationpb.Duration `protobuf:"bytes,5,opt,name=grace,proto3" json:"grace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -96,6 +102,13 @@ func (x *RevokeRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *RevokeRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
 // RevokeResponse names the entry.
 type RevokeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -108,7 +121,9 @@ type RevokeResponse struct {
 	Tokens uint64 `protobuf:"varint,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// Optional. On a dry run: live sessions that it would hit. For a session
 	// selector always: 1 if the session was live.
-	Sessions      uint64 `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	Sessions uint64 `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
+	// Optional. When its grace ends; absent without one, and on a dry run.
+	GraceUntil    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=grace_until,json=graceUntil,proto3" json:"grace_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -169,6 +184,13 @@ func (x *RevokeResponse) GetSessions() uint64 {
 		return x.Sessions
 	}
 	return 0
+}
+
+func (x *RevokeResponse) GetGraceUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.GraceUntil
+	}
+	return nil
 }
 
 // WatchReceiptRequest names a revocation or lock.
@@ -369,7 +391,9 @@ type Revocation struct {
 	// Required. The credential that asked for it.
 	Actor string `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
 	// Required. When it was committed.
-	CommittedAt   *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty"`
+	CommittedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty"`
+	// Optional. When its grace ends or ended; absent without one.
+	GraceUntil    *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=grace_until,json=graceUntil,proto3" json:"grace_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -435,6 +459,13 @@ func (x *Revocation) GetActor() string {
 func (x *Revocation) GetCommittedAt() *timestamppb.Timestamp {
 	if x != nil {
 		return x.CommittedAt
+	}
+	return nil
+}
+
+func (x *Revocation) GetGraceUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.GraceUntil
 	}
 	return nil
 }
@@ -1012,18 +1043,21 @@ var File_gatehouse_authority_v1_revocation_service_proto protoreflect.FileDescri
 
 const file_gatehouse_authority_v1_revocation_service_proto_rawDesc = "" +
 	"\n" +
-	"/gatehouse/authority/v1/revocation_service.proto\x12\x16gatehouse.authority.v1\x1a\"gatehouse/authority/v1/types.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9d\x01\n" +
+	"/gatehouse/authority/v1/revocation_service.proto\x12\x16gatehouse.authority.v1\x1a\"gatehouse/authority/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xce\x01\n" +
 	"\rRevokeRequest\x12\x1d\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tR\trequestId\x12<\n" +
 	"\bselector\x18\x02 \x01(\v2 .gatehouse.authority.v1.SelectorR\bselector\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x17\n" +
-	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"\xc1\x01\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12/\n" +
+	"\x05grace\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05grace\"\xfe\x01\n" +
 	"\x0eRevokeResponse\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\x12=\n" +
 	"\fcommitted_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\x12\x16\n" +
 	"\x06tokens\x18\x03 \x01(\x04R\x06tokens\x12\x1a\n" +
-	"\bsessions\x18\x04 \x01(\x04R\bsessions\"S\n" +
+	"\bsessions\x18\x04 \x01(\x04R\bsessions\x12;\n" +
+	"\vgrace_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"graceUntil\"S\n" +
 	"\x13WatchReceiptRequest\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\"Q\n" +
 	"\x14WatchReceiptResponse\x129\n" +
@@ -1031,14 +1065,16 @@ const file_gatehouse_authority_v1_revocation_service_proto_rawDesc = "" +
 	"\x11GetReceiptRequest\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\"O\n" +
 	"\x12GetReceiptResponse\x129\n" +
-	"\areceipt\x18\x01 \x01(\v2\x1f.gatehouse.authority.v1.ReceiptR\areceipt\"\xf5\x01\n" +
+	"\areceipt\x18\x01 \x01(\v2\x1f.gatehouse.authority.v1.ReceiptR\areceipt\"\xb2\x02\n" +
 	"\n" +
 	"Revocation\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\x12<\n" +
 	"\bselector\x18\x02 \x01(\v2 .gatehouse.authority.v1.SelectorR\bselector\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05actor\x18\x04 \x01(\tR\x05actor\x12=\n" +
-	"\fcommitted_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\"T\n" +
+	"\fcommitted_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\x12;\n" +
+	"\vgrace_until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"graceUntil\"T\n" +
 	"\x16ListRevocationsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -1119,49 +1155,53 @@ var file_gatehouse_authority_v1_revocation_service_proto_goTypes = []any{
 	(*ListLocksRequest)(nil),        // 14: gatehouse.authority.v1.ListLocksRequest
 	(*ListLocksResponse)(nil),       // 15: gatehouse.authority.v1.ListLocksResponse
 	(*Selector)(nil),                // 16: gatehouse.authority.v1.Selector
-	(*Revision)(nil),                // 17: gatehouse.authority.v1.Revision
-	(*timestamppb.Timestamp)(nil),   // 18: google.protobuf.Timestamp
-	(*Receipt)(nil),                 // 19: gatehouse.authority.v1.Receipt
-	(*LockSelector)(nil),            // 20: gatehouse.authority.v1.LockSelector
+	(*durationpb.Duration)(nil),     // 17: google.protobuf.Duration
+	(*Revision)(nil),                // 18: gatehouse.authority.v1.Revision
+	(*timestamppb.Timestamp)(nil),   // 19: google.protobuf.Timestamp
+	(*Receipt)(nil),                 // 20: gatehouse.authority.v1.Receipt
+	(*LockSelector)(nil),            // 21: gatehouse.authority.v1.LockSelector
 }
 var file_gatehouse_authority_v1_revocation_service_proto_depIdxs = []int32{
 	16, // 0: gatehouse.authority.v1.RevokeRequest.selector:type_name -> gatehouse.authority.v1.Selector
-	17, // 1: gatehouse.authority.v1.RevokeResponse.revision:type_name -> gatehouse.authority.v1.Revision
-	18, // 2: gatehouse.authority.v1.RevokeResponse.committed_at:type_name -> google.protobuf.Timestamp
-	17, // 3: gatehouse.authority.v1.WatchReceiptRequest.revision:type_name -> gatehouse.authority.v1.Revision
-	19, // 4: gatehouse.authority.v1.WatchReceiptResponse.receipt:type_name -> gatehouse.authority.v1.Receipt
-	17, // 5: gatehouse.authority.v1.GetReceiptRequest.revision:type_name -> gatehouse.authority.v1.Revision
-	19, // 6: gatehouse.authority.v1.GetReceiptResponse.receipt:type_name -> gatehouse.authority.v1.Receipt
-	17, // 7: gatehouse.authority.v1.Revocation.revision:type_name -> gatehouse.authority.v1.Revision
-	16, // 8: gatehouse.authority.v1.Revocation.selector:type_name -> gatehouse.authority.v1.Selector
-	18, // 9: gatehouse.authority.v1.Revocation.committed_at:type_name -> google.protobuf.Timestamp
-	6,  // 10: gatehouse.authority.v1.ListRevocationsResponse.revocations:type_name -> gatehouse.authority.v1.Revocation
-	20, // 11: gatehouse.authority.v1.LockRequest.selector:type_name -> gatehouse.authority.v1.LockSelector
-	17, // 12: gatehouse.authority.v1.LockResponse.revision:type_name -> gatehouse.authority.v1.Revision
-	17, // 13: gatehouse.authority.v1.UnlockResponse.revision:type_name -> gatehouse.authority.v1.Revision
-	20, // 14: gatehouse.authority.v1.Lock.selector:type_name -> gatehouse.authority.v1.LockSelector
-	18, // 15: gatehouse.authority.v1.Lock.committed_at:type_name -> google.protobuf.Timestamp
-	17, // 16: gatehouse.authority.v1.Lock.revision:type_name -> gatehouse.authority.v1.Revision
-	13, // 17: gatehouse.authority.v1.ListLocksResponse.locks:type_name -> gatehouse.authority.v1.Lock
-	0,  // 18: gatehouse.authority.v1.RevocationService.Revoke:input_type -> gatehouse.authority.v1.RevokeRequest
-	2,  // 19: gatehouse.authority.v1.RevocationService.WatchReceipt:input_type -> gatehouse.authority.v1.WatchReceiptRequest
-	4,  // 20: gatehouse.authority.v1.RevocationService.GetReceipt:input_type -> gatehouse.authority.v1.GetReceiptRequest
-	7,  // 21: gatehouse.authority.v1.RevocationService.ListRevocations:input_type -> gatehouse.authority.v1.ListRevocationsRequest
-	9,  // 22: gatehouse.authority.v1.RevocationService.Lock:input_type -> gatehouse.authority.v1.LockRequest
-	11, // 23: gatehouse.authority.v1.RevocationService.Unlock:input_type -> gatehouse.authority.v1.UnlockRequest
-	14, // 24: gatehouse.authority.v1.RevocationService.ListLocks:input_type -> gatehouse.authority.v1.ListLocksRequest
-	1,  // 25: gatehouse.authority.v1.RevocationService.Revoke:output_type -> gatehouse.authority.v1.RevokeResponse
-	3,  // 26: gatehouse.authority.v1.RevocationService.WatchReceipt:output_type -> gatehouse.authority.v1.WatchReceiptResponse
-	5,  // 27: gatehouse.authority.v1.RevocationService.GetReceipt:output_type -> gatehouse.authority.v1.GetReceiptResponse
-	8,  // 28: gatehouse.authority.v1.RevocationService.ListRevocations:output_type -> gatehouse.authority.v1.ListRevocationsResponse
-	10, // 29: gatehouse.authority.v1.RevocationService.Lock:output_type -> gatehouse.authority.v1.LockResponse
-	12, // 30: gatehouse.authority.v1.RevocationService.Unlock:output_type -> gatehouse.authority.v1.UnlockResponse
-	15, // 31: gatehouse.authority.v1.RevocationService.ListLocks:output_type -> gatehouse.authority.v1.ListLocksResponse
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	17, // 1: gatehouse.authority.v1.RevokeRequest.grace:type_name -> google.protobuf.Duration
+	18, // 2: gatehouse.authority.v1.RevokeResponse.revision:type_name -> gatehouse.authority.v1.Revision
+	19, // 3: gatehouse.authority.v1.RevokeResponse.committed_at:type_name -> google.protobuf.Timestamp
+	19, // 4: gatehouse.authority.v1.RevokeResponse.grace_until:type_name -> google.protobuf.Timestamp
+	18, // 5: gatehouse.authority.v1.WatchReceiptRequest.revision:type_name -> gatehouse.authority.v1.Revision
+	20, // 6: gatehouse.authority.v1.WatchReceiptResponse.receipt:type_name -> gatehouse.authority.v1.Receipt
+	18, // 7: gatehouse.authority.v1.GetReceiptRequest.revision:type_name -> gatehouse.authority.v1.Revision
+	20, // 8: gatehouse.authority.v1.GetReceiptResponse.receipt:type_name -> gatehouse.authority.v1.Receipt
+	18, // 9: gatehouse.authority.v1.Revocation.revision:type_name -> gatehouse.authority.v1.Revision
+	16, // 10: gatehouse.authority.v1.Revocation.selector:type_name -> gatehouse.authority.v1.Selector
+	19, // 11: gatehouse.authority.v1.Revocation.committed_at:type_name -> google.protobuf.Timestamp
+	19, // 12: gatehouse.authority.v1.Revocation.grace_until:type_name -> google.protobuf.Timestamp
+	6,  // 13: gatehouse.authority.v1.ListRevocationsResponse.revocations:type_name -> gatehouse.authority.v1.Revocation
+	21, // 14: gatehouse.authority.v1.LockRequest.selector:type_name -> gatehouse.authority.v1.LockSelector
+	18, // 15: gatehouse.authority.v1.LockResponse.revision:type_name -> gatehouse.authority.v1.Revision
+	18, // 16: gatehouse.authority.v1.UnlockResponse.revision:type_name -> gatehouse.authority.v1.Revision
+	21, // 17: gatehouse.authority.v1.Lock.selector:type_name -> gatehouse.authority.v1.LockSelector
+	19, // 18: gatehouse.authority.v1.Lock.committed_at:type_name -> google.protobuf.Timestamp
+	18, // 19: gatehouse.authority.v1.Lock.revision:type_name -> gatehouse.authority.v1.Revision
+	13, // 20: gatehouse.authority.v1.ListLocksResponse.locks:type_name -> gatehouse.authority.v1.Lock
+	0,  // 21: gatehouse.authority.v1.RevocationService.Revoke:input_type -> gatehouse.authority.v1.RevokeRequest
+	2,  // 22: gatehouse.authority.v1.RevocationService.WatchReceipt:input_type -> gatehouse.authority.v1.WatchReceiptRequest
+	4,  // 23: gatehouse.authority.v1.RevocationService.GetReceipt:input_type -> gatehouse.authority.v1.GetReceiptRequest
+	7,  // 24: gatehouse.authority.v1.RevocationService.ListRevocations:input_type -> gatehouse.authority.v1.ListRevocationsRequest
+	9,  // 25: gatehouse.authority.v1.RevocationService.Lock:input_type -> gatehouse.authority.v1.LockRequest
+	11, // 26: gatehouse.authority.v1.RevocationService.Unlock:input_type -> gatehouse.authority.v1.UnlockRequest
+	14, // 27: gatehouse.authority.v1.RevocationService.ListLocks:input_type -> gatehouse.authority.v1.ListLocksRequest
+	1,  // 28: gatehouse.authority.v1.RevocationService.Revoke:output_type -> gatehouse.authority.v1.RevokeResponse
+	3,  // 29: gatehouse.authority.v1.RevocationService.WatchReceipt:output_type -> gatehouse.authority.v1.WatchReceiptResponse
+	5,  // 30: gatehouse.authority.v1.RevocationService.GetReceipt:output_type -> gatehouse.authority.v1.GetReceiptResponse
+	8,  // 31: gatehouse.authority.v1.RevocationService.ListRevocations:output_type -> gatehouse.authority.v1.ListRevocationsResponse
+	10, // 32: gatehouse.authority.v1.RevocationService.Lock:output_type -> gatehouse.authority.v1.LockResponse
+	12, // 33: gatehouse.authority.v1.RevocationService.Unlock:output_type -> gatehouse.authority.v1.UnlockResponse
+	15, // 34: gatehouse.authority.v1.RevocationService.ListLocks:output_type -> gatehouse.authority.v1.ListLocksResponse
+	28, // [28:35] is the sub-list for method output_type
+	21, // [21:28] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_revocation_service_proto_init() }

@@ -673,7 +673,9 @@ type Receipt struct {
 	// Required. Whether every row is enforced.
 	Complete bool `protobuf:"varint,3,opt,name=complete,proto3" json:"complete,omitempty"`
 	// Required. A row for each node instance registered at the commit.
-	Rows          []*ReceiptRow `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"`
+	Rows []*ReceiptRow `protobuf:"bytes,4,rep,name=rows,proto3" json:"rows,omitempty"`
+	// Optional. When the revocation's grace ends; absent without one.
+	GraceUntil    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=grace_until,json=graceUntil,proto3" json:"grace_until,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -736,6 +738,13 @@ func (x *Receipt) GetRows() []*ReceiptRow {
 	return nil
 }
 
+func (x *Receipt) GetGraceUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.GraceUntil
+	}
+	return nil
+}
+
 // ReceiptRow is one node instance's part of a receipt.
 type ReceiptRow struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -744,7 +753,8 @@ type ReceiptRow struct {
 	// Required. The instance's id, in hex.
 	InstanceId string `protobuf:"bytes,2,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
 	// Required. Whether the node acknowledged that it enforced the revocation, or
-	// has surely no sockets any more.
+	// has surely no sockets any more. Within a grace it has once each socket that
+	// was hit has renewed, or is gone.
 	Enforced bool `protobuf:"varint,3,opt,name=enforced,proto3" json:"enforced,omitempty"`
 	// Optional. Sockets that the node closed for it.
 	Closed uint32 `protobuf:"varint,4,opt,name=closed,proto3" json:"closed,omitempty"`
@@ -761,7 +771,11 @@ type ReceiptRow struct {
 	// Optional. Why the instance is gone, where it had not acknowledged before: it
 	// has no sockets, but how many it closed for the revocation it did not tell in
 	// full, so that closed is the least it can be.
-	Departed      string `protobuf:"bytes,8,opt,name=departed,proto3" json:"departed,omitempty"`
+	Departed string `protobuf:"bytes,8,opt,name=departed,proto3" json:"departed,omitempty"`
+	// Optional. Whether the node has told the sockets that are hit to renew, and
+	// waits for that. It closes at the receipt's grace_until what has not renewed,
+	// whether it hears of the authority by then or not.
+	InGrace       bool `protobuf:"varint,9,opt,name=in_grace,json=inGrace,proto3" json:"in_grace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -852,6 +866,13 @@ func (x *ReceiptRow) GetDeparted() string {
 	return ""
 }
 
+func (x *ReceiptRow) GetInGrace() bool {
+	if x != nil {
+		return x.InGrace
+	}
+	return false
+}
+
 var File_gatehouse_authority_v1_types_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_types_proto_rawDesc = "" +
@@ -886,12 +907,14 @@ const file_gatehouse_authority_v1_types_proto_rawDesc = "" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x1d\n" +
 	"\n" +
 	"user_agent\x18\x02 \x01(\fR\tuserAgent\x12\x16\n" +
-	"\x06origin\x18\x03 \x01(\fR\x06origin\"\xda\x01\n" +
+	"\x06origin\x18\x03 \x01(\fR\x06origin\"\x97\x02\n" +
 	"\aReceipt\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\x12=\n" +
 	"\fcommitted_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\x12\x1a\n" +
 	"\bcomplete\x18\x03 \x01(\bR\bcomplete\x126\n" +
-	"\x04rows\x18\x04 \x03(\v2\".gatehouse.authority.v1.ReceiptRowR\x04rows\"\x98\x02\n" +
+	"\x04rows\x18\x04 \x03(\v2\".gatehouse.authority.v1.ReceiptRowR\x04rows\x12;\n" +
+	"\vgrace_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"graceUntil\"\xb3\x02\n" +
 	"\n" +
 	"ReceiptRow\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1f\n" +
@@ -902,7 +925,8 @@ const file_gatehouse_authority_v1_types_proto_rawDesc = "" +
 	"\tlingering\x18\x05 \x01(\rR\tlingering\x12/\n" +
 	"\x05after\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x05after\x126\n" +
 	"\bdeadline\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12\x1a\n" +
-	"\bdeparted\x18\b \x01(\tR\bdeparted*}\n" +
+	"\bdeparted\x18\b \x01(\tR\bdeparted\x12\x19\n" +
+	"\bin_grace\x18\t \x01(\bR\ainGrace*}\n" +
 	"\tIpBinding\x12\x1a\n" +
 	"\x16IP_BINDING_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eIP_BINDING_OFF\x10\x01\x12\x12\n" +
@@ -950,13 +974,14 @@ var file_gatehouse_authority_v1_types_proto_depIdxs = []int32{
 	2,  // 2: gatehouse.authority.v1.Receipt.revision:type_name -> gatehouse.authority.v1.Revision
 	10, // 3: gatehouse.authority.v1.Receipt.committed_at:type_name -> google.protobuf.Timestamp
 	9,  // 4: gatehouse.authority.v1.Receipt.rows:type_name -> gatehouse.authority.v1.ReceiptRow
-	11, // 5: gatehouse.authority.v1.ReceiptRow.after:type_name -> google.protobuf.Duration
-	10, // 6: gatehouse.authority.v1.ReceiptRow.deadline:type_name -> google.protobuf.Timestamp
-	7,  // [7:7] is the sub-list for method output_type
-	7,  // [7:7] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	10, // 5: gatehouse.authority.v1.Receipt.grace_until:type_name -> google.protobuf.Timestamp
+	11, // 6: gatehouse.authority.v1.ReceiptRow.after:type_name -> google.protobuf.Duration
+	10, // 7: gatehouse.authority.v1.ReceiptRow.deadline:type_name -> google.protobuf.Timestamp
+	8,  // [8:8] is the sub-list for method output_type
+	8,  // [8:8] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_types_proto_init() }

@@ -877,7 +877,9 @@ type Entry struct {
 	// When it can be dropped.
 	KeepUntil int64 `protobuf:"varint,7,opt,name=keep_until,json=keepUntil,proto3" json:"keep_until,omitempty"`
 	// The caller's name for it.
-	RequestId     string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	RequestId string `protobuf:"bytes,8,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// How long what it hits has to renew.
+	Grace         int64 `protobuf:"varint,9,opt,name=grace,proto3" json:"grace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -966,6 +968,13 @@ func (x *Entry) GetRequestId() string {
 		return x.RequestId
 	}
 	return ""
+}
+
+func (x *Entry) GetGrace() int64 {
+	if x != nil {
+		return x.Grace
+	}
+	return 0
 }
 
 // Lock is a standing denial. Its id is its key.
@@ -1137,7 +1146,10 @@ func (x *Instance) GetRegistered() uint64 {
 type Acknowledgement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The sequence of the last entry.
-	Through       uint64 `protobuf:"varint,1,opt,name=through,proto3" json:"through,omitempty"`
+	Through uint64 `protobuf:"varint,1,opt,name=through,proto3" json:"through,omitempty"`
+	// The sequences of those before it that are not enforced yet, within their
+	// grace.
+	Pending       []uint64 `protobuf:"varint,2,rep,packed,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1179,6 +1191,13 @@ func (x *Acknowledgement) GetThrough() uint64 {
 	return 0
 }
 
+func (x *Acknowledgement) GetPending() []uint64 {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
 // Departed is a node instance that was removed. The sequence of the log's head
 // at its removal and its id are its key.
 type Departed struct {
@@ -1192,7 +1211,9 @@ type Departed struct {
 	// Why.
 	Cause string `protobuf:"bytes,4,opt,name=cause,proto3" json:"cause,omitempty"`
 	// The sequence of the last entry that it had enforced.
-	Acknowledged  uint64 `protobuf:"varint,5,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	Acknowledged uint64 `protobuf:"varint,5,opt,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// As of Acknowledgement.
+	Pending       []uint64 `protobuf:"varint,6,rep,packed,name=pending,proto3" json:"pending,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1260,6 +1281,13 @@ func (x *Departed) GetAcknowledged() uint64 {
 		return x.Acknowledged
 	}
 	return 0
+}
+
+func (x *Departed) GetPending() []uint64 {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
 }
 
 // Closed counts what an entry closed on one node instance. The entry's sequence
@@ -1628,7 +1656,7 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x18\n" +
 	"\asubject\x18\x04 \x01(\tR\asubject\x12\x1b\n" +
 	"\tip_prefix\x18\x05 \x01(\tR\bipPrefix\x12\x16\n" +
-	"\x06issuer\x18\x06 \x01(\tR\x06issuer\"\xff\x01\n" +
+	"\x06issuer\x18\x06 \x01(\tR\x06issuer\"\x95\x02\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12:\n" +
 	"\bselector\x18\x02 \x01(\v2\x1e.gatehouse.storage.v1.SelectorR\bselector\x12\x17\n" +
@@ -1639,7 +1667,8 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"keep_until\x18\a \x01(\x03R\tkeepUntil\x12\x1d\n" +
 	"\n" +
-	"request_id\x18\b \x01(\tR\trequestId\"\xc1\x01\n" +
+	"request_id\x18\b \x01(\tR\trequestId\x12\x14\n" +
+	"\x05grace\x18\t \x01(\x03R\x05grace\"\xc1\x01\n" +
 	"\x04Lock\x12:\n" +
 	"\bselector\x18\x01 \x01(\v2\x1e.gatehouse.storage.v1.SelectorR\bselector\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
@@ -1654,9 +1683,10 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x1e\n" +
 	"\n" +
 	"registered\x18\x05 \x01(\x04R\n" +
-	"registered\"+\n" +
+	"registered\"E\n" +
 	"\x0fAcknowledgement\x12\x18\n" +
-	"\athrough\x18\x01 \x01(\x04R\athrough\"\x97\x01\n" +
+	"\athrough\x18\x01 \x01(\x04R\athrough\x12\x18\n" +
+	"\apending\x18\x02 \x03(\x04R\apending\"\xb1\x01\n" +
 	"\bDeparted\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1e\n" +
 	"\n" +
@@ -1665,7 +1695,8 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"removed_at\x18\x03 \x01(\x03R\tremovedAt\x12\x14\n" +
 	"\x05cause\x18\x04 \x01(\tR\x05cause\x12\"\n" +
-	"\facknowledged\x18\x05 \x01(\x04R\facknowledged\"a\n" +
+	"\facknowledged\x18\x05 \x01(\x04R\facknowledged\x12\x18\n" +
+	"\apending\x18\x06 \x03(\x04R\apending\"a\n" +
 	"\x06Closed\x12\x16\n" +
 	"\x06closed\x18\x01 \x01(\rR\x06closed\x12\x1c\n" +
 	"\tlingering\x18\x02 \x01(\rR\tlingering\x12!\n" +
