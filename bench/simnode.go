@@ -218,6 +218,9 @@ func (n *simNode) Fence() {
 // Thin implements verify.Enforcer. No run comes near a session fence.
 func (n *simNode) Thin() func(share float64) { return func(float64) {} }
 
+// Warn implements verify.Enforcer. No run revokes with a grace.
+func (n *simNode) Warn(*verify.Entry) func() bool { return func() bool { return false } }
+
 // Sessions implements verify.Enforcer.
 func (n *simNode) Sessions() int {
 	n.mu.Lock()

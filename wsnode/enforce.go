@@ -59,6 +59,18 @@ func (e enforcer) Enforce(entries []verify.Entry) []verify.Count {
 	return counts
 }
 
+// Warn implements verify.Enforcer.
+func (e enforcer) Warn(entry *verify.Entry) (left func() bool) {
+	hit := e.n.sessions.hit(entry)
+	for _, s := range hit {
+		s.warn(entry)
+	}
+	return func() bool {
+		hit = e.n.sessions.stillHit(hit, entry)
+		return len(hit) > 0
+	}
+}
+
 // Fence implements verify.Enforcer.
 func (e enforcer) Fence() {
 	for _, s := range e.n.sessions.all() {

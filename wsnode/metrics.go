@@ -68,7 +68,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		if _, ok := refusals[r]; ok || r == pb.Reason_REASON_UNSPECIFIED {
 			m.refused[r] = refused.WithLabelValues(r.Label())
 		}
-		if row, ok := refusals[r]; ok && row.retry || r == pb.Reason_REASON_UNSPECIFIED {
+		if row, ok := refusals[r]; ok && row.retry || r == pb.Reason_REASON_UNSPECIFIED || r == pb.Reason_REASON_TOKEN_REVOKED { // within a grace
 			m.postponed[r] = postponed.WithLabelValues(r.Label())
 		}
 	}

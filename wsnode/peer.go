@@ -64,10 +64,19 @@ func (p *peer) Feed(in []byte, now time.Time, out []byte) []byte {
 			out = p.close(errFence, out)
 		case p.session.dead.Load(): // the turn that is to close it comes later
 			out = p.close(p.session.ending(), out)
+		case p.pastGrace():
+			out = p.close(errRevoked, out)
 		}
 	}
 	out, err := p.conn.Feed(in, now, p, out)
 	return p.afterFeed(err, out)
+}
+
+// pastGrace ends the session if a revocation was to by now that nobody has come
+// to enforce.
+func (p *peer) pastGrace() bool {
+	s := p.session
+	return p.n.verify.PastGrace(&s.grant.Identity, func() bool { return s.end(errRevoked) })
 }
 
 func (p *peer) afterFeed(err error, out []byte) []byte {

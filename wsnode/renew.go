@@ -129,7 +129,9 @@ func (p *peer) notRenewed(reason pb.Reason, retryAfter time.Duration, out []byte
 	retryAfter = p.retryAfter(reason, retryAfter)
 	s, cause := p.session, renewalRefused(reason)
 	s.renewal = nil
-	if closeFor(cause).err == cause {
+	// Within a grace the token may be from before it; one from after would do.
+	again := reason == pb.Reason_REASON_TOKEN_REVOKED && p.n.verify.InGrace(&s.grant.Identity)
+	if closeFor(cause).err == cause && !again {
 		return p.close(cause, out)
 	}
 	p.n.metrics.postpone(reason)
@@ -138,6 +140,19 @@ func (p *peer) notRenewed(reason pb.Reason, retryAfter time.Duration, out []byte
 		"reason", reason.Label(), "tenant", who.Tenant, "subject", who.Subject, "client_ip", p.addr.String())
 	wait := max(retryAfter, defaultRetry, s.mayRenew.Sub(p.now))
 	return p.tell(out, `{"gatehouse":"renew_failed","retry_after":%d}`, wholeSeconds(wait))
+}
+
+// warn has a turn tell the peer until when to renew. It may do so at once.
+func (s *session) warn(e *verify.Entry) {
+	p := s.p
+	p.link.Post(func(now time.Time, out []byte) []byte {
+		p.now = now
+		if p.session != s || p.conn.State() != wsconn.StateOpen || s.ending() != nil || !e.Hits(&s.grant.Identity) {
+			return out
+		}
+		s.mayRenew = now
+		return p.tell(out, `{"gatehouse":"renew_by","at":%q}`, e.GraceUntil.UTC().Format(time.RFC3339))
+	})
 }
 
 // tell appends a message of the node's own.

@@ -83,6 +83,22 @@ func drop[K comparable](lists map[K][]*session, key K, s *session, place func(*s
 	lists[key] = list[:last]
 }
 
+// stillHit is list without those at its end that an entry no longer hits: they
+// have ended, or renewed.
+func (t *sessions) stillHit(list []*session, e *verify.Entry) []*session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(list) > 0 {
+		last := len(list) - 1
+		if s := list[last]; t.byID[s.grant.Identity.Session] == s && e.Hits(&s.grant.Identity) {
+			break
+		}
+		list[last] = nil
+		list = list[:last]
+	}
+	return list
+}
+
 func (t *sessions) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()

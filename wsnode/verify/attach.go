@@ -37,6 +37,7 @@ type attachment struct {
 	*Client
 	stream  pb.NodeService_AttachClient
 	sendMu  sync.Mutex  // a stream takes one sender at a time
+	telling sync.Mutex  // held by who acknowledges; locked before all others
 	leaving atomic.Bool // the goodbye is being sent
 
 	// Owned by whoever receives.
@@ -83,6 +84,7 @@ func (c *Client) attach(ctx context.Context) error {
 	defer cancel(nil)
 	wg.Go(func() { a.beat(ctx, interval) })
 	wg.Go(func() { a.guard(ctx, cancel, silence) })
+	wg.Go(func() { a.tellGraces(ctx) })
 	for {
 		msg, err := stream.Recv()
 		if errors.Is(err, io.EOF) && a.leaving.Load() {
@@ -113,7 +115,7 @@ func causeOf(ctx context.Context, err error) error {
 // to send heartbeats, and how long the authority may leave them unanswered.
 func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (interval, silence time.Duration, err error) {
 	defer time.AfterFunc(helloTimeout, func() { cut(errSilent) }).Stop()
-	applied := a.recent.appliedRevision()
+	applied, began := a.recent.appliedRevision(), a.clock()
 	hello := &pb.AttachHello{Hello: &pb.Hello{Version: pb.Version, Features: []string{pb.FeatureTrust}}, InstanceId: a.instance[:]}
 	if applied.Epoch != 0 {
 		hello.Applied = applied.wire()
@@ -134,7 +136,7 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 		return 0, 0, err
 	}
 	a.trust(w.GetTrust())
-	a.setClock(w.GetTime())
+	a.setClock(w.GetTime(), began)
 	a.lease.set(w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration())
 	a.retry.Store(int64(w.GetRetryAfter().AsDuration()))
 	a.tells = slices.Contains(w.GetHello().GetFeatures(), pb.FeatureAcknowledged)
@@ -143,6 +145,7 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 		// Before sessions end: a grant in flight is Unknown from here on, or its
 		// session is in the node's table already and ends with the others.
 		a.recent.reset(a.head)
+		a.graces.reset()
 		a.received = Revision{Epoch: a.head.Epoch}
 		if why := lost(applied, a.head); why != "" {
 			a.log.Warn(why+": all sessions end", "applied", applied.Sequence, "head", a.head.Sequence, "epoch", a.head.Epoch)
@@ -225,10 +228,9 @@ func (a *attachment) enforce(in *pb.Entries) error {
 	}
 	a.enforcer.Enforce(locks)
 	a.recent.add(entries)
+	entries = slices.DeleteFunc(entries, func(e Entry) bool { return !e.GraceUntil.IsZero() && a.beginGrace(&e) })
 	for i, n := range a.enforcer.Enforce(entries) {
-		if n.Closed > 0 {
-			a.counts.add(&pb.Enforced{Sequence: entries[i].Revision.Sequence, Closed: uint32(n.Closed), Lingering: uint32(n.Lingering)})
-		}
+		a.count(&entries[i], n)
 	}
 	a.recent.through(revisionFrom(in.GetThrough()))
 	a.settle()
@@ -266,19 +268,39 @@ func (a *attachment) read(in *pb.Entries) (locks, entries []Entry, err error) {
 	return locks, entries, nil
 }
 
-// acknowledge tells that all is enforced that is applied, and what that ended,
-// as far as this stream has not told it yet. What is told in parts is each time
-// told through where it is whole.
-func (a *attachment) acknowledge() error {
-	applied := a.recent.appliedRevision()
+// tellGraces acknowledges what is enforced since a grace ended, until ctx ends.
+func (a *attachment) tellGraces(ctx context.Context) {
 	for {
-		part, more := a.counts.next(maxEnforced)
+		select {
+		case <-ctx.Done():
+			return
+		case <-a.graces.news:
+		}
+		if a.acknowledge() != nil {
+			return // Recv tells why
+		}
+	}
+}
+
+// acknowledge tells that all is enforced that is applied, but for what waits for
+// the end of a grace, and what that ended, as far as this stream has not told it
+// yet. What is told in parts is each time told through where it is whole.
+func (a *attachment) acknowledge() error {
+	a.telling.Lock()
+	defer a.telling.Unlock()
+	// In this order: what begins to wait does so before it is applied, and what
+	// waits no longer is counted before.
+	applied := a.recent.appliedRevision()
+	pending := a.graces.pending()
+	for {
+		part, more := a.counts.next(maxEnforced, applied.Sequence)
 		through := applied
 		if more > 0 {
 			through.Sequence = more - 1
 		}
+		upTo, _ := slices.BinarySearch(pending, through.Sequence+1)
 		if err := a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Acknowledgement{Acknowledgement: &pb.Acknowledgement{
-			Through: through.wire(), Enforced: part,
+			Through: through.wire(), Enforced: part, Pending: pending[:upTo],
 		}}}); err != nil {
 			return err
 		}
@@ -327,6 +349,7 @@ func (a *attachment) beat(ctx context.Context, interval time.Duration) {
 		case <-ctx.Done():
 			return
 		case <-a.goodbye:
+			_ = a.acknowledge() // as of the goodbye
 			a.leaving.Store(true)
 			_ = a.send(&pb.AttachRequest{Message: &pb.AttachRequest_Goodbye{Goodbye: &pb.Goodbye{}}}) // Recv tells
 			return
@@ -379,10 +402,10 @@ func (a *attachment) answered(h *pb.HeartbeatAnswer) error {
 	case !a.tells:
 		a.counts.heard(h.GetSequence())
 	case kept.Epoch == a.head.Epoch:
-		a.counts.acknowledged(kept.Sequence)
+		a.counts.acknowledged(kept.Sequence, h.GetPending())
 	}
 	a.waiting = append(a.waiting, answer{at, head})
-	a.setClock(h.GetTime())
+	a.setClock(h.GetTime(), at)
 	a.settle()
 	return nil
 }
@@ -393,9 +416,13 @@ func (a *attachment) send(m *pb.AttachRequest) error {
 	return a.stream.Send(m)
 }
 
-func (a *attachment) setClock(authority *timestamppb.Timestamp) {
+// setClock takes the authority's time, read after what was sent at sent came to
+// it.
+func (a *attachment) setClock(authority *timestamppb.Timestamp, sent time.Duration) {
 	if authority != nil {
-		a.offset.Store(int64(time.Until(authority.AsTime())))
+		told := authority.AsTime()
+		a.offset.Store(int64(time.Until(told)))
+		a.graces.measure(sample{told, sent, a.clock()})
 	}
 }
 

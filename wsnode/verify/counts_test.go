@@ -15,7 +15,7 @@ func TestCountsAreToldUntilHeard(t *testing.T) {
 	var c counts
 	told := func(most int) (out string) {
 		for {
-			part, more := c.next(most)
+			part, more := c.next(most, 20)
 			out += "["
 			for _, e := range part {
 				out += fmt.Sprintf("%d:%d ", e.GetSequence(), e.GetClosed())
@@ -60,11 +60,21 @@ func TestCountsAreToldUntilHeard(t *testing.T) {
 	c.add(&pb.Enforced{Sequence: 13, Closed: 3})
 	c.add(&pb.Enforced{Sequence: 14, Closed: 4})
 	want("before any is on disk", told(2), "[11:1 13:3 ]<14[14:4 ]")
-	c.acknowledged(12)
+	c.acknowledged(12, nil)
 	want("nothing new", told(9), "[]")
 	c.untold(true)
 	want("what is not on disk", told(9), "[13:3 14:4 ]")
-	c.acknowledged(99)
+	c.add(&pb.Enforced{Sequence: 21, Closed: 5})
+	want("what is not enforced yet", told(9), "[]")
+	c.add(&pb.Enforced{Sequence: 12, Closed: 2})
+	want("what comes at the end of its grace, and what it goes before", told(9), "[12:2 13:3 14:4 ]")
+	c.acknowledged(15, []uint64{12, 14})
+	want("nothing new", told(9), "[]")
+	c.add(&pb.Enforced{Sequence: 20, Closed: 4})
+	want("what is new", told(9), "[20:4 ]")
+	c.untold(true)
+	want("what is not on disk", told(9), "[12:2 14:4 20:4 ]")
+	c.acknowledged(99, nil)
 	c.untold(true)
 	want("when all is on disk", told(9), "[]")
 	for seq := range uint64(2 * maxCounts) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
@@ -43,6 +44,9 @@ type Entry struct {
 	Revision Revision
 	// Lock says that a lock closed the sessions, not a revocation.
 	Lock bool
+	// GraceUntil is until when sessions may renew, by the authority's clock; zero
+	// where they must end at once.
+	GraceUntil time.Time
 
 	// One of these is set; tenant goes with subject or stands alone. None is for
 	// an entry that ends nothing.
@@ -90,6 +94,9 @@ func entryFrom(in *pb.Entry) (Entry, error) {
 	var err error
 	switch ev := in.GetEvent().(type) {
 	case *pb.Entry_Revoked:
+		if until := in.GetGraceUntil(); until != nil {
+			e.GraceUntil = until.AsTime()
+		}
 		err = e.setSelector(ev.Revoked)
 	case *pb.Entry_Locked:
 		e.Lock = true

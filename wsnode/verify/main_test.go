@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -27,8 +28,9 @@ type sockets struct {
 	enforced []Entry
 	fences   int
 	thinned  []float64 // the shares that Thin's functions were called with
-	fence    func()    // called in Fence
-	enforce  func()    // called in Enforce
+	warned   []Entry
+	fence    func() // called in Fence
+	enforce  func() // called in Enforce
 }
 
 func (s *sockets) Enforce(entries []Entry) []Count {
@@ -48,6 +50,17 @@ func (s *sockets) Enforce(entries []Entry) []Count {
 		}
 	}
 	return counts
+}
+
+func (s *sockets) Warn(e *Entry) (left func() bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.warned = append(s.warned, *e)
+	return func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return slices.ContainsFunc(s.live, func(who *Identity) bool { return who != nil && e.Hits(who) })
+	}
 }
 
 func (s *sockets) Fence() {

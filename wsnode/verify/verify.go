@@ -63,6 +63,9 @@ type Enforcer interface {
 	// they are dead. The counts answer the entries in their order; a session that
 	// several hit counts for the first.
 	Enforce(entries []Entry) []Count
+	// Warn tells every session that e hits to renew until e.GraceUntil. Each call
+	// of left reports whether one of them lives on that e still hits.
+	Warn(e *Entry) (left func() bool)
 	// Fence ends every session: the lease that let them live has run out.
 	Fence()
 	// Thin draws an order for the sessions that live now, at random. Each call of
@@ -157,7 +160,8 @@ type Client struct {
 	lease  lease
 	recent recent
 	queue  queue
-	counts counts // owned by whoever receives on the Attach stream
+	counts counts
+	graces graces
 	ends   ends
 
 	goodbye chan struct{} // closed by Goodbye
@@ -201,6 +205,7 @@ func Over(api pb.NodeServiceClient, clock func() time.Duration, cfg Config, dead
 	c.ring.Store(token.NewRing(nil))
 	c.lease.init(clock)
 	c.recent.init()
+	c.graces.init()
 	c.queue.init(cfg.MaxPending)
 	c.ends.init()
 	return c, nil
@@ -217,6 +222,7 @@ func (c *Client) Run(ctx context.Context) {
 	wg.Go(func() { c.again(ctx, "redeem", c.redeem) })
 	wg.Go(func() { c.again(ctx, "report", c.report) })
 	wg.Go(func() { c.watch(ctx) })
+	wg.Go(func() { c.endGraces(ctx) })
 	wg.Wait()
 	c.Close()
 }
@@ -309,6 +315,9 @@ func (c *Client) Goodbye(ctx context.Context) error {
 	}
 	if err := c.ends.flushed(ctx); err != nil {
 		return fmt.Errorf("report ended sessions: %w", err)
+	}
+	for _, n := range c.graces.over(never) { // nobody is left to renew
+		c.endGrace(n)
 	}
 	c.bye.Do(func() { close(c.goodbye) })
 	select {

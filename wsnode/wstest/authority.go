@@ -64,8 +64,9 @@ type Authority struct {
 	broken   error // the error they ended with
 	epoch    uint64
 	log      []*pb.Entry
-	dropped  uint64 // of log, the oldest that no node is sent any more
-	kept     uint64 // through where acknowledgements are said to be on disk
+	dropped  uint64   // of log, the oldest that no node is sent any more
+	kept     uint64   // through where acknowledgements are said to be on disk
+	pending  []uint64 // but for these
 	locks    map[string]*pb.LockEntry
 	tokens   map[token.ID]*issued
 	sessions map[[16]byte]*Session
@@ -233,9 +234,10 @@ func (a *Authority) Drop() {
 	})
 }
 
-// Keep says from now on that acknowledgements are on disk through a sequence.
-func (a *Authority) Keep(through uint64) {
-	a.locked(func() { a.kept = through })
+// Keep says from now on that acknowledgements are on disk through a sequence, but
+// for what is pending.
+func (a *Authority) Keep(through uint64, pending ...uint64) {
+	a.locked(func() { a.kept, a.pending = through, pending })
 }
 
 // acknowledged is nil where the hello did not offer to tell it; mu is locked.
@@ -290,6 +292,13 @@ func (a *Authority) Issue(t Token) Issued {
 // Revoke appends a revocation to the log.
 func (a *Authority) Revoke(s *pb.Selector) *pb.Revision {
 	return a.append(func(e *pb.Entry) { e.Event = &pb.Entry_Revoked{Revoked: s} })
+}
+
+// RevokeWithin appends a revocation with a grace.
+func (a *Authority) RevokeWithin(s *pb.Selector, grace time.Duration) *pb.Revision {
+	return a.append(func(e *pb.Entry) {
+		e.Event, e.GraceUntil = &pb.Entry_Revoked{Revoked: s}, timestamppb.New(time.Now().Add(grace))
+	})
 }
 
 // Lock appends a lock to the log.

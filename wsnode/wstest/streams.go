@@ -165,7 +165,7 @@ func (f *feed) next() (out []*pb.AttachResponse, changed <-chan struct{}, err er
 	}
 	for len(f.beats) > 0 && !a.held[Heartbeats] {
 		out = append(out, &pb.AttachResponse{Message: &pb.AttachResponse_Heartbeat{Heartbeat: &pb.HeartbeatAnswer{
-			Sequence: <-f.beats, Head: a.head(), Time: timestamppb.Now(), Acknowledged: a.acknowledged(),
+			Sequence: <-f.beats, Head: a.head(), Time: timestamppb.Now(), Acknowledged: a.acknowledged(), Pending: a.pending,
 		}}})
 	}
 	return out, a.changed, nil
