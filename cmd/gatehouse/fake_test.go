@@ -303,6 +303,9 @@ func (f *fakeAuthority) Revoke(_ context.Context, req *pb.RevokeRequest) (*pb.Re
 	}
 	f.sequence++
 	resp.Revision, resp.CommittedAt = &pb.Revision{Epoch: testEpoch, Sequence: f.sequence}, timestamppb.New(testNow)
+	if g := req.GetGrace(); g != nil {
+		resp.GraceUntil = timestamppb.New(testNow.Add(g.AsDuration()))
+	}
 	return resp, nil
 }
 

@@ -84,16 +84,17 @@ func TestRevocations(t *testing.T) {
 			Revision: &pb.Revision{Epoch: 7, Sequence: uint64(i + 1)}, Selector: sel, Reason: "why", Actor: "alice", CommittedAt: ago(time.Minute),
 		})
 	}
-	c.check(c.run("", "revocation", "list"), exitOK, `REVISION  COMMITTED  HITS                                      BY     REASON
-7.1       60 s ago   token `+id.String()+`          alice  why
-7.2       60 s ago   session `+testSession+`  alice  why
-7.3       60 s ago   subject u42 of tenant acme                alice  why
-7.4       60 s ago   tenant acme                               alice  why
-7.5       60 s ago   ip prefix 10.0.0.0/8                      alice  why
-7.6       60 s ago   issuer login                              alice  why
+	c.authority.revocations[2].GraceUntil = timestamppb.New(testNow.Add(30 * time.Second))
+	c.check(c.run("", "revocation", "list"), exitOK, `REVISION  COMMITTED  GRACE ENDS  HITS                                      BY     REASON
+7.1       60 s ago   -           token `+id.String()+`          alice  why
+7.2       60 s ago   -           session `+testSession+`  alice  why
+7.3       60 s ago   in 30 s     subject u42 of tenant acme                alice  why
+7.4       60 s ago   -           tenant acme                               alice  why
+7.5       60 s ago   -           ip prefix 10.0.0.0/8                      alice  why
+7.6       60 s ago   -           issuer login                              alice  why
 `, "")
 	got := c.run("", "revocation", "list", "-ojson", "--limit=3")
-	if want := `{"revision": "7.3", "selector": {"subject": {"tenant": "acme", "subject": "u42"}}, "reason": "why", "actor": "alice", "committed_at": "2026-11-23T11:59:00Z"}
+	if want := `{"revision": "7.3", "selector": {"subject": {"tenant": "acme", "subject": "u42"}}, "reason": "why", "actor": "alice", "committed_at": "2026-11-23T11:59:00Z", "grace_until": "2026-11-23T12:00:30Z"}
 ], "more": true}
 `; got.code != exitOK || got.stdout[len(got.stdout)-len(want):] != want {
 		t.Errorf("%+v", got)

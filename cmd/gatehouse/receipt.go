@@ -34,7 +34,11 @@ func (c *cli) waitReceipt(ctx context.Context, cl *client, rev *pb.Revision, tim
 		err := watchReceipt(waiting, cl, rev, func(news *pb.Receipt) {
 			r = mergeReceipt(r, news)
 			done := enforcedRows(r)
-			progress.set(fmt.Sprintf("waiting for %d of %s", len(r.GetRows())-done, count(len(r.GetRows()), "node")))
+			text := fmt.Sprintf("waiting for %d of %s", len(r.GetRows())-done, count(len(r.GetRows()), "node"))
+			if n := inGrace(r); n > 0 {
+				text += fmt.Sprintf(", on %d of which sockets have until %s to renew", n, c.when(r.GetGraceUntil()))
+			}
+			progress.set(text)
 		})
 		switch {
 		case r.GetComplete():
@@ -91,7 +95,21 @@ func mergeReceipt(r, news *pb.Receipt) *pb.Receipt {
 	slices.SortFunc(rows, func(a, b *pb.ReceiptRow) int {
 		return cmp.Or(strings.Compare(a.GetNode(), b.GetNode()), strings.Compare(a.GetInstanceId(), b.GetInstanceId()))
 	})
-	return &pb.Receipt{Revision: news.GetRevision(), CommittedAt: news.GetCommittedAt(), Complete: news.GetComplete(), Rows: rows}
+	return &pb.Receipt{
+		Revision: news.GetRevision(), CommittedAt: news.GetCommittedAt(), GraceUntil: news.GetGraceUntil(),
+		Complete: news.GetComplete(), Rows: rows,
+	}
+}
+
+// inGrace counts the nodes that wait for sockets to renew.
+func inGrace(r *pb.Receipt) int {
+	n := 0
+	for _, row := range r.GetRows() {
+		if row.GetInGrace() {
+			n++
+		}
+	}
+	return n
 }
 
 func enforcedRows(r *pb.Receipt) int {
@@ -143,13 +161,16 @@ func (c *cli) printRows(r *pb.Receipt) error {
 	tab.row("NODE", "INSTANCE", "ENFORCED", "CLOSED", "LINGERING", "AFTER / DEADLINE")
 	for _, row := range r.GetRows() {
 		closed, end := fmt.Sprint(row.GetClosed()), spanOf(row.GetAfter())
+		enforced := yesNo(row.GetEnforced())
 		switch {
+		case row.GetInGrace():
+			enforced, end = "in grace", c.deadline(r.GetGraceUntil())
 		case !row.GetEnforced():
 			end = c.deadline(row.GetDeadline())
 		case row.GetDeparted() != "":
 			closed, end = closed+" or more", end+", departed: "+row.GetDeparted()
 		}
-		tab.row(row.GetNode(), row.GetInstanceId(), yesNo(row.GetEnforced()), closed, fmt.Sprint(row.GetLingering()), end)
+		tab.row(row.GetNode(), row.GetInstanceId(), enforced, closed, fmt.Sprint(row.GetLingering()), end)
 	}
 	return tab.Flush()
 }
@@ -166,7 +187,10 @@ func (c *cli) deadline(t *timestamppb.Timestamp) string {
 func (c *cli) unconfirmed(r *pb.Receipt) error {
 	var silent []string
 	for _, row := range r.GetRows() {
-		if !row.GetEnforced() {
+		switch {
+		case row.GetInGrace():
+			silent = append(silent, fmt.Sprintf("%s (instance %s, where sockets have until %s to renew)", row.GetNode(), row.GetInstanceId(), c.when(r.GetGraceUntil())))
+		case !row.GetEnforced():
 			silent = append(silent, fmt.Sprintf("%s (instance %s, %s)", row.GetNode(), row.GetInstanceId(), c.deadline(row.GetDeadline())))
 		}
 	}

@@ -29,7 +29,7 @@ func (c *cli) revocationListCommand() *cobra.Command {
 				return err
 			}
 			defer cl.close()
-			out := c.newList("revocations", "REVISION", "COMMITTED", "HITS", "BY", "REASON")
+			out := c.newList("revocations", "REVISION", "COMMITTED", "GRACE ENDS", "HITS", "BY", "REASON")
 			more, err := pages(limit, func(size int32, from string) (int, string, error) {
 				resp, err := cl.revocations.ListRevocations(cmd.Context(), &pb.ListRevocationsRequest{PageSize: size, PageToken: from})
 				if err != nil {
@@ -37,7 +37,7 @@ func (c *cli) revocationListCommand() *cobra.Command {
 				}
 				for _, r := range resp.GetRevocations() {
 					out.add(r, func() []string {
-						return []string{revisionText(r.GetRevision()), c.relative(r.GetCommittedAt()), selectorOf(r.GetSelector()).String(), r.GetActor(), r.GetReason()}
+						return []string{revisionText(r.GetRevision()), c.relative(r.GetCommittedAt()), c.relative(r.GetGraceUntil()), selectorOf(r.GetSelector()).String(), r.GetActor(), r.GetReason()}
 					})
 				}
 				return len(resp.GetRevocations()), resp.GetNextPageToken(), out.flush()
@@ -58,7 +58,8 @@ func (c *cli) revocationShowCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "show REVISION", Short: "Show who has enforced a revocation or a lock",
 		Long: `Show the receipt of a revocation or a lock: which nodes have enforced it by now.
-The exit code is 6 while any has not.`,
+The exit code is 6 while any has not. A node "in grace" waits for sockets to
+renew, and closes those that have not when that ends.`,
 		Example: "  gatehouse revocation show 8410234.42\n  gatehouse revocation show 8410234.42 --wait --timeout 1h",
 		Args:    oneArg("a revision"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
@@ -31,6 +34,12 @@ every node has enforced it, and prints the receipt. If a node has not confirmed
 by then, the exit code is 6 and the row says by when the node will have closed
 its sockets itself.
 
+With --grace, sockets that are open have so long to renew with a token issued
+after the revocation, as when a user's rights have changed: each is told so at
+once, and closed if it has not by then. Nobody new gets in meanwhile. A node has
+enforced it once each socket has renewed or is gone, so that the exit code is 6
+while any may be left; --timeout is longer by the grace unless it is given.
+
 --token-stdin finds tokens and token ids in any text, one or more a line. Lines
 that hold none are counted and reported by their number. A run that was stopped
 names the first line that may not be done: --from-line goes on there. To revoke
@@ -39,6 +48,7 @@ again what is revoked does no harm.`
 const revokeExample = `  gatehouse revoke --subject u42
   gatehouse revoke --subject u42 --tenant acme --reason "laptop stolen"
   gatehouse revoke --token 01JD8Z0Q4M3T5V7X9ZABCDEFGH
+  gatehouse revoke --subject u42 --grace 30s --reason "role changed"
   gatehouse revoke --tenant acme --reason "contract ended" --dry-run
   gatehouse revoke --ip-prefix 203.0.113.0/24 --reason "abuse" --yes
   gatehouse revoke --token-stdin --reason "pasted in a ticket" < leaked.txt
@@ -55,6 +65,7 @@ type ending struct {
 	past      string // revoked, locked
 	sel       selector
 	reason    string
+	grace     time.Duration // 0 for none
 	requestID string
 	dryRun    bool
 	yes       bool
@@ -85,6 +96,12 @@ func (e *ending) check(f *pflag.FlagSet) error {
 	if e.timeout <= 0 {
 		return usage("--no-wait does not wait at all", "--timeout: %v is not above 0", e.timeout)
 	}
+	if e.grace < 0 || e.grace == 0 && f.Changed("grace") {
+		return usage("without --grace sockets are closed at once", "--grace: %v is not above 0", e.grace)
+	}
+	if !f.Changed("timeout") {
+		e.timeout += e.grace
+	}
 	return nil
 }
 
@@ -93,6 +110,7 @@ type ended struct {
 	tokens, sessions uint64
 	revision         *pb.Revision
 	lockID           string
+	graceUntil       *timestamppb.Timestamp
 }
 
 func (c *cli) revokeCommand() *cobra.Command {
@@ -119,6 +137,9 @@ func (c *cli) revokeCommand() *cobra.Command {
 				return usage("lines are counted from 1", "--from-line: %d is below 1", fromLine)
 			}
 			if !found {
+				if e.grace > 0 {
+					return usagef("--grace leaves sockets open, and --token-stdin is for leaked tokens: close theirs at once")
+				}
 				if e.requestID != "" {
 					return usagef("--request-id names one revocation; --token-stdin makes many, each with an id of its own")
 				}
@@ -133,16 +154,19 @@ func (c *cli) revokeCommand() *cobra.Command {
 	selectorFlags(f)
 	f.BoolVar(&fromStdin, "token-stdin", false, "leaked tokens, or token ids, from standard input")
 	f.IntVar(&fromLine, "from-line", 1, "with --token-stdin: leave out the lines before it")
+	f.DurationVar(&e.grace, "grace", 0, "how long open sockets have to renew before they are closed")
 	e.flags(f)
 	return cmd
 }
 
 func (c *cli) revoke(ctx context.Context, e ending) error {
 	return c.end(ctx, &e, func(ctx context.Context, cl *client, dryRun bool) (*ended, error) {
-		resp, err := cl.revocations.Revoke(ctx, &pb.RevokeRequest{
-			RequestId: e.requestID, Selector: e.sel.proto(), Reason: e.reason, DryRun: dryRun,
-		})
-		return &ended{tokens: resp.GetTokens(), sessions: resp.GetSessions(), revision: resp.GetRevision()}, err
+		req := &pb.RevokeRequest{RequestId: e.requestID, Selector: e.sel.proto(), Reason: e.reason, DryRun: dryRun}
+		if e.grace > 0 {
+			req.Grace = durationpb.New(e.grace)
+		}
+		resp, err := cl.revocations.Revoke(ctx, req)
+		return &ended{tokens: resp.GetTokens(), sessions: resp.GetSessions(), revision: resp.GetRevision(), graceUntil: resp.GetGraceUntil()}, err
 	})
 }
 
@@ -222,9 +246,22 @@ func (c *cli) printDryRun(e *ending, hit *ended) error {
 			DryRun   bool   `json:"dry_run"`
 			Tokens   uint64 `json:"tokens"`
 			Sessions uint64 `json:"sessions"`
-		}{true, hit.tokens, hit.sessions})
+			Grace    string `json:"grace,omitempty"`
+		}{true, hit.tokens, hit.sessions, e.graceText()})
 	}
-	return c.printf("would %s: %s and %s\n", e.verb, count(hit.tokens, "token"), count(hit.sessions, "live socket"))
+	text := fmt.Sprintf("would %s: %s and %s", e.verb, count(hit.tokens, "token"), count(hit.sessions, "live socket"))
+	if e.grace > 0 {
+		text += ", with " + span(e.grace) + " to renew"
+	}
+	return c.printf("%s\n", text)
+}
+
+// graceText is the grace as outputHelp has durations; empty for none.
+func (e *ending) graceText() string {
+	if e.grace == 0 {
+		return ""
+	}
+	return strconv.FormatFloat(e.grace.Seconds(), 'f', -1, 64) + "s"
 }
 
 // finish waits for the receipt of what was committed, and prints it.
@@ -279,8 +316,12 @@ func (c *cli) printEnded(e *ending, hit, done *ended, r *pb.Receipt) error {
 			Revision string          `json:"revision"`
 			Tokens   *uint64         `json:"tokens"`
 			Sessions *uint64         `json:"sessions"`
+			Grace    json.RawMessage `json:"grace_until,omitempty"`
 			Receipt  json.RawMessage `json:"receipt"`
 		}{LockID: done.lockID, Revision: revisionText(done.revision), Receipt: rawMessage(r)}
+		if done.graceUntil != nil {
+			out.Grace = appendJSONValue(nil, done.graceUntil.AsTime().Format(time.RFC3339Nano))
+		}
 		if hit != nil {
 			out.Tokens, out.Sessions = &hit.tokens, &hit.sessions
 		}
@@ -295,6 +336,9 @@ func (c *cli) printEnded(e *ending, hit, done *ended, r *pb.Receipt) error {
 		what += count(hit.tokens, "token") + ", " + count(hit.sessions, "live socket") + "; "
 	}
 	if r == nil {
+		if done.graceUntil != nil {
+			return c.printf("%srevision %s, sockets have until %s to renew\n", what, revisionText(done.revision), c.when(done.graceUntil))
+		}
 		return c.printf("%srevision %s, not confirmed by nodes yet\n", what, revisionText(done.revision))
 	}
 	if err := c.printf("%s%s\n", what, receiptText(r)); err != nil {

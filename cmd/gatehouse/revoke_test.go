@@ -4,14 +4,17 @@ import (
 	"context"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
@@ -40,6 +43,53 @@ func TestDepartedNode(t *testing.T) {
 		"NODE    INSTANCE                          ENFORCED  CLOSED     LINGERING  AFTER / DEADLINE\n"+
 		"node-1  "+instance(1)+"  yes       2          1          12 ms\n"+
 		"node-2  "+instance(2)+"  yes       1 or more  0          4 ms, departed: goodbye\n", "")
+}
+
+// TestRevokeWithGrace proves that a grace is asked for, shown while it lasts, and
+// waited for.
+func TestRevokeWithGrace(t *testing.T) {
+	c := newCaller(t)
+	until := timestamppb.New(testNow.Add(30 * time.Second))
+	c.authority.receipt = func(rev *pb.Revision, _ int) *pb.Receipt {
+		r := testReceipt(rev, false)
+		r.GraceUntil = until
+		r.Rows[1].InGrace, r.Rows[1].Deadline = true, timestamppb.New(testNow.Add(31*time.Second))
+		return r
+	}
+	within := rowsHeader +
+		"node-1  " + instance(1) + "  yes       2       1          12 ms\n" +
+		"node-2  " + instance(2) + "  in grace  0       0          by 2026-11-23 13:00:30 CET (in 30 s)\n"
+	c.check(c.run("", "revoke", "--subject", "u42", "--grace", "30s", "--timeout", "100ms"), exitUnconfirmed,
+		"revoked: 12 tokens, 3 live sockets; 2 sockets closed on 1 of 2 nodes in 12 ms\n"+within,
+		"gatehouse: error: not confirmed by 1 of 2 nodes: node-2 (instance "+instance(2)+", where sockets have until 2026-11-23 13:00:30 CET (in 30 s) to renew)\n"+
+			"gatehouse: hint: ask again with gatehouse revocation show 7.1\n")
+	for _, r := range requestsOf[*pb.RevokeRequest](c.authority) {
+		if r.GetGrace().AsDuration() != 30*time.Second {
+			t.Errorf("sent %v", r)
+		}
+	}
+	c.check(c.run("", "revoke", "--subject", "u42", "--grace", "30s", "--no-wait"), exitOK,
+		"revoked: 12 tokens, 3 live sockets; revision 7.2, sockets have until 2026-11-23 13:00:30 CET (in 30 s) to renew\n", "")
+	c.check(c.run("", "revoke", "--subject", "u42", "--grace", "90s", "--dry-run"), exitOK, "would revoke: 12 tokens and 3 live sockets, with 90 s to renew\n", "")
+	c.check(c.run("", "revoke", "--subject", "u42", "--grace", "1500ms", "--dry-run", "-o", "json"), exitOK,
+		"{\n  \"dry_run\": true,\n  \"tokens\": 12,\n  \"sessions\": 3,\n  \"grace\": \"1.5s\"\n}\n", "")
+	c.check(c.run("", "revoke", "--subject", "u42", "--grace", "30s", "--no-wait", "-o", "json"), exitOK,
+		"{\n  \"revision\": \"7.3\",\n  \"tokens\": 12,\n  \"sessions\": 3,\n  \"grace_until\": \"2026-11-23T12:00:30Z\",\n  \"receipt\": null\n}\n", "")
+}
+
+// TestGraceIsWaitedFor proves that the time to wait is longer by the grace, where
+// nobody says how long it is.
+func TestGraceIsWaitedFor(t *testing.T) {
+	for args, want := range map[string]time.Duration{
+		"": 30 * time.Second, "--grace=1m": 90 * time.Second, "--grace=1m --timeout=5s": 5 * time.Second,
+	} {
+		e, f := ending{}, pflag.NewFlagSet("revoke", pflag.ContinueOnError)
+		f.DurationVar(&e.grace, "grace", 0, "")
+		e.flags(f)
+		if err := errors.Join(f.Parse(strings.Fields(args)), e.check(f)); err != nil || e.timeout != want {
+			t.Errorf("%q: waits %v, %v, want %v", args, e.timeout, err, want)
+		}
+	}
 }
 
 func TestRevokeSelectors(t *testing.T) {
@@ -115,6 +165,10 @@ func TestRevokeUsage(t *testing.T) {
 			"--ip-prefix may hit many users and nobody is there to ask: --yes is required without a terminal", "--dry-run shows what would be hit"},
 		{"wait and do not", []string{"--subject=u", "--wait", "--no-wait"}, "--wait and --no-wait contradict each other", ""},
 		{"a time to wait", []string{"--subject=u", "--timeout=0s"}, "--timeout: 0s is not above 0", "--no-wait does not wait at all"},
+		{"no grace", []string{"--subject=u", "--grace=0s"}, "--grace: 0s is not above 0", "without --grace sockets are closed at once"},
+		{"a grace in the past", []string{"--subject=u", "--grace=-1s"}, "--grace: -1s is not above 0", "without --grace sockets are closed at once"},
+		{"a grace for what leaked", []string{"--token-stdin", "--grace=1s"},
+			"--grace leaves sockets open, and --token-stdin is for leaked tokens: close theirs at once", ""},
 		{"one request id for many", []string{"--token-stdin", "--request-id=0123456789abcdef"},
 			"--request-id names one revocation; --token-stdin makes many, each with an id of its own", ""},
 		{"standard input that is not to be read", []string{"--token-stdin=false"}, "--token-stdin=false says nothing to hit: leave it out", ""},
@@ -277,7 +331,8 @@ func TestRevokeJSON(t *testing.T) {
         "lingering": 1,
         "after": "0.012s",
         "deadline": null,
-        "departed": ""
+        "departed": "",
+        "in_grace": false
       },
       {
         "node": "node-2",
@@ -287,9 +342,11 @@ func TestRevokeJSON(t *testing.T) {
         "lingering": 0,
         "after": null,
         "deadline": "2026-11-23T13:00:00Z",
-        "departed": ""
+        "departed": "",
+        "in_grace": false
       }
-    ]
+    ],
+    "grace_until": null
   }
 }
 `, `{"error":{"code":"unconfirmed","exit_code":6,"reason":"","message":"not confirmed by 1 of 2 nodes: node-2 (instance `+instance(2)+
