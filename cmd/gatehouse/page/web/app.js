@@ -234,11 +234,41 @@ function received(conn, data) {
   const i = conn.sent.findIndex((s) => s.text === data);
   if (i < 0) {
     log("received", data);
+    fromNode(data);
     return;
   }
   const [sent] = conn.sent.splice(i, 1);
   const ms = performance.now() - sent.at;
   log("received", data, `after ${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`);
+}
+
+// The node's own messages, in words.
+const FROM_NODE = {
+  renewed: (m) => `The socket lives by its new token now, until ${clock(m.expires_at)}.`,
+  renew_failed: (m) => `Not renewed for now; the socket lives on as before. It may be tried again in ${Number(m.retry_after)} s.`,
+  renew_by: (m) => `Revoked with a grace: the socket has until ${clock(m.at)} to renew with a token issued since, or it is closed with 4501.`,
+};
+
+function clock(instant) {
+  const at = new Date(instant);
+  return Number.isNaN(at.getTime()) ? "some time" : at.toLocaleTimeString([], { hour12: false });
+}
+
+// fromNode explains what the node itself says. What this page has sent comes back
+// as an echo, and is never taken for that.
+function fromNode(data) {
+  let message = null;
+  try {
+    message = JSON.parse(data);
+  } catch {
+    return;
+  }
+  if (!Object.hasOwn(FROM_NODE, message?.gatehouse ?? "")) {
+    return;
+  }
+  const words = FROM_NODE[message.gatehouse](message);
+  note(words);
+  announce(words);
 }
 
 function sample(name) {
