@@ -58,6 +58,8 @@ type receipt struct {
 	last     *pb.Receipt
 	rows     map[string]*pb.ReceiptRow
 	complete time.Time // when it was told complete
+	// inGrace is when a node instance was told of first that waits for sockets.
+	inGrace map[string]time.Time
 }
 
 func (h *history) init(w *world) {
@@ -131,12 +133,16 @@ func (h *history) told(rc *pb.Receipt) (complete bool) {
 	at := revisionFrom(rc.GetRevision())
 	r := h.receipts[at]
 	if r == nil {
-		r = &receipt{rows: map[string]*pb.ReceiptRow{}}
+		r = &receipt{rows: map[string]*pb.ReceiptRow{}, inGrace: map[string]time.Time{}}
 		h.receipts[at] = r
 	}
 	r.last = rc
 	for _, row := range rc.GetRows() {
-		r.rows[row.GetInstanceId()] = row
+		id := row.GetInstanceId()
+		r.rows[id] = row
+		if row.GetInGrace() && r.inGrace[id].IsZero() {
+			r.inGrace[id] = time.Now()
+		}
 	}
 	if rc.GetComplete() && r.complete.IsZero() {
 		r.complete = time.Now()
@@ -201,10 +207,40 @@ func (h *history) check() {
 			if r != nil && !r.complete.IsZero() && last.After(r.complete) {
 				h.w.fault("entry %d, complete at %s, hits session %s, which %s accepts at %s", e.Revision.Sequence, h.w.at(r.complete), short(s.id), s.m, h.w.at(last))
 			}
-			if deadline := e.CommittedAt.Add(releaseAfter); last.After(deadline) {
+			h.checkGrace(e, s)
+			deadline := e.CommittedAt.Add(releaseAfter)
+			if end := graceEnd(e); e.Grace > 0 && end.After(deadline) {
+				deadline = end
+			}
+			if last.After(deadline) {
 				h.w.fault("entry %d, with deadline %s, hits session %s, which %s accepts at %s", e.Revision.Sequence, h.w.at(deadline), short(s.id), s.m, h.w.at(last))
 			}
 		}
+	}
+}
+
+// graceEnd is when a node that has an entry must have ended its grace: a clock that
+// drifts may be late.
+func graceEnd(e *storage.Entry) time.Time { return e.GraceUntil().Add(e.Grace/1000 + time.Millisecond) }
+
+// checkGrace holds what a receipt says of a node in its grace against what that
+// accepts from a session that the entry hits: nothing after its end, and nothing
+// of a session that begins within it.
+func (h *history) checkGrace(e *storage.Entry, s *session) {
+	r := h.receipts[e.Revision]
+	if r == nil {
+		return
+	}
+	instance := s.m.node.Instance()
+	told := r.inGrace[hex.EncodeToString(instance[:])]
+	if told.IsZero() {
+		return
+	}
+	if last := s.accepted[len(s.accepted)-1]; last.After(graceEnd(e)) {
+		h.w.fault("entry %d, whose grace ends at %s, hits session %s, which %s accepts at %s", e.Revision.Sequence, h.w.at(graceEnd(e)), short(s.id), s.m, h.w.at(last))
+	}
+	if s.accepted[0].After(told) {
+		h.w.fault("entry %d, in its grace on %s at %s, hits session %s, which that begins at %s", e.Revision.Sequence, s.m, h.w.at(told), short(s.id), h.w.at(s.accepted[0]))
 	}
 }
 

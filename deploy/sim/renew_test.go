@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
 	"sync"
 	"time"
 
@@ -23,6 +24,8 @@ type renewer struct {
 
 	mu        sync.Mutex
 	old, next [16]byte // tokens: the socket's, and the one that is being shown
+	asking    bool     // with that
+	urged     bool     // the node has told it to renew
 }
 
 func (w *world) newRenewer(m *machine, text string) *renewer {
@@ -43,7 +46,15 @@ func (w *world) newRenewer(m *machine, text string) *renewer {
 
 // message is what the client sends next: mostly something for the application.
 func (r *renewer) message(c *chances) string {
-	if r.known == nil || time.Now().Before(r.may) || !c.chance(20) {
+	if r.known == nil {
+		return "hello"
+	}
+	r.mu.Lock()
+	asking, urged := r.asking, r.urged
+	r.mu.Unlock()
+	switch {
+	case urged && !asking && c.chance(50): // some do as they are told, soon
+	case time.Now().Before(r.may) || !c.chance(20):
 		return "hello"
 	}
 	return r.renewal(c)
@@ -60,7 +71,7 @@ func (r *renewer) renewal(c *chances) string {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.may, r.next = time.Now().Add(5*time.Second), t.ID
+	r.may, r.next, r.asking, r.urged = time.Now().Add(5*time.Second), t.ID, true, false
 	return `{"gatehouse":"renew","token":"` + text + `"}`
 }
 
@@ -70,15 +81,20 @@ func (r *renewer) hear(payload []byte) {
 		return
 	}
 	var told struct{ Gatehouse string }
-	if err := json.Unmarshal(payload, &told); err != nil || told.Gatehouse != "renewed" && told.Gatehouse != "renew_failed" {
+	if err := json.Unmarshal(payload, &told); err != nil || !slices.Contains([]string{"renewed", "renew_failed", "renew_by"}, told.Gatehouse) {
 		r.w.fault("%s says %q", r.m, payload)
 		return
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if told.Gatehouse == "renewed" {
+	switch told.Gatehouse {
+	case "renewed":
 		r.w.history.renewed(r.m, r.old, r.next)
-		r.old = r.next
+		r.old, r.asking = r.next, false
+	case "renew_failed":
+		r.asking = false
+	case "renew_by":
+		r.urged = true
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
@@ -291,9 +292,14 @@ func (w *world) anyLive(c *chances) *machine {
 func (w *world) revokeSome() {
 	sel, text := w.selector()
 	id, c := fmt.Sprintf("revocation %8d", w.nextNumber()), w.chancesOf("revoke")
+	req := &pb.RevokeRequest{Selector: sel, Reason: "sim", RequestId: id}
+	if c.chance(40) {
+		grace := c.between(100*time.Millisecond, maxGrace).Truncate(time.Millisecond)
+		req.Grace, text = durationpb.New(grace), fmt.Sprint(text, " within ", grace)
+	}
 	w.wg.Go(func() {
 		w.revoke(w.ctx, c, "revoke "+text, func(ctx context.Context, api pb.RevocationServiceClient) (*pb.Revision, error) {
-			resp, err := api.Revoke(ctx, &pb.RevokeRequest{Selector: sel, Reason: "sim", RequestId: id})
+			resp, err := api.Revoke(ctx, req)
 			return resp.GetRevision(), err
 		})
 	})

@@ -40,6 +40,7 @@ const (
 	heartbeat      = 300 * time.Millisecond
 	admissionFence = 2 * time.Second
 	sessionFence   = 10 * time.Second
+	maxGrace       = 8 * time.Second
 )
 
 const nodeNames = 3
@@ -126,6 +127,7 @@ type world struct {
 // rules are switched off, for a schedule that shows what each is for.
 type rules struct {
 	tap      func(*link, proto.Message)        // changes what nodes are told
+	hears    func(proto.Message)               // changes what nodes say
 	wrap     func(storage.Store) storage.Store // changes what the authority knows of its store
 	oneEpoch bool                              // a restore goes on with the history of its backup
 }
@@ -239,6 +241,7 @@ func (w *world) config() authority.Config {
 	cfg.Sessions.DefaultTTL, cfg.Sessions.MaxTTL = 10*time.Minute, 10*time.Minute
 	cfg.Fleet.HeartbeatInterval, cfg.Fleet.AdmissionFence, cfg.Fleet.SessionFence = heartbeat, admissionFence, sessionFence
 	cfg.Fleet.MaxEntries = 3
+	cfg.Sessions.MaxGrace = maxGrace
 	return cfg
 }
 
@@ -445,7 +448,12 @@ func (w *world) startNode(name string, dead ...*machine) *machine {
 			w.rules.tap(m.link, msg)
 		}
 	}
-	m.link.hears = func(msg proto.Message) { w.history.says(m, msg) }
+	m.link.hears = func(msg proto.Message) {
+		w.history.says(m, msg)
+		if w.rules.hears != nil {
+			w.rules.hears(msg)
+		}
+	}
 	cfg := wsnode.DefaultConfig()
 	cfg.Authority.Address, cfg.Authority.RedeemTimeout = "simulated", w.patience
 	cfg.Limits.Addresses, cfg.Limits.Sockets.Max = 1024, 1000
