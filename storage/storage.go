@@ -59,7 +59,10 @@ type Store interface {
 	// All others are refused with the first of these that is true: ErrExpired,
 	// ErrInstanceUnknown, ErrRevoked, ErrLocked, ErrUsed, ErrSessionTaken,
 	// ErrSessionLimit. A token of another epoch is revoked. A session id stays
-	// taken while its session is live or its token is stored.
+	// taken while its session is live or its token is stored. With CloseOldest,
+	// sessions are ended in the order in which they were granted, at most 100 by one
+	// redemption, in the same step with it; that order is known across restarts as
+	// far as their StartedAt tells.
 	Redeem(ctx context.Context, batch []Redemption) ([]Redeemed, error)
 
 	// EndSessions ends live sessions and reports how many were live.
@@ -154,7 +157,8 @@ type Store interface {
 
 	// Sweep forgets tokens, with their redemptions, that expired before now less
 	// keep; live sessions that ended before now; and entries of the log from its
-	// beginning up to the first that must be kept at now. What is swept stays so,
+	// beginning up to the first that must be kept at now, and beyond that those of
+	// Replace that need not be. What is swept stays so,
 	// whatever a later call gives for now: no id that expires in or before the
 	// minute of a swept token, and before now less keep, can be stored or redeemed
 	// again. Ids beyond that can: a clock that was wrong once does no lasting harm.
@@ -356,7 +360,7 @@ type Session struct {
 	StartedAt time.Time
 	ExpiresAt time.Time
 
-	AsOf Revision // the log's head at the session's commit; set by Redeem
+	AsOf Revision // the log's head when the call that granted it was decided; set by Redeem
 }
 
 // Redemption asks to turn a token into a session.
@@ -371,6 +375,14 @@ type Redemption struct {
 	// These bound the live sessions of the token's subject and of its tenant,
 	// this one included; zero is no bound.
 	SubjectSessions, TenantSessions uint32
+	// CloseOldest has the subject's oldest sessions end where its bound is
+	// reached, each with an entry of the log, instead of this one be refused.
+	CloseOldest bool
+	// KeepReplaced is how long those entries are kept.
+	KeepReplaced time.Duration
+	// Renews is the session whose place this one takes on its socket: it is not
+	// among those that end. Zero for none.
+	Renews SessionID
 }
 
 // Redeemed answers one redemption.
@@ -380,10 +392,19 @@ type Redeemed struct {
 	Session *Session
 	// Retried says that an earlier call had granted it.
 	Retried bool
+	// Replaced are the sessions that have ended for it, oldest first.
+	Replaced []Replaced
 	// Err is nil, ErrExpired, ErrUsed, ErrRevoked, ErrLocked, ErrSessionEnded,
 	// ErrSessionTaken, ErrSessionLimit or ErrInstanceUnknown. Where it is not
 	// nil, nothing was used up.
 	Err error
+}
+
+// Replaced is a session that has ended for a newer one of its subject.
+type Replaced struct {
+	Entry Entry // that tells its node
+	Key   SessionKey
+	Token TokenID
 }
 
 // SessionKey orders sessions by their end.
@@ -420,6 +441,10 @@ const (
 	Revoke EntryKind = iota + 1
 	SetLock
 	LiftLock
+	// Replace ends one session, since newer ones of its subject are live. Redeem
+	// appends it, not Append. It denies nothing, and is dropped in its time whatever
+	// is kept before it.
+	Replace
 )
 
 // Selector says what an entry hits. One of Token, Session, Subject (with its

@@ -49,7 +49,7 @@ func (g *group) writeEntry(e *storage.Entry) error {
 			return err
 		}
 		return b.SetSequence(seq)
-	}); err != nil || e.Kind == storage.Revoke {
+	}); err != nil || e.Kind == storage.Revoke || e.Kind == storage.Replace {
 		return err
 	}
 	return g.bucket(locksBucket, func(b *bbolt.Bucket) error {

@@ -129,7 +129,7 @@ func (s *Store) rebuildSessions(tx *bbolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	return tx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
+	err = tx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
 		return eachSession(k, v, func(x *storage.Session) bool {
 			if !ended[grantedOf(x)] {
 				s.ledger.LoadSession(x)
@@ -137,6 +137,8 @@ func (s *Store) rebuildSessions(tx *bbolt.Tx) error {
 			return true
 		})
 	})
+	s.ledger.LoadLines()
+	return err
 }
 
 func (s *Store) rebuildLog(tx *bbolt.Tx) error {

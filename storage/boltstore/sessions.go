@@ -22,12 +22,26 @@ func (s *Store) Redeem(ctx context.Context, batch []storage.Redemption) ([]stora
 			return err
 		}
 		g.grant(sessions, observations, results, puts)
-		return nil
+		return g.replace(results)
 	}})
 	if err != nil {
 		return nil, err
 	}
 	return results, nil
+}
+
+// replace writes that sessions have ended for others.
+func (g *group) replace(results []storage.Redeemed) error {
+	for i := range results {
+		for j := range results[i].Replaced {
+			r := &results[i].Replaced[j]
+			g.ends = append(g.ends, record.Ended{Key: r.Key, Token: r.Token})
+			if err := g.writeEntry(&r.Entry); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // grant gathers what was granted of a batch. puts are records of all of it: they

@@ -40,6 +40,10 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, keep time.Duration) (s
 	if done.Entries, err = s.sweepLog(ctx, now); err != nil {
 		return done, err
 	}
+	n, err := s.sweepBriefs(ctx, now)
+	if done.Entries += n; err != nil {
+		return done, err
+	}
 	return done, s.sweepReceipts(ctx)
 }
 
@@ -333,6 +337,31 @@ func (s *Store) sweepLog(ctx context.Context, now time.Time) (n int, err error) 
 		}
 		err = s.do(ctx, &call{items: len(over), sweep: true, decide: func(g *group) error {
 			s.ledger.DropEntries(over)
+			return g.deleteAll(logBucket, keys)
+		}})
+		if err != nil {
+			return n, err
+		}
+		n += len(over)
+	}
+}
+
+// sweepBriefs drops entries that need not wait for those before them.
+func (s *Store) sweepBriefs(ctx context.Context, now time.Time) (n int, err error) {
+	for {
+		sequences := s.ledger.Brief(now.UnixMilli(), stepEntries)
+		if len(sequences) == 0 {
+			return n, nil
+		}
+		over := make([]storage.Entry, len(sequences))
+		keys := make([][]byte, len(sequences))
+		for i, seq := range sequences {
+			over[i] = storage.Entry{Revision: storage.Revision{Epoch: s.epoch, Sequence: seq}, Kind: storage.Replace}
+			keys[i] = number(seq)
+		}
+		err := s.do(ctx, &call{items: len(over), sweep: true, decide: func(g *group) error {
+			s.ledger.DropEntries(over)
+			g.pages += len(keys) // they lie apart
 			return g.deleteAll(logBucket, keys)
 		}})
 		if err != nil {

@@ -212,6 +212,10 @@ func (s *Store) Redeem(ctx context.Context, batch []storage.Redemption) ([]stora
 				continue // refused, or a retry
 			}
 			s.sessions[x.ID] = x
+			for _, r := range results[i].Replaced {
+				delete(s.sessions, r.Key.ID)
+				s.log = append(s.log, r.Entry)
+			}
 		}
 		return nil
 	})
@@ -326,12 +330,27 @@ func (s *Store) Sweep(ctx context.Context, now time.Time, keep time.Duration) (d
 		}
 		s.ledger.DropEntries(s.log[:done.Entries])
 		s.log = slices.Clone(s.log[done.Entries:])
+		done.Entries += s.dropBriefs(now)
 		s.receipts.sweep(s.dropped())
 		s.ledger.Commit(nil)
 		done.Tokens = s.forgetTokens()
 		return nil
 	})
 	return done, err
+}
+
+// dropBriefs drops entries that need not wait for those before them.
+func (s *Store) dropBriefs(now time.Time) int {
+	var over []storage.Entry
+	s.log = slices.DeleteFunc(s.log, func(e storage.Entry) bool {
+		drop := e.Kind == storage.Replace && !e.KeepUntil.After(now)
+		if drop {
+			over = append(over, e)
+		}
+		return drop
+	})
+	s.ledger.DropEntries(over)
+	return len(over)
 }
 
 // forgetTokens forgets tokens whose sweeping is committed.

@@ -57,6 +57,7 @@ type model struct {
 	receipts  modelReceipts
 	swept     time.Time // tokens that expire before are gone
 	now       time.Time
+	drawn     int // sessions, so that each begins at a time of its own
 }
 
 type modelUse struct {
@@ -95,13 +96,14 @@ func (m *model) drawToken(t *rapid.T) *storage.Token {
 
 func (m *model) drawSession(t *rapid.T) *storage.Session {
 	n := rapid.IntRange(1, 12).Draw(t, "session")
+	m.drawn++
 	return &storage.Session{
 		ID:        storage.SessionID{byte(n)},
 		Node:      "node-1",
 		Instance:  m.drawInstance(t),
 		ClientIP:  netip.AddrFrom4([4]byte{198, 51, 100, byte(n % 4)}),
 		Origin:    []byte{byte(rapid.SampledFrom([]int{1, 1, 1, 2}).Draw(t, "origin"))},
-		StartedAt: start,
+		StartedAt: start.Add(time.Duration(m.drawn) * time.Millisecond),
 		ExpiresAt: start.Add(time.Duration(n%5) * time.Minute),
 	}
 }
@@ -145,7 +147,7 @@ func (m *model) locked(t *storage.Token, s *storage.Session) bool {
 
 func (m *model) revoked(t *storage.Token, s *storage.Session) bool {
 	return slices.ContainsFunc(m.log, func(e storage.Entry) bool {
-		return e.Kind != storage.LiftLock && e.Revision.After(t.IssuedRevision) && (e.Selector.HitsToken(t) || s != nil && e.Selector.HitsSession(s))
+		return e.Kind != storage.LiftLock && e.Kind != storage.Replace && e.Revision.After(t.IssuedRevision) && (e.Selector.HitsToken(t) || s != nil && e.Selector.HitsSession(s))
 	})
 }
 
@@ -199,27 +201,33 @@ func (m *model) redeem(t *rapid.T) {
 			continue // only a token that was stored may be redeemed
 		}
 		batch = append(batch, storage.Redemption{Token: x, Session: m.drawSession(t),
-			SubjectSessions: uint32(rapid.IntRange(0, 3).Draw(t, "subject")), TenantSessions: uint32(rapid.IntRange(0, 4).Draw(t, "tenant"))})
+			SubjectSessions: uint32(rapid.IntRange(0, 3).Draw(t, "subject")), TenantSessions: uint32(rapid.IntRange(0, 4).Draw(t, "tenant")),
+			CloseOldest: rapid.Bool().Draw(t, "close"), KeepReplaced: time.Duration(rapid.IntRange(0, 3).Draw(t, "keep")) * time.Minute,
+			Renews: storage.SessionID{byte(rapid.IntRange(0, 12).Draw(t, "renews"))}})
 	}
 	got, err := m.store.Redeem(m.outer.Context(), batch)
 	if err != nil {
 		t.Fatal(err)
 	}
+	asOf := m.revision()
 	for i, r := range batch {
-		want := m.decide(r)
+		want := m.decide(r, asOf)
 		if got[i].Err != want.Err || got[i].Retried != want.Retried {
 			t.Fatalf("redeem %x as %x: %+v, want %+v", r.Token.ID, r.Session.ID, got[i], want)
 		}
 		if want.Err == nil && !reflect.DeepEqual(normalSession(got[i].Session), normalSession(want.Session)) {
 			t.Fatalf("redeem %x as %x:\n%+v, want\n%+v", r.Token.ID, r.Session.ID, got[i].Session, want.Session)
 		}
+		if !slices.EqualFunc(got[i].Replaced, want.Replaced, sameReplaced) {
+			t.Fatalf("redeem %x as %x: replaced\n%+v, want\n%+v", r.Token.ID, r.Session.ID, got[i].Replaced, want.Replaced)
+		}
 	}
 }
 
 // decide is the rule of Redeem, said once more.
-func (m *model) decide(r storage.Redemption) storage.Redeemed {
+func (m *model) decide(r storage.Redemption, asOf storage.Revision) storage.Redeemed {
 	t, s := r.Token, *r.Session
-	s.Token, s.TokenIP, s.IssuedRevision, s.AsOf = t.ID, t.ClientIP, t.IssuedRevision, m.revision()
+	s.Token, s.TokenIP, s.IssuedRevision, s.AsOf = t.ID, t.ClientIP, t.IssuedRevision, asOf
 	s.Tenant, s.Subject, s.Audience, s.Issuer = t.Tenant, t.Subject, t.Audience, t.Issuer
 	var first *modelUse
 	used, subject, tenant := uint32(0), uint32(0), uint32(0)
@@ -262,11 +270,37 @@ func (m *model) decide(r storage.Redemption) storage.Redeemed {
 		return storage.Redeemed{Err: storage.ErrUsed}
 	case first != nil:
 		return storage.Redeemed{Err: storage.ErrSessionTaken}
-	case r.SubjectSessions > 0 && subject+1 > r.SubjectSessions, r.TenantSessions > 0 && tenant+1 > r.TenantSessions:
+	case r.SubjectSessions > 0 && subject+1 > r.SubjectSessions && !r.CloseOldest:
 		return storage.Redeemed{Err: storage.ErrSessionLimit}
 	}
+	var old []*modelUse
+	for i := range m.uses { // in the order of their grants
+		u := &m.uses[i]
+		if r.SubjectSessions > 0 && subject-uint32(len(old)) >= r.SubjectSessions && u.live && u.session.Tenant == t.Tenant && u.session.Subject == t.Subject && u.session.ID != r.Renews {
+			old = append(old, u)
+		}
+	}
+	if r.TenantSessions > 0 && tenant-uint32(len(old))+1 > r.TenantSessions {
+		return storage.Redeemed{Err: storage.ErrSessionLimit}
+	}
+	var replaced []storage.Replaced
+	for _, u := range old {
+		u.live = false
+		m.head++
+		e := storage.Entry{
+			Revision: m.revision(), Kind: storage.Replace, Selector: storage.Selector{Session: u.session.ID},
+			CommittedAt: s.StartedAt, KeepUntil: s.StartedAt.Add(r.KeepReplaced),
+		}
+		m.log = append(m.log, e)
+		replaced = append(replaced, storage.Replaced{Entry: e, Key: storage.SessionKey{ExpiresAt: u.session.ExpiresAt, ID: u.session.ID}, Token: u.session.Token})
+	}
+	defer m.forget()
 	m.uses = append(m.uses, modelUse{session: &s, live: true})
-	return storage.Redeemed{Session: &s}
+	return storage.Redeemed{Session: &s, Replaced: replaced}
+}
+
+func sameReplaced(a, b storage.Replaced) bool {
+	return reflect.DeepEqual(a.Entry, b.Entry) && a.Key.ID == b.Key.ID && a.Key.ExpiresAt.Equal(b.Key.ExpiresAt) && a.Token == b.Token
 }
 
 // forget forgets sessions that are neither live nor of a stored token.
@@ -411,7 +445,18 @@ func (m *model) sweep(t *rapid.T) {
 		m.log = m.log[1:]
 		want.Entries++
 	}
-	m.receipts.sweep(m.head - uint64(len(m.log)))
+	m.log = slices.DeleteFunc(m.log, func(e storage.Entry) bool {
+		drop := e.Kind == storage.Replace && !e.KeepUntil.After(m.now)
+		if drop {
+			want.Entries++
+		}
+		return drop
+	})
+	through := m.head
+	if len(m.log) > 0 {
+		through = m.log[0].Revision.Sequence - 1
+	}
+	m.receipts.sweep(through)
 	if got != want {
 		t.Fatalf("swept %+v, want %+v", got, want)
 	}

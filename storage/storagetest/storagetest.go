@@ -41,6 +41,7 @@ func run(t *testing.T, open Open, reopen Reopen) {
 	}{
 		{"tokens", tokenCases},
 		{"redeem", redeemCases},
+		{"oldest", oldestCases},
 		{"retry", retryCases},
 		{"log", logCases},
 		{"sessions", sessionCases},

@@ -53,12 +53,14 @@ type Ledger struct {
 	standing index[[]denial] // locks
 	locks    map[storage.LockID]lock
 	requests map[requestID]uint64 // sequences by request id
+	briefs   []brief              // committed, in the order of their sequences
 
 	count     storage.Stats // of tokens, sessions, entries and locks
 	countSeen storage.Stats
 	gone      int // of the tokens counted, how many are swept
 
-	touched uint32 // see touch
+	touched uint32   // see touch
+	loading []loaded // until LoadLines
 
 	// Of the group under way; the writer's alone.
 	undo     []change
@@ -87,6 +89,7 @@ type use struct {
 	subject     uint32 // places in the tallies
 	tenant      uint32
 	instance    uint32
+	prev, next  uint32 // in the line of the subject
 	ended       bool
 	grantedNow  bool // by group, which may have ended it too
 }
@@ -124,6 +127,7 @@ func digest(id string) requestID {
 type change struct {
 	use     uint32
 	prior   uint32 // of a grant: the use that had its session id, and was over
+	newest  uint32 // of an end: the subject's newest use before
 	granted *storage.Session
 	undo    func()
 }
@@ -169,6 +173,10 @@ func (l *Ledger) Commit(show func()) {
 	}
 	for i := range l.dropped {
 		l.forgetEntry(&l.dropped[i])
+	}
+	l.forgetBriefs(l.dropped)
+	for i := range l.fresh {
+		l.keepBrief(&l.fresh[i])
 	}
 	l.sweptSeen.Store(l.swept)
 	for _, i := range l.ended {
@@ -235,7 +243,7 @@ func (l *Ledger) undoTo(n int) {
 		case c.granted != nil:
 			l.undoGrant(c)
 		default:
-			l.undoEnd(c.use)
+			l.undoEnd(c)
 		}
 	}
 	clear(l.undo[n:])

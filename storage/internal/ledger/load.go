@@ -33,7 +33,7 @@ func (l *Ledger) LoadUse(r record.Redemption) {
 	l.bySession.put(r.Session, i)
 }
 
-// LoadSession adds a live session.
+// LoadSession adds a live session, which LoadLines finds its place.
 func (l *Ledger) LoadSession(s *storage.Session) {
 	i := l.bySession.get(s.ID)
 	fresh := i == 0 // its token is swept
@@ -49,6 +49,7 @@ func (l *Ledger) LoadSession(s *storage.Session) {
 	u.subject = l.subjects.place(l.keys.key(s.Tenant, s.Subject))
 	u.tenant = l.tenants.place(l.keys.key(s.Tenant, ""))
 	u.instance = l.instances.place(s.Instance)
+	l.loading = append(l.loading, loaded{i, u.subject, s.StartedAt.UnixMilli(), s.ID})
 	l.subjects.add1(u.subject)
 	l.tenants.add1(u.tenant)
 	l.instances.add1(u.instance)
@@ -59,7 +60,8 @@ func (l *Ledger) LoadSession(s *storage.Session) {
 // LoadEntry adds an entry of the log.
 func (l *Ledger) LoadEntry(e *storage.Entry) {
 	seq := e.Revision.Sequence
-	if e.Kind != storage.LiftLock {
+	l.keepBrief(e)
+	if e.Kind != storage.LiftLock && e.Kind != storage.Replace {
 		sel := e.Selector
 		l.entries.put(&sel, hit{newest: seq, committed: seq})
 	}

@@ -74,9 +74,20 @@ func (l *Ledger) Append(e storage.Entry, rec Records) (entry storage.Entry, adde
 		})
 		l.count.Locks--
 	}
+	l.addFresh(e)
+	return e, true, nil
+}
+
+// addFresh keeps an entry for the group's later decisions.
+func (l *Ledger) addFresh(e storage.Entry) {
 	l.fresh = append(l.fresh, e)
 	l.later(func() { l.fresh = l.fresh[:len(l.fresh)-1] })
-	return e, true, nil
+}
+
+func (l *Ledger) keepBrief(e *storage.Entry) {
+	if e.Kind == storage.Replace {
+		l.briefs = append(l.briefs, brief{e.Revision.Sequence, e.KeepUntil.UnixMilli()})
+	}
 }
 
 func putBack[K comparable, V any](m map[K]V, k K, prior V, had bool) {
@@ -166,7 +177,8 @@ func (l *Ledger) setLift(k lock, seq uint64) {
 	}
 }
 
-// DropEntries forgets entries that begin the log, in their order.
+// DropEntries forgets entries in their order: such as begin the log, or Brief has
+// found.
 func (l *Ledger) DropEntries(entries []storage.Entry) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -72,9 +72,12 @@ func (l *Ledger) Redeem(batch []storage.Redemption, sessions []storage.Session, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.touch(batch, sessions)
+	// One for all: whoever checks the grant of a session must see it where a later
+	// one of the batch takes its place.
+	asOf := storage.Revision{Epoch: l.epoch, Sequence: l.head}
 	for i := range batch {
 		var err error
-		results[i], err = l.redeem(&batch[i], &sessions[i], observations[i], rec)
+		results[i], err = l.redeem(&batch[i], &sessions[i], asOf, observations[i], rec)
 		if err != nil {
 			return err
 		}
@@ -94,7 +97,7 @@ func (l *Ledger) touch(batch []storage.Redemption, sessions []storage.Session) {
 	l.touched = sum
 }
 
-func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, observation uint64, rec Records) (storage.Redeemed, error) {
+func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.Revision, observation uint64, rec Records) (storage.Redeemed, error) {
 	refused := func(err error) (storage.Redeemed, error) { return storage.Redeemed{Err: err}, nil }
 	t := r.Token
 	if t.ID.Expiry().UnixMilli() <= l.swept {
@@ -143,12 +146,22 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, observation u
 	}
 	whose := l.subjects.place(l.keys.key(t.Tenant, t.Subject))
 	tenant := l.tenants.place(l.keys.key(t.Tenant, ""))
-	if r.SubjectSessions > 0 && l.subjects.at(whose).n >= r.SubjectSessions ||
-		r.TenantSessions > 0 && l.tenants.at(tenant).n >= r.TenantSessions {
+	var old []uint32
+	if r.SubjectSessions > 0 && l.subjects.at(whose).n >= r.SubjectSessions {
+		if !r.CloseOldest {
+			return refused(storage.ErrSessionLimit)
+		}
+		old = l.oldest(r, whose)
+	}
+	if r.TenantSessions > 0 && l.tenants.at(tenant).n-uint32(len(old)) >= r.TenantSessions {
 		return refused(storage.ErrSessionLimit)
 	}
+	var replaced []storage.Replaced
+	for _, i := range old {
+		replaced = append(replaced, l.replace(i, s, r.KeepReplaced))
+	}
 
-	s.AsOf = storage.Revision{Epoch: l.epoch, Sequence: l.head}
+	s.AsOf = asOf
 	i := l.uses.take()
 	*l.uses.at(i) = use{
 		token:       t.ID,
@@ -172,8 +185,9 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, observation u
 	l.tenants.add1(tenant)
 	l.instances.add1(instance)
 	l.count.Sessions++
+	l.enqueue(i)
 	l.undo = append(l.undo, change{use: i, prior: prior, granted: s})
-	return storage.Redeemed{Session: s}, nil
+	return storage.Redeemed{Session: s, Replaced: replaced}, nil
 }
 
 // over reports whether nobody needs u any more: its session has ended, and its
@@ -184,6 +198,7 @@ func (l *Ledger) over(u *use) bool {
 
 func (l *Ledger) undoGrant(c *change) {
 	u := l.uses.at(c.use)
+	l.dequeue(c.use)
 	l.subjects.drop1(u.subject)
 	l.tenants.drop1(u.tenant)
 	l.instances.drop1(u.instance)
@@ -273,26 +288,33 @@ func (l *Ledger) EndSessions(ids []storage.SessionID, before int64, out []record
 		if u.ended || u.expires >= before {
 			continue
 		}
-		l.undo = append(l.undo, change{use: i})
-		if u.group != l.group {
-			u.group, u.grantedNow = l.group, false
-		}
-		u.ended = true
-		l.subjects.drop1(u.subject)
-		l.tenants.drop1(u.tenant)
-		l.instances.drop1(u.instance)
-		l.count.Sessions--
-		if l.over(u) {
-			l.ended = append(l.ended, i)
-		}
+		l.end(i)
 		out = append(out, record.Ended{Key: storage.SessionKey{ExpiresAt: time.UnixMilli(u.expires), ID: id}, Token: u.token})
 	}
 	return out
 }
 
-func (l *Ledger) undoEnd(i uint32) {
+// end ends a live session.
+func (l *Ledger) end(i uint32) {
 	u := l.uses.at(i)
+	l.undo = append(l.undo, change{use: i, newest: l.dequeue(i)})
+	if u.group != l.group {
+		u.group, u.grantedNow = l.group, false
+	}
+	u.ended = true
+	l.subjects.drop1(u.subject)
+	l.tenants.drop1(u.tenant)
+	l.instances.drop1(u.instance)
+	l.count.Sessions--
+	if l.over(u) {
+		l.ended = append(l.ended, i)
+	}
+}
+
+func (l *Ledger) undoEnd(c *change) {
+	u := l.uses.at(c.use)
 	u.ended = false // of this group it stays, which tells the same
+	l.requeue(c.use, c.newest)
 	l.subjects.add1(u.subject)
 	l.tenants.add1(u.tenant)
 	l.instances.add1(u.instance)

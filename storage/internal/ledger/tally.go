@@ -42,9 +42,10 @@ type tally[K ~[16]byte] struct {
 }
 
 type counter[K ~[16]byte] struct {
-	key K
-	n   uint32
-	pin bool // keeps its place at zero
+	key    K
+	n      uint32
+	newest uint32 // of the subject's uses that are live
+	pin    bool   // keeps its place at zero
 }
 
 func newTally[K ~[16]byte]() *tally[K] {
