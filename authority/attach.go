@@ -414,6 +414,8 @@ func entryOf(e *storage.Entry) *pb.Entry {
 	switch e.Kind {
 	case storage.Revoke:
 		out.Event = &pb.Entry_Revoked{Revoked: selectorOf(&e.Selector)}
+	case storage.Replace:
+		out.Event, out.Replaced = &pb.Entry_Revoked{Revoked: selectorOf(&e.Selector)}, true
 	case storage.SetLock:
 		out.Event = &pb.Entry_Locked{Locked: &pb.LockEntry{
 			LockId: hex.EncodeToString(e.Lock[:]), Selector: lockSelectorOf(&e.Selector), Revision: revisionOf(e.Revision),

@@ -27,6 +27,7 @@ func (s *Service) conclude(ctx context.Context, b *batch, c *caller, now time.Ti
 			granted++
 		}
 		b.lines = s.auditRedeem(b.lines, a, c, outcome, now)
+		b.lines = s.auditReplaced(b.lines, a, now)
 	}
 	s.metrics.granted.Add(float64(granted))
 	s.audit.add(b.lines, now)
@@ -116,6 +117,24 @@ func (s *Service) auditRedeem(lines []byte, a *attempt, c *caller, outcome strin
 		l = l.Uint("skipped_before", skipped)
 	}
 	return l.End(outcome)
+}
+
+// auditReplaced appends the lines of the sessions that have ended for an attempt's.
+func (s *Service) auditReplaced(lines []byte, a *attempt, now time.Time) []byte {
+	for i := range a.replaced {
+		r := &a.replaced[i]
+		var text [64]byte
+		l := auditlog.Begin(lines, now, "SessionEnd")
+		l = l.Hex("session_id", r.Key.ID[:])
+		l = l.Bytes("token_id", token.ID(r.Token).AppendTo(text[:0]))
+		l = l.Text("tenant", a.token.Tenant).Text("subject", a.token.Subject)
+		l = l.Hex("replaced_by", a.item.GetSessionId())
+		l = l.Uint("revision", r.Entry.Revision.Sequence)
+		l = l.Text("caller", self)
+		lines = l.End(pb.Reason_REASON_SESSION_REPLACED.Label())
+		s.metrics.replaced.Inc()
+	}
+	return lines
 }
 
 // strike counts refused mismatches against a token, and revokes it at the

@@ -27,9 +27,21 @@ type SessionConfig struct {
 	DefaultTTL time.Duration `yaml:"default_ttl" help:"how long a socket may live where the token's issuer does not say"`
 	MaxTTL     time.Duration `yaml:"max_ttl" help:"the longest session_ttl an issuer may ask for; lowering it also cuts tokens already issued"`
 	PerSubject uint32        `yaml:"per_subject" help:"live sessions of one subject over all nodes; 0 is without bound"`
+	AtLimit    AtLimit       `yaml:"at_limit" help:"what becomes of one above per_subject, or above the token's own bound: refuse_new, or close_oldest, which lets it in and closes the subject's oldest"`
 	PerTenant  uint32        `yaml:"per_tenant" help:"live sessions of one tenant over all nodes; 0 is without bound"`
 	MaxGrace   time.Duration `yaml:"max_grace" help:"the longest grace that a revocation may leave sockets to renew; 0 allows none"`
 }
+
+// AtLimit is what becomes of a session above what its subject may have.
+type AtLimit string
+
+// What it may be.
+const (
+	// RefuseNew refuses it.
+	RefuseNew AtLimit = "refuse_new"
+	// CloseOldest lets it in, and closes the subject's oldest.
+	CloseOldest AtLimit = "close_oldest"
+)
 
 // FleetConfig holds the nodes.
 type FleetConfig struct {
@@ -65,7 +77,7 @@ func slack(d time.Duration) time.Duration { return d/1000 + time.Second }
 func DefaultConfig() Config {
 	return Config{
 		Tokens:   TokenConfig{DefaultTTL: time.Minute, MaxTTL: time.Hour, MaxUses: 100},
-		Sessions: SessionConfig{DefaultTTL: 12 * time.Hour, MaxTTL: 7 * 24 * time.Hour, MaxGrace: 5 * time.Minute},
+		Sessions: SessionConfig{DefaultTTL: 12 * time.Hour, MaxTTL: 7 * 24 * time.Hour, MaxGrace: 5 * time.Minute, AtLimit: RefuseNew},
 		Fleet: FleetConfig{
 			HeartbeatInterval: time.Second,
 			AdmissionFence:    10 * time.Second,
@@ -93,6 +105,9 @@ func (c *Config) Validate() error {
 	}
 	bound("sessions.max_ttl", c.Sessions.MaxTTL, time.Second, year, "a socket outlives no login for longer")
 	bound("sessions.default_ttl", c.Sessions.DefaultTTL, time.Second, c.Sessions.MaxTTL, "sessions.max_ttl is the ceiling")
+	if a := c.Sessions.AtLimit; a != RefuseNew && a != CloseOldest {
+		problems = append(problems, fmt.Errorf("sessions.at_limit: %q is neither refuse_new nor close_oldest", string(a)))
+	}
 	bound("sessions.max_grace", c.Sessions.MaxGrace, 0, 24*time.Hour, "who must go at once has no grace, and who need not can log in again within a day")
 	bound("fleet.heartbeat_interval", c.Fleet.HeartbeatInterval, 10*time.Millisecond, time.Minute, "nodes live by their heartbeats")
 	bound("fleet.admission_fence", c.Fleet.AdmissionFence, 2*c.Fleet.HeartbeatInterval, time.Hour, "at least two heartbeats must fit")
@@ -124,4 +139,14 @@ func (c *Config) tokenLife() time.Duration { return 2 * c.Tokens.MaxTTL }
 // keepEntry is how long an entry of the log can still hit something.
 func (c *Config) keepEntry() time.Duration {
 	return c.tokenLife() + c.Sessions.MaxTTL + c.Fleet.releaseAfter()
+}
+
+// keepReplaced is how long the entry of a session that was replaced is kept: until
+// a node that lacks it has surely closed every socket. Without a session fence it
+// is kept as others are, since nodes are held to have all of these.
+func (c *Config) keepReplaced() time.Duration {
+	if d := c.Fleet.releaseAfter(); d > 0 {
+		return d
+	}
+	return c.keepEntry()
 }

@@ -23,9 +23,10 @@ type attempt struct {
 	asOf       storage.Revision
 	digest     token.Digest
 	renews     storage.SessionID // zero for none
-	late       bool              // its session is live: it may be a retry, whatever the time
-	reason     pb.Reason         // set once it is refused
-	mismatches []string          // bindings that did not fit and were let pass
+	replaced   []storage.Replaced
+	late       bool      // its session is live: it may be a retry, whatever the time
+	reason     pb.Reason // set once it is refused
+	mismatches []string  // bindings that did not fit and were let pass
 }
 
 // redeemBatch decides items. Its error fails the stream; what a hostile client
@@ -106,6 +107,7 @@ func (s *Service) redeemStored(ctx context.Context, b *batch, c *caller, instanc
 			Token: a.token, Session: &b.sessions[i],
 			SubjectSessions: a.room(tighter(a.token.Limits.SessionsPerSubject, s.cfg.Sessions.PerSubject)),
 			TenantSessions:  a.room(s.cfg.Sessions.PerTenant),
+			CloseOldest:     s.cfg.Sessions.AtLimit == CloseOldest, KeepReplaced: s.cfg.keepReplaced(), Renews: a.renews,
 		})
 		b.open = append(b.open, a)
 	}
@@ -121,6 +123,7 @@ func (s *Service) redeemStored(ctx context.Context, b *batch, c *caller, instanc
 	var ended []storage.SessionID
 	for i, a := range b.open {
 		r := &redeemed[i]
+		a.replaced = r.Replaced
 		if r.Err != nil {
 			if errors.Is(r.Err, storage.ErrInstanceUnknown) {
 				s.removeStale(instance, attached) // let it attach again

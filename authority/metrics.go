@@ -25,6 +25,7 @@ type metrics struct {
 	issued       *prometheus.CounterVec
 	redeemed     *prometheus.CounterVec
 	granted      prometheus.Counter // of redeemed: ok
+	replaced     prometheus.Counter
 	mismatches   *prometheus.CounterVec
 	revocations  *prometheus.CounterVec
 	batches      prometheus.Gauge // under way
@@ -64,6 +65,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) (*metrics, error) {
 		issued:       counter("tokens_issued_total", "Tokens asked for, by outcome: ok or a reason.", "outcome"),
 		redeemed:     counter("tokens_redeemed_total", "Redemptions asked for, by outcome: ok or a reason.", "outcome"),
 		mismatches:   counter("binding_mismatches_total", "Redemptions whose client did not fit the token's binding, refused or let pass.", "binding", "mode"),
+		replaced:     prometheus.NewCounter(prometheus.CounterOpts(opts("sessions_replaced_total", "Sessions that ended for a newer one of their subject."))),
 		revocations:  counter("revocations_total", "Revocations by kind of selector.", "selector"),
 		batches:      prometheus.NewGauge(prometheus.GaugeOpts(opts("redeem_batches", "Batches of redemptions being decided."))),
 		batchSeconds: prometheus.NewHistogram(histogram("redeem_batch_duration_seconds", "How long batches of redemptions took to decide and store.", callBounds)),
@@ -84,7 +86,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) (*metrics, error) {
 	build.Set(1)
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.calls, m.callSeconds, m.streams, m.refused, m.tlsFailed, m.connections, m.issued, m.redeemed, m.mismatches, m.revocations,
+		m.calls, m.callSeconds, m.streams, m.refused, m.tlsFailed, m.connections, m.issued, m.redeemed, m.mismatches, m.replaced, m.revocations,
 		m.batches, m.batchSeconds, m.batchTokens, m.sweepSeconds, m.swept, m.foreign, m.lag.enforced, m.lag.complete, build, newReadings(s),
 	} {
 		errs = append(errs, reg.Register(c))

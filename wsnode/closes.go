@@ -25,11 +25,13 @@ const (
 	codeTokenRevoked   ws.StatusCode = 4501
 	codeLocked         ws.StatusCode = 4503
 	codeForbidden      ws.StatusCode = 4504
+	codeReplaced       ws.StatusCode = 4509
 )
 
 // Why the node itself ends a session.
 var (
 	errRevoked        = errors.New("token or session revoked")
+	errReplaced       = errors.New("newer sessions of its subject are live, as many as may be")
 	errLocked         = errors.New("subject, tenant, address or issuer locked")
 	errSessionExpired = errors.New("session expired")
 	errDraining       = errors.New("node drains")
@@ -72,6 +74,8 @@ const (
 var closeTable = slices.Concat([]closeRule{
 	{errRevoked, codeTokenRevoked, pb.Reason_REASON_TOKEN_REVOKED, "token revoked", false},
 	{errLocked, codeLocked, pb.Reason_REASON_LOCKED, "locked", false},
+	// Two clients that came back by themselves would close each other for ever.
+	{errReplaced, codeReplaced, pb.Reason_REASON_SESSION_REPLACED, "opened elsewhere", false},
 	{errSessionExpired, codeSessionExpired, pb.Reason_REASON_SESSION_EXPIRED, "session expired", true},
 	{errDraining, codeServiceRestart, pb.Reason_REASON_DRAINING, "node restarts", true},
 	{errFence, codeTryAgainLater, pb.Reason_REASON_FENCED, "node has lost its authority", true},

@@ -57,6 +57,8 @@ var closes = []closed{
 		drive: func(l *lab, _ *wstest.Peer) { l.a.Revoke(wstest.BySession(l.calls.newest().Identity.Session)) }},
 	{rule: "its token's id is revoked", cause: errRevoked, code: 4501, text: "token revoked", reason: pb.Reason_REASON_TOKEN_REVOKED,
 		drive: func(l *lab, _ *wstest.Peer) { l.a.Revoke(wstest.ByToken(l.calls.newest().Identity.Token)) }},
+	{rule: "newer sessions take its place", cause: errReplaced, code: 4509, text: "opened elsewhere", reason: pb.Reason_REASON_SESSION_REPLACED,
+		drive: func(l *lab, _ *wstest.Peer) { l.a.Replace(l.calls.newest().Identity.Session) }},
 	{rule: "its address is revoked", cause: errRevoked, code: 4501, text: "token revoked", reason: pb.Reason_REASON_TOKEN_REVOKED,
 		drive: func(l *lab, _ *wstest.Peer) {
 			l.a.Revoke(&pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: "192.0.2.0/24"}})

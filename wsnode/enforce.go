@@ -28,8 +28,11 @@ func (e enforcer) Enforce(entries []verify.Entry) []verify.Count {
 	var hits []hit
 	for i := range entries {
 		cause := errRevoked
-		if entries[i].Lock {
+		switch {
+		case entries[i].Lock:
 			cause = errLocked
+		case entries[i].Replaced:
+			cause = errReplaced
 		}
 		for _, s := range e.n.sessions.hit(&entries[i]) {
 			if s.end(cause) { // else an entry before hit it, or it was ending

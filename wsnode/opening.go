@@ -177,6 +177,8 @@ func standingReason(of verify.Standing) pb.Reason {
 		return pb.Reason_REASON_TOKEN_REVOKED
 	case verify.Locked:
 		return pb.Reason_REASON_LOCKED
+	case verify.Replaced:
+		return pb.Reason_REASON_SESSION_ENDED
 	case verify.Unknown:
 		return pb.Reason_REASON_FENCED
 	}

@@ -44,6 +44,8 @@ type Entry struct {
 	Revision Revision
 	// Lock says that a lock closed the sessions, not a revocation.
 	Lock bool
+	// Replaced says that newer sessions took the place of the one that it ends.
+	Replaced bool
 	// GraceUntil is until when sessions may renew, by the authority's clock; zero
 	// where they must end at once.
 	GraceUntil time.Time
@@ -97,6 +99,7 @@ func entryFrom(in *pb.Entry) (Entry, error) {
 		if until := in.GetGraceUntil(); until != nil {
 			e.GraceUntil = until.AsTime()
 		}
+		e.Replaced = in.GetReplaced()
 		err = e.setSelector(ev.Revoked)
 	case *pb.Entry_Locked:
 		e.Lock = true

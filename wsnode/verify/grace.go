@@ -168,9 +168,9 @@ func (c *Client) endGrace(n *grace) {
 	g.setFirst()
 }
 
-// count keeps what an entry closed, for the authority.
+// count keeps what an entry closed, for the authority, if a receipt is made of it.
 func (c *Client) count(e *Entry, n Count) {
-	if n.Closed > 0 {
+	if n.Closed > 0 && !e.Replaced {
 		c.counts.add(&pb.Enforced{Sequence: e.Revision.Sequence, Closed: uint32(n.Closed), Lingering: uint32(n.Lingering)})
 	}
 }

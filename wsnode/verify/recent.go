@@ -81,6 +81,8 @@ func (r *recent) standing(g *Grant) Standing {
 		case !e.Hits(&g.Identity):
 		case e.Lock:
 			return Locked
+		case e.Replaced:
+			return Replaced
 		default:
 			return Revoked
 		}

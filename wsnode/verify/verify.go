@@ -138,6 +138,8 @@ const (
 	Revoked
 	// Locked says that a lock does.
 	Locked
+	// Replaced says that newer sessions of its subject have taken its place.
+	Replaced
 	// Unknown says that entries above AsOf are no longer kept: redeem again.
 	Unknown
 )

@@ -301,6 +301,13 @@ func (a *Authority) RevokeWithin(s *pb.Selector, grace time.Duration) *pb.Revisi
 	})
 }
 
+// Replace appends that newer sessions took the place of one.
+func (a *Authority) Replace(session [16]byte) *pb.Revision {
+	return a.append(func(e *pb.Entry) {
+		e.Event, e.Replaced = &pb.Entry_Revoked{Revoked: BySession(session)}, true
+	})
+}
+
 // Lock appends a lock to the log.
 func (a *Authority) Lock(s *pb.LockSelector) (id string, at *pb.Revision) {
 	at = a.append(func(e *pb.Entry) {

@@ -966,7 +966,11 @@ type Entry struct {
 	Event isEntry_Event `protobuf_oneof:"event"`
 	// Optional. Of a revocation with a grace: when that ends. Sessions that were
 	// live by then have so long to renew; nobody is admitted by it.
-	GraceUntil    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=grace_until,json=graceUntil,proto3" json:"grace_until,omitempty"`
+	GraceUntil *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=grace_until,json=graceUntil,proto3" json:"grace_until,omitempty"`
+	// Optional. Of a revoked session: it ends since newer ones of its subject are
+	// live, of which there may be only so many. No receipt waits for that, and what
+	// it closes need not be counted.
+	Replaced      bool `protobuf:"varint,6,opt,name=replaced,proto3" json:"replaced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1047,6 +1051,13 @@ func (x *Entry) GetGraceUntil() *timestamppb.Timestamp {
 		return x.GraceUntil
 	}
 	return nil
+}
+
+func (x *Entry) GetReplaced() bool {
+	if x != nil {
+		return x.Replaced
+	}
+	return false
 }
 
 type isEntry_Event interface {
@@ -2015,14 +2026,15 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\tLockEntry\x12\x17\n" +
 	"\alock_id\x18\x01 \x01(\tR\x06lockId\x12@\n" +
 	"\bselector\x18\x02 \x01(\v2$.gatehouse.authority.v1.LockSelectorR\bselector\x12<\n" +
-	"\brevision\x18\x03 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\"\xa4\x02\n" +
+	"\brevision\x18\x03 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\"\xc0\x02\n" +
 	"\x05Entry\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\x12<\n" +
 	"\arevoked\x18\x02 \x01(\v2 .gatehouse.authority.v1.SelectorH\x00R\arevoked\x12;\n" +
 	"\x06locked\x18\x03 \x01(\v2!.gatehouse.authority.v1.LockEntryH\x00R\x06locked\x12\x1c\n" +
 	"\bunlocked\x18\x04 \x01(\tH\x00R\bunlocked\x12;\n" +
 	"\vgrace_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"graceUntilB\a\n" +
+	"graceUntil\x12\x1a\n" +
+	"\breplaced\x18\x06 \x01(\bR\breplacedB\a\n" +
 	"\x05event\"\xf3\x01\n" +
 	"\x0fHeartbeatAnswer\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +

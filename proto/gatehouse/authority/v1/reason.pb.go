@@ -176,6 +176,8 @@ const (
 	// To hold the message against its schema would cost more than a message of
 	// its length may.
 	Reason_REASON_TOO_COMPLEX Reason = 107
+	// A newer session of the same subject has taken its place.
+	Reason_REASON_SESSION_REPLACED Reason = 108
 )
 
 // Enum value maps for Reason.
@@ -253,6 +255,7 @@ var (
 		105: "REASON_RENEWED",
 		106: "REASON_RENEWAL_RATE",
 		107: "REASON_TOO_COMPLEX",
+		108: "REASON_SESSION_REPLACED",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":                   0,
@@ -327,6 +330,7 @@ var (
 		"REASON_RENEWED":                       105,
 		"REASON_RENEWAL_RATE":                  106,
 		"REASON_TOO_COMPLEX":                   107,
+		"REASON_SESSION_REPLACED":              108,
 	}
 )
 
@@ -361,7 +365,7 @@ var File_gatehouse_authority_v1_reason_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xf6\x0e\n" +
+	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\x93\x0f\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1a\n" +
@@ -435,7 +439,8 @@ const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\x19REASON_APPLICATION_CLOSED\x10h\x12\x12\n" +
 	"\x0eREASON_RENEWED\x10i\x12\x17\n" +
 	"\x13REASON_RENEWAL_RATE\x10j\x12\x16\n" +
-	"\x12REASON_TOO_COMPLEX\x10kBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
+	"\x12REASON_TOO_COMPLEX\x10k\x12\x1b\n" +
+	"\x17REASON_SESSION_REPLACED\x10lBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
 
 var (
 	file_gatehouse_authority_v1_reason_proto_rawDescOnce sync.Once
