@@ -44,6 +44,7 @@ const CLOSES = [
   { code: 4500, again: "never", title: "Refused: handshake not understood", words: "The request asks for a route, method or protocol that is not here. It would happen again." },
   { code: 4501, again: "never", title: "The token was revoked", words: "Someone revoked this token, and every node closed its sockets: at once, or at the end of the grace they had to renew. A client must not come back by itself: the user has to log in again." },
   { code: 4503, again: "never", title: "Locked out", words: "The user, tenant, address or issuer is locked. A new token would be refused too, until the lock is lifted." },
+  { code: 4509, again: "never", title: "Opened elsewhere", words: "This user may have only so many sockets, and newer ones took this one's place. A client must not come back by itself, or two of them would close each other for ever." },
   { code: 4504, reason: "origin_not_allowed", again: "never", title: "Refused: this page may not connect", words: "The route does not allow the Origin this page comes from." },
   { code: 4504, again: "never", title: "Refused: not allowed here", words: "The token is for another audience, or the client asks for what this route does not do." },
 ];
