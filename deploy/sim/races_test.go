@@ -20,7 +20,7 @@ import (
 // outside, by changing what a node or the authority is told.
 type race struct {
 	name     string
-	off      rules
+	on, off  rules
 	schedule func(w *world, off bool)
 	broken   string // what is found without the rule
 }
@@ -62,7 +62,7 @@ func (w *world) begin(name string, dead ...*machine) *machine {
 	return m
 }
 
-var races = slices.Concat(apart, stuckLoops, renewals, graces)
+var races = slices.Concat(apart, stuckLoops, renewals, graces, oldest)
 
 // apart are races in which authority and node are apart, or one of them is gone.
 var apart = []race{
@@ -225,7 +225,7 @@ func TestRaces(t *testing.T) {
 	for _, r := range races {
 		t.Run(r.name, func(t *testing.T) {
 			for seed := range uint64(20) {
-				faults, trace := run(t, seed, rules{}, func(w *world) { r.schedule(w, false) })
+				faults, trace := run(t, seed, r.on, func(w *world) { r.schedule(w, false) })
 				if len(faults) > 0 {
 					t.Fatalf("seed %d:\n%s", seed, strings.Join(trace, "\n"))
 				}

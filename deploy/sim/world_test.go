@@ -129,6 +129,7 @@ type rules struct {
 	tap      func(*link, proto.Message)        // changes what nodes are told
 	hears    func(proto.Message)               // changes what nodes say
 	wrap     func(storage.Store) storage.Store // changes what the authority knows of its store
+	most     uint32                            // sessions of a subject, the newest; 0 leaves that to the seed
 	oneEpoch bool                              // a restore goes on with the history of its backup
 }
 
@@ -242,13 +243,14 @@ func (w *world) config() authority.Config {
 	cfg.Fleet.HeartbeatInterval, cfg.Fleet.AdmissionFence, cfg.Fleet.SessionFence = heartbeat, admissionFence, sessionFence
 	cfg.Fleet.MaxEntries = 3
 	cfg.Sessions.MaxGrace = maxGrace
+	cfg.Sessions.PerSubject, cfg.Sessions.AtLimit = w.most(), authority.CloseOldest
 	return cfg
 }
 
 func (w *world) startAuthority() {
 	// A process that is gone must not write any more, whatever its goroutines do.
 	p := &process{store: &storagetest.Faulty{Store: w.store}, audit: authority.NewAudit(io.Discard), ran: make(chan error, 1)}
-	var store storage.Store = p.store
+	var store storage.Store = keeper{p.store, w}
 	if w.rules.wrap != nil {
 		store = w.rules.wrap(store)
 	}
