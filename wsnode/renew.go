@@ -105,6 +105,7 @@ func (p *peer) concludeRenewal(a *verify.Attempt, o verify.Outcome, out []byte) 
 		p.n.verify.Ended(a.Session, pb.Reason_REASON_RENEWAL_MISMATCH, p.now)
 		return p.notRenewed(pb.Reason_REASON_RENEWAL_MISMATCH, 0, out)
 	}
+	g.Identity.Renewed = old.Identity.Renewing()
 	switch reason, again := p.settle(s, a, g); {
 	case again:
 		return out

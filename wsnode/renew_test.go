@@ -95,7 +95,7 @@ func TestRenewal(t *testing.T) {
 		}
 
 		l.a.Revoke(wstest.ByToken(old.ID))
-		l.a.Revoke(wstest.BySession(before.Identity.Session))
+		l.a.Replace(before.Identity.Session)
 		synctest.Wait()
 		exchange(p, "by the new token")
 		l.a.Revoke(wstest.ByToken(tok.ID))
@@ -107,6 +107,59 @@ func TestRenewal(t *testing.T) {
 		if closed := l.logs.lines(t, "session closed"); len(closed) != 1 || closed[0]["session_id"] != fmt.Sprintf("%x", renewed) {
 			t.Errorf("logged %v", closed)
 		}
+	})
+}
+
+// Who revokes a session by the name that it had before a renewal, or a few, means
+// its socket; unless that has renewed since, with a token issued after.
+func TestRevokedByAnEarlierName(t *testing.T) {
+	for _, c := range []struct {
+		renewals int
+		hit      bool
+	}{{1, true}, {4, true}, {5, false}} {
+		t.Run(fmt.Sprint(c.renewals), func(t *testing.T) {
+			inLab(t, withoutPings, func(l *lab) {
+				p := l.open(echoPath, wstest.Token{})
+				synctest.Wait()
+				first := l.calls.newest().Identity.Session
+				for range c.renewals {
+					l.renew(p, wstest.Token{})
+					l.wantRenewed(p, time.Hour)
+					time.Sleep(renewEvery)
+				}
+				l.a.Revoke(wstest.BySession(first))
+				synctest.Wait()
+				if !c.hit {
+					exchange(p, "of a name that nobody remembers")
+					return
+				}
+				p.WantClose(4501, "token revoked")
+				synctest.Wait()
+				if got := l.counted(); got != "map[1:1] []" {
+					t.Errorf("acknowledged %s", got)
+				}
+			})
+		})
+	}
+	inLab(t, withoutPings, func(l *lab) {
+		p := l.open(echoPath, wstest.Token{})
+		synctest.Wait()
+		l.a.RevokeWithin(wstest.BySession(l.calls.newest().Identity.Session), 10*time.Second)
+		wantRenewBy(p, 10*time.Second)
+		l.renew(p, wstest.Token{})
+		l.wantRenewed(p, time.Hour)
+		time.Sleep(time.Minute)
+		exchange(p, "by a token issued after it")
+	})
+	inLab(t, withoutPings, func(l *lab) { // a renewal with one from before does not shake it off
+		p := l.open(echoPath, wstest.Token{})
+		synctest.Wait()
+		early := l.token()
+		l.a.RevokeWithin(wstest.BySession(l.calls.newest().Identity.Session), 10*time.Second)
+		wantRenewBy(p, 10*time.Second)
+		p.Send(renewal(early))
+		l.wantRenewed(p, time.Hour)
+		p.WantClose(4501, "token revoked")
 	})
 }
 
@@ -480,7 +533,7 @@ func TestGrantsAreExchangedInOneStep(t *testing.T) {
 			t.Errorf("%d sessions after %v: %+v", n, c.g.Identity.Session[0], table)
 		}
 	}
-	if !table.remove(s) || table.remove(s) || len(table.byID)+len(table.byToken)+len(table.bySubject) != 0 {
+	if !table.remove(s) || table.remove(s) || len(table.byID)+len(table.renewed)+len(table.byToken)+len(table.bySubject) != 0 {
 		t.Errorf("left: %+v", table)
 	}
 }

@@ -1,6 +1,7 @@
 package wsnode
 
 import (
+	"cmp"
 	"sync"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -13,6 +14,7 @@ import (
 type sessions struct {
 	mu        sync.Mutex
 	byID      map[[16]byte]*session
+	renewed   map[[16]byte]*session // by what they have renewed
 	byToken   map[token.ID][]*session
 	bySubject map[string][]*session // of any tenant
 }
@@ -24,7 +26,7 @@ type place struct{ byToken, bySubject int }
 
 func newSessions() *sessions {
 	return &sessions{
-		byID: map[[16]byte]*session{}, byToken: map[token.ID][]*session{}, bySubject: map[string][]*session{},
+		byID: map[[16]byte]*session{}, renewed: map[[16]byte]*session{}, byToken: map[token.ID][]*session{}, bySubject: map[string][]*session{},
 	}
 }
 
@@ -43,6 +45,9 @@ func (t *sessions) put(s *session, g *verify.Grant, why func() pb.Reason) pb.Rea
 	s.grant = g
 	who := &g.Identity
 	t.byID[who.Session] = s
+	for _, id := range who.Renewed {
+		t.renewed[id] = s
+	}
 	s.place = place{len(t.byToken[who.Token]), len(t.bySubject[who.Subject])}
 	t.byToken[who.Token] = append(t.byToken[who.Token], s)
 	t.bySubject[who.Subject] = append(t.bySubject[who.Subject], s)
@@ -64,6 +69,9 @@ func (t *sessions) remove(s *session) bool {
 func (t *sessions) forget(s *session) {
 	who := &s.grant.Identity
 	delete(t.byID, who.Session)
+	for _, id := range who.Renewed {
+		delete(t.renewed, id)
+	}
 	drop(t.byToken, who.Token, s, func(s *session) *int { return &s.place.byToken })
 	drop(t.bySubject, who.Subject, s, func(s *session) *int { return &s.place.bySubject })
 }
@@ -141,7 +149,7 @@ func (t *sessions) hit(e *verify.Entry) []*session {
 			take(s)
 		}
 	default:
-		if s := t.byID[id]; s != nil {
+		if s := cmp.Or(t.byID[id], t.renewed[id]); s != nil {
 			take(s)
 		}
 	}

@@ -52,6 +52,8 @@ type session struct {
 	code     uint16
 	reason   string
 	was      bool // renewed: another session has its socket
+	first    [16]byte
+	renewals int // since that one was opened, on the same socket
 }
 
 // receipt is what the admin was told of one entry.
@@ -79,7 +81,7 @@ func (h *history) issued(id [16]byte, t *issued) {
 func (h *history) opened(m *machine, who *deliver.Identity) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	s := &session{id: who.Session, token: who.Token, m: m, ip: who.ClientAddr, accepted: []time.Time{time.Now()}}
+	s := &session{id: who.Session, first: who.Session, token: who.Token, m: m, ip: who.ClientAddr, accepted: []time.Time{time.Now()}}
 	h.w.event("%s opens session %s of token %x", m, short(s.id), s.token[12:])
 	if h.sessions[s.id] != nil {
 		h.w.fault("session %s is opened twice", short(s.id))
@@ -172,8 +174,9 @@ func (t *issued) hits(e *storage.Entry, s *session) bool {
 	switch {
 	case sel.Token != storage.TokenID{}:
 		return sel.Token == storage.TokenID(s.token)
-	case sel.Session != storage.SessionID{}: // that of a renewed session is not known here
-		return sel.Session == storage.SessionID(s.id)
+	case sel.Session != storage.SessionID{}: // of those on one socket only the first is known here
+		return sel.Session == storage.SessionID(s.id) ||
+			e.Kind != storage.Replace && sel.Session == storage.SessionID(s.first) && s.renewals <= 4
 	case sel.Subject != "":
 		return sel.Subject == t.subject && sel.Tenant == t.tenant
 	case sel.Tenant != "":

@@ -116,6 +116,7 @@ func (h *history) renewed(m *machine, old, next [16]byte) {
 		before := *s
 		before.was, before.code = true, 0 // what closed the socket, if anything has by now, ended the other
 		h.order[i] = &before
+		s.renewals++
 		s.token, s.id, s.accepted = next, [16]byte{}, []time.Time{time.Now()} // nobody tells the application its new id
 		h.order = append(h.order, s)
 		return

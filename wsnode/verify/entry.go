@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"time"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -37,6 +38,19 @@ type Identity struct {
 	TokenIP, ClientIP netip.Addr
 	// Issued is the log's head when the token was issued: entries above it hit.
 	Issued Revision
+	// Renewed are the sessions that it has renewed, one after the other, the newest
+	// last: as many as Renewing keeps.
+	Renewed [][16]byte
+}
+
+// maxRenewed is how many sessions are known that were renewed: whoever names one
+// has looked a few renewals ago.
+const maxRenewed = 4
+
+// Renewing is what a session that renews that of who has renewed.
+func (who *Identity) Renewing() [][16]byte {
+	from := max(0, len(who.Renewed)+1-maxRenewed)
+	return append(slices.Clone(who.Renewed[from:]), who.Session)
 }
 
 // Entry is one commit of the log, as far as sessions go.
@@ -66,7 +80,7 @@ func (e *Entry) Hits(who *Identity) bool { return e.Revision.After(who.Issued) &
 func (e *Entry) selects(who *Identity) bool {
 	switch {
 	case e.session != [16]byte{}:
-		return e.session == who.Session
+		return e.session == who.Session || !e.Replaced && slices.Contains(who.Renewed, e.session)
 	case !e.token.IsZero():
 		return e.token == who.Token
 	case e.subject != "":

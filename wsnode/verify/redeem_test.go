@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"reflect"
 	"slices"
 	"sync"
 	"testing"
@@ -32,7 +33,7 @@ func TestRedeem(t *testing.T) {
 		l.Redeem(first.Attempt)
 		synctest.Wait()
 		g := l.want(first, 0)
-		if g.Identity != (Identity{
+		if !reflect.DeepEqual(g.Identity, Identity{
 			Session: first.Session, Token: first.Token, Tenant: "acme", Subject: "u7", Issuer: "site",
 			ClientIP: first.ClientIP, Issued: Revision{1, 0},
 		}) || !slices.Equal(g.Scopes, []string{"chat"}) || g.Attributes["room"] != "1" || g.Limits != (Limits{100, 5}) ||
