@@ -28,6 +28,7 @@ type lease struct {
 	from      time.Duration // when the answered heartbeat was sent
 	fenced    bool          // sessions were ended since
 	attached  chan struct{} // closed once the instance was ever registered
+	next      chan struct{} // closed when it is registered the next time
 
 	// For lapsed, which takes no lock.
 	end    atomic.Int64 // when live sessions must end; never where that is without end
@@ -40,7 +41,7 @@ const never = math.MaxInt64
 const maxFence = 366 * 24 * time.Hour
 
 func (l *lease) init(clock func() time.Duration) {
-	l.clock, l.attached = clock, make(chan struct{})
+	l.clock, l.attached, l.next = clock, make(chan struct{}), make(chan struct{})
 	l.end.Store(never)
 }
 
@@ -53,6 +54,8 @@ func (l *lease) set(admission, session time.Duration) {
 	if !l.registered() {
 		close(l.attached)
 	}
+	close(l.next)
+	l.next = make(chan struct{})
 }
 
 func (l *lease) setEnd() {
@@ -71,6 +74,13 @@ func (l *lease) registered() bool {
 	default:
 		return false
 	}
+}
+
+// nextAttach is closed when the instance is registered the next time.
+func (l *lease) nextAttach() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.next
 }
 
 // waitAttached waits until the instance was registered.

@@ -498,3 +498,32 @@ func TestStopping(t *testing.T) {
 		l.want(b, pb.Reason_REASON_STOPPING)
 	})
 }
+
+// lateRedeem is an authority that takes no stream of redemptions for a while.
+type lateRedeem struct {
+	pb.NodeServiceClient
+	takes func() bool
+}
+
+func (c lateRedeem) Redeem(ctx context.Context, opts ...grpc.CallOption) (pb.NodeService_RedeemClient, error) {
+	if !c.takes() {
+		return nil, status.Error(codes.FailedPrecondition, "not attached")
+	}
+	return c.NodeServiceClient.Redeem(ctx, opts...)
+}
+
+// A node that attaches again redeems at once, however long its streams had to
+// wait between their attempts by then: as after a partition that is healed.
+func TestRedeemsAsSoonAsAttached(t *testing.T) {
+	const healed = 10 * time.Second
+	inLab(t, func(l *lab) {
+		l.api = lateRedeem{l.a.Client(), func() bool { return l.clock() >= healed }}
+	}, func(l *lab) {
+		l.at(healed)
+		l.a.Break(status.Error(codes.Unavailable, "cut"))
+		l.at(healed + 100*time.Millisecond) // attached again; the stream's own wait would last until 12.15 s
+		tried := l.redeemNew()
+		l.at(healed + 200*time.Millisecond)
+		l.want(tried, 0)
+	})
+}

@@ -220,9 +220,9 @@ func (c *Client) Instance() [16]byte { return c.instance }
 // still waits and closes the client.
 func (c *Client) Run(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { c.again(ctx, "attach", c.attach) })
-	wg.Go(func() { c.again(ctx, "redeem", c.redeem) })
-	wg.Go(func() { c.again(ctx, "report", c.report) })
+	wg.Go(func() { c.again(ctx, "attach", c.attach, func() <-chan struct{} { return nil }) })
+	wg.Go(func() { c.again(ctx, "redeem", c.redeem, c.lease.nextAttach) })
+	wg.Go(func() { c.again(ctx, "report", c.report, c.lease.nextAttach) })
 	wg.Go(func() { c.watch(ctx) })
 	wg.Go(func() { c.endGraces(ctx) })
 	wg.Wait()
@@ -238,12 +238,14 @@ func (c *Client) Close() {
 	}
 }
 
-// again runs one stream after another.
-func (c *Client) again(ctx context.Context, what string, stream func(context.Context) error) {
+// again runs one stream after another. It waits between them, the longer the more
+// have failed, but not long once what sooner gave before the stream is closed:
+// the authority was found to be there.
+func (c *Client) again(ctx context.Context, what string, stream func(context.Context) error, sooner func() <-chan struct{}) {
 	const low, high = 50 * time.Millisecond, 3 * time.Second
 	wait := low
 	for ctx.Err() == nil {
-		began := time.Now()
+		began, there := time.Now(), sooner()
 		err := stream(ctx)
 		if ctx.Err() != nil || errors.Is(err, errLeft) {
 			return
@@ -254,9 +256,17 @@ func (c *Client) again(ctx context.Context, what string, stream func(context.Con
 		c.log.Warn("stream to the authority ended", "stream", what, "error", err, "again_in", wait)
 		select {
 		case <-time.After(wait):
+			wait = min(2*wait, high)
+			continue
+		case <-there:
+			wait = low
+		case <-ctx.Done():
+			return
+		}
+		select {
+		case <-time.After(wait):
 		case <-ctx.Done():
 		}
-		wait = min(2*wait, high)
 	}
 }
 
