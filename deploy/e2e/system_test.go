@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -40,11 +41,13 @@ type system struct {
 	dir       string
 	state     string // of the authority
 	authority *process
-	listen    string // of the authority
-	admin     string // of the authority's health and metrics
-	config    string // of the authority
-	extra     string // more lines of the authority's configuration
-	under     []string
+	listen    string   // of the authority
+	admin     string   // of the authority's health and metrics
+	config    string   // of the authority
+	extra     string   // more lines of the authority's configuration
+	under     []string // what the authority is started by
+	nodeHost  string   // where nodes listen; loopback where empty
+	underNode []string // what nodes are started by
 	nodes     []*node
 }
 
@@ -263,7 +266,7 @@ const chatSchema = `{
 // addNode enrolls a node and starts it.
 func (s *system) addNode(name, more string) *node {
 	s.t.Helper()
-	n := &node{name: name, wss: address(s.t), plain: address(s.t), admin: address(s.t), config: filepath.Join(s.dir, name+".yaml")}
+	n := &node{name: name, wss: s.nodeAddress(), plain: s.nodeAddress(), admin: s.nodeAddress(), config: filepath.Join(s.dir, name+".yaml")}
 	cred := s.enroll("node", name)
 	tlsDir := filepath.Join(s.dir, name+"-tls")
 	ca, err := pki.Load(filepath.Join(s.state, "ca"), time.Now, rand.Reader)
@@ -290,9 +293,24 @@ limits: {new_per_address: {max: 100000}, unauthenticated_per_address: {max: 1000
 	return n
 }
 
+// nodeAddress is one for a node to listen at.
+func (s *system) nodeAddress() string {
+	s.t.Helper()
+	free := address(s.t)
+	if s.nodeHost == "" {
+		return free
+	}
+	_, port, err := net.SplitHostPort(free)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return net.JoinHostPort(s.nodeHost, port)
+}
+
 func (s *system) startNode(n *node) {
 	s.t.Helper()
-	n.process = start(s.t, bin("gatehouse-node"), "--config", n.config)
+	args := append(slices.Clone(s.underNode), bin("gatehouse-node"), "--config", n.config)
+	n.process = start(s.t, args[0], args[1:]...)
 	s.await(n.admin)
 }
 
