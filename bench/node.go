@@ -27,6 +27,10 @@ func serveNode(sp spec) (*server, error) {
 	route.SetDefaults()
 	route.Origins = []string{origin}
 	config.Routes = []wsnode.Route{route}
+	if sp.Portable {
+		config.Sockets.Driver = wsnode.PortableDriver
+	}
+	config.Sockets.PingInterval = 10 * time.Minute // to open many sockets takes longer than to be silent for too long
 	const many = 1_000_000
 	config.Limits.Unauthenticated.Max, config.Limits.UnauthenticatedPerAddress.Max = many, many
 	config.Limits.AuthenticatedPerAddress.Max, config.Limits.Sockets.Max = many, many

@@ -29,6 +29,7 @@ type spec struct {
 	Addr      string        // authority: where to listen; a free port where empty
 	MaxTTL    time.Duration // authority: of tokens, where that is above the default
 	Fill      fill          // authority: what is put into its store before it serves
+	Portable  bool          // node: its portable driver
 }
 
 // server is a started server of any kind.

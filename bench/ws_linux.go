@@ -12,27 +12,34 @@ import (
 )
 
 // wsServers are measured in turns; the first is the measure of the others.
-var wsServers = []struct{ kind, name string }{
-	{"floor", "raw epoll, nothing but the echo"},
-	{"node", "Gatehouse node, portable driver"},
-	{"gobwas", "gobwas/ws, goroutine per connection"},
-	{"gws", "lxzan/gws"},
-	{"gorilla", "gorilla/websocket"},
+var wsServers = []wsServer{
+	{spec{Kind: "floor"}, "raw epoll, nothing but the echo"},
+	{spec{Kind: "node"}, "Gatehouse node"},
+	{spec{Kind: "node", Portable: true}, "Gatehouse node, portable driver"},
+	{spec{Kind: "gobwas"}, "gobwas/ws, goroutine per connection"},
+	{spec{Kind: "gws"}, "lxzan/gws"},
+	{spec{Kind: "gorilla"}, "gorilla/websocket"},
 }
 
-// wsLab is an authority and every server of wsServers.
+type wsServer struct {
+	spec
+	name string
+}
+
+// wsLab is an authority and servers beside it.
 type wsLab struct {
+	kinds     []wsServer
 	authority *child
 	login     *grpc.ClientConn
 	servers   []*child
 }
 
-func (l *lab) startWS() (_ *wsLab, err error) {
+func (l *lab) startWS(kinds []wsServer) (_ *wsLab, err error) {
 	keys, err := l.keys()
 	if err != nil {
 		return nil, err
 	}
-	w := &wsLab{}
+	w := &wsLab{kinds: kinds}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, w.close())
@@ -44,8 +51,9 @@ func (l *lab) startWS() (_ *wsLab, err error) {
 	if w.login, err = l.dial(w.authority.addr, "login"); err != nil {
 		return nil, err
 	}
-	for _, s := range wsServers {
-		c, err := l.server(spec{Kind: s.kind, Keys: keys, Authority: w.authority.addr})
+	for _, s := range kinds {
+		s.Keys, s.Authority = keys, w.authority.addr
+		c, err := l.server(s.spec)
 		if err != nil {
 			return nil, err
 		}
@@ -86,7 +94,7 @@ func (w *wsLab) tokens(ctx context.Context, n int) ([]string, error) {
 }
 
 func benchWS(ctx context.Context, l *lab) (err error) {
-	w, err := l.startWS()
+	w, err := l.startWS(wsServers)
 	if err != nil {
 		return err
 	}
@@ -110,10 +118,10 @@ func (l *lab) echoCase(ctx context.Context, w *wsLab, n int, t *Table) (err erro
 		}
 		conns, err := openWS(w.servers[i].addr, tokens)
 		if err != nil {
-			return fmt.Errorf("%s: %w", s.kind, err)
+			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		defer func() { err = errors.Join(err, conns.close()) }()
-		contenders = append(contenders, contender{fmt.Sprintf("%s, %d connections", s.kind, n), func() (sample, error) {
+		contenders = append(contenders, contender{fmt.Sprintf("%s, %d connections", s.name, n), func() (sample, error) {
 			return l.measure(w.servers[i], conns.echo)
 		}})
 	}
@@ -137,7 +145,7 @@ func (l *lab) handshakeCase(ctx context.Context, w *wsLab) error {
 	authority := make([][]float64, len(wsServers))
 	var contenders []contender
 	for i, s := range wsServers {
-		contenders = append(contenders, contender{s.kind + " handshake", func() (sample, error) {
+		contenders = append(contenders, contender{s.name + " handshake", func() (sample, error) {
 			tokens, err := w.tokens(ctx, n)
 			if err != nil {
 				return sample{}, err
@@ -151,7 +159,7 @@ func (l *lab) handshakeCase(ctx context.Context, w *wsLab) error {
 				return drive(workers, forCount(n), numbered(func(j int) error { return wsOpenClose(w.servers[i].addr, tokens[j]) }))
 			})
 			if err != nil {
-				return sample{}, fmt.Errorf("%s: %w", s.kind, err)
+				return sample{}, fmt.Errorf("%s: %w", s.name, err)
 			}
 			after, err := w.authority.usage()
 			used := after.User + after.System - before.User - before.System
@@ -167,7 +175,7 @@ func (l *lab) handshakeCase(ctx context.Context, w *wsLab) error {
 		"handshakes/s", "CPU-µs each", "of the floor's CPU", "user µs", "allocs", "authority's CPU-µs", "p50 ms", "p99 ms")
 	for i, s := range wsServers {
 		m, behind := samples[i], none
-		if s.kind == "node" {
+		if s.Kind == "node" {
 			behind = middle(authority[i])
 		}
 		t.row(s.name, median(m, sample.rate), median(m, sample.cpuMicros), medianRatio(m, samples[0], sample.cpuMicros),

@@ -13,4 +13,6 @@ var errNeedsLinux = errors.New("needs Linux: the load and the floor are epoll lo
 
 func benchWS(context.Context, *lab) error { return errNeedsLinux }
 
+func benchWSMany(context.Context, *lab) error { return errNeedsLinux }
+
 func serveFloor(spec) (*server, error) { return nil, errNeedsLinux }

@@ -167,10 +167,11 @@ func writeAll(fd int, b []byte) error {
 	return err
 }
 
+// close resets the connections: ports that wait for late packets would run out.
 func (w *wsConns) close() error {
 	var errs []error
 	for _, c := range w.conns {
-		errs = append(errs, unix.Close(c.fd))
+		errs = append(errs, unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Close(c.fd))
 	}
 	return errors.Join(append(errs, unix.Close(w.epoll))...)
 }
