@@ -12,6 +12,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"syscall"
 	"time"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -72,7 +74,7 @@ func Save(ctx context.Context, api pb.MaintenanceServiceClient, path string, pro
 	if err := f.Sync(); err != nil {
 		return nil, err
 	}
-	if err := place(f.Name(), path); err != nil {
+	if err := place(f.Name(), path, syncFolder); err != nil {
 		return nil, err
 	}
 	return &Saved{Path: path, Begun: in.begun, SHA256: [sha256.Size]byte(in.sum.Sum(nil))}, nil
@@ -116,8 +118,9 @@ func (in *incoming) take(m *pb.BackupResponse) error {
 	return nil
 }
 
-// place gives a whole file its name, replacing none.
-func place(tmp, path string) error {
+// place gives a whole file its name, replacing none, and has the folder synced.
+// That a folder can't be is not the file's failure.
+func place(tmp, path string, sync func(dir string) error) error {
 	err := os.Link(tmp, path)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("%s %w", path, ErrExists)
@@ -130,7 +133,24 @@ func place(tmp, path string) error {
 			return err
 		}
 	}
-	d, err := os.Open(filepath.Dir(path))
+	err = sync(filepath.Dir(path))
+	for _, cannot := range []error{fs.ErrPermission, syscall.EINVAL, errors.ErrUnsupported} { // not readable; a file system without it
+		if errors.Is(err, cannot) {
+			return nil
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s is whole, but its name may be lost in a power cut: %w", path, err)
+	}
+	return nil
+}
+
+// syncFolder makes names that were changed in a folder last.
+func syncFolder(dir string) error {
+	if runtime.GOOS == "windows" { // has no sync of folders
+		return nil
+	}
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}

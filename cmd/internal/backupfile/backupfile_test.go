@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -133,6 +134,34 @@ func TestMeter(t *testing.T) {
 	for n, want := range map[uint64]string{1023: "1023 B", 1024: "1.0 KiB", 1 << 62: "4096.0 PiB"} {
 		if got := Size(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)
+		}
+	}
+}
+
+// A whole file is a backup though its folder can't be synced; that a sync has
+// failed is told, with where the file is.
+func TestPlace(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string // in the error; empty for none
+	}{
+		{nil, ""},
+		{&os.PathError{Op: "open", Path: "x", Err: syscall.EACCES}, ""},
+		{&os.PathError{Op: "sync", Path: "x", Err: syscall.EINVAL}, ""},
+		{&os.PathError{Op: "sync", Path: "x", Err: syscall.ENOTSUP}, ""},
+		{&os.PathError{Op: "sync", Path: "x", Err: syscall.EIO}, "a.backup is whole, but"},
+	} {
+		dir := t.TempDir()
+		tmp, path := filepath.Join(dir, "part"), filepath.Join(dir, "a.backup")
+		if err := os.WriteFile(tmp, []byte("all of it"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := place(tmp, path, func(string) error { return c.err })
+		if (err == nil) != (c.want == "") || err != nil && (!strings.Contains(err.Error(), c.want) || !errors.Is(err, syscall.EIO)) {
+			t.Errorf("%v: %v, want %q", c.err, err, c.want)
+		}
+		if text, err := os.ReadFile(path); string(text) != "all of it" {
+			t.Errorf("%v: the file has %q, %v", c.err, text, err)
 		}
 	}
 }
