@@ -152,6 +152,10 @@ func (v *verifier) freelist(id uint64) error {
 	for i := range n {
 		if free := u64(p[from+8*i:]); free < 2 || free >= v.high {
 			return fmt.Errorf("page %d: free page %d is none of its %d", id, free, v.high)
+		} else if v.seen[free] {
+			return fmt.Errorf("page %d: free page %d is free twice, or holds the list", id, free)
+		} else {
+			v.seen[free] = true // so that no tree can have it
 		}
 	}
 	return nil

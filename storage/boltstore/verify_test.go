@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -128,5 +129,33 @@ func TestFreePageInUse(t *testing.T) {
 	must(t, os.WriteFile(path, b, 0o600))
 	if _, err := Open(path, small); !errors.Is(err, storage.ErrCorrupt) {
 		t.Fatalf("error %v, want %v", err, storage.ErrCorrupt)
+	}
+}
+
+// A page that is both free and in use would be written over, and is refused, as is
+// one that is free twice.
+func TestVerifyRefusesFreePagesInUse(t *testing.T) {
+	whole := tree(t, true)
+	v := verifier{f: bytes.NewReader(whole), pageSize: 1024}
+	m, err := v.meta()
+	must(t, err)
+	at := m.freelist * 1024
+	n := u16(whole[at+10:])
+	if n < 2 {
+		t.Fatalf("%d pages are free", n)
+	}
+	put := func(i int, page uint64) []byte {
+		b := bytes.Clone(whole)
+		binary.NativeEndian.PutUint64(b[at+pageHeaderSize+uint64(8*i):], page)
+		return b
+	}
+	for what, b := range map[string][]byte{
+		"the root":          put(0, m.root),
+		"the list itself":   put(0, m.freelist),
+		"another free page": put(0, u64(whole[at+pageHeaderSize+8:])),
+	} {
+		if err := verify(bytes.NewReader(b), int64(len(b)), 1024); err == nil {
+			t.Errorf("%s is free, and it is accepted", what)
+		}
 	}
 }
