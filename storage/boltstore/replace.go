@@ -3,6 +3,7 @@ package boltstore
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,21 +22,41 @@ type claim struct {
 	db     *bbolt.DB // nil where the file can't be opened
 	why    error     // that is so
 	system storage.SystemID
+	folder io.Closer // the lock of the folder
 }
 
-// take takes the store at path. What can't be opened needs no lock.
-func take(path string) (*claim, error) {
+// take takes the store at path, and the folder from other restores and
+// compactions, which take it too: so what these have left is nobody's any more. A
+// store that can't be opened needs no lock of its own.
+func take(path string) (_ *claim, err error) {
 	h := &claim{path: path}
+	if h.folder, err = lockFolder(filepath.Dir(path)); err != nil {
+		return nil, err
+	}
+	if err := h.open(); err != nil {
+		return nil, errors.Join(err, h.release())
+	}
+	if h.folder != nil || h.db != nil {
+		for _, name := range leftovers(path) {
+			_ = os.Remove(name)
+		}
+	}
+	return h, nil
+}
+
+// open takes the store itself.
+func (h *claim) open() error {
+	path := h.path
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
-		return h, nil
+		return nil
 	}
 	h.exists = true
 	switch err := inspect(path); {
 	case errors.Is(err, storage.ErrCorrupt), errors.Is(err, storage.ErrNewer):
 		h.why = err
-		return h, nil
+		return nil
 	case err != nil:
-		return nil, err
+		return err
 	}
 	var file *os.File
 	db, err := openFile(path, &bbolt.Options{
@@ -49,23 +70,20 @@ func take(path string) (*claim, error) {
 		if file != nil {
 			_ = file.Close() // and with it the lock that bbolt may hold still
 		}
-		return nil, err
+		return err
 	}
 	h.db = db
 	if err := sameFile(file, path); err != nil {
-		return nil, errors.Join(err, h.release())
+		return err
 	}
 	err = db.View(func(tx *bbolt.Tx) error {
 		h.system = systemOf(tx)
 		return nil
 	})
 	if err != nil {
-		return nil, errors.Join(err, h.release())
+		return err
 	}
-	for _, name := range leftovers(path) {
-		_ = os.Remove(name)
-	}
-	return h, nil
+	return nil
 }
 
 // leftovers are files that a restore or a compaction which was killed has left.
@@ -79,11 +97,15 @@ func leftovers(path string) (names []string) {
 
 // release lets other processes have the store, once.
 func (h *claim) release() error {
-	db := h.db
-	if h.db = nil; db == nil {
-		return nil
+	var errs []error
+	if h.db != nil {
+		errs = append(errs, h.db.Close())
 	}
-	return db.Close()
+	if h.folder != nil {
+		errs = append(errs, h.folder.Close())
+	}
+	h.db, h.folder = nil, nil
+	return errors.Join(errs...)
 }
 
 const (

@@ -452,3 +452,39 @@ func TestOpenWhileReplaced(t *testing.T) {
 		t.Errorf("%v, want ErrInUse", err)
 	}
 }
+
+// What a restore that was killed has left goes with the next one, be there a
+// store or not, but not while another is under way.
+func TestRestoreRemovesLeftovers(t *testing.T) {
+	s := open(t, example(t), small)
+	backup := backupOf(t, s)
+	must(t, s.Close())
+	for what, prepare := range map[string]func(path string) error{
+		"no store":        func(string) error { return nil },
+		"a damaged store": func(path string) error { return os.WriteFile(path, []byte("damaged"), 0o600) },
+		"a store":         func(path string) error { return os.WriteFile(path, examplePages, 0o600) },
+	} {
+		path := filepath.Join(t.TempDir(), "gatehouse.db")
+		must(t, prepare(path))
+		left := filepath.Join(filepath.Dir(path), ".gatehouse.db.restore-123")
+		must(t, os.WriteFile(left, []byte("half"), 0o600))
+		lock, err := lockFolder(filepath.Dir(path))
+		must(t, err)
+		if lock == nil {
+			t.Skip("folders can't be locked here")
+		}
+		if _, err := Restore(path, bytes.NewReader(backup), RestoreOptions{Foreign: true}); !errors.Is(err, storage.ErrInUse) {
+			t.Errorf("%s, and another restore under way: %v", what, err)
+		}
+		if _, err := os.Stat(left); err != nil {
+			t.Errorf("%s: the other restore's file is gone: %v", what, err)
+		}
+		must(t, lock.Close())
+		if _, err := Restore(path, bytes.NewReader(backup), RestoreOptions{Foreign: true}); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+		if left := leftovers(path); len(left) > 0 {
+			t.Errorf("%s: %v is left", what, left)
+		}
+	}
+}
