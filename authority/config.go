@@ -136,9 +136,11 @@ const (
 // not_before may lie a whole ttl ahead.
 func (c *Config) tokenLife() time.Duration { return 2 * c.Tokens.MaxTTL }
 
-// keepEntry is how long an entry of the log can still hit something.
+// keepEntry is how long an entry of the log can still hit something. Even were a
+// session's life nothing, what it hits is swept before it is: so an entry that
+// was dropped by a clock that ran ahead is not missed once that has gone back.
 func (c *Config) keepEntry() time.Duration {
-	return c.tokenLife() + c.Sessions.MaxTTL + c.Fleet.releaseAfter()
+	return c.tokenLife() + c.Sessions.MaxTTL + c.Fleet.releaseAfter() + sweepKeep + sweepUnit
 }
 
 // keepReplaced is how long the entry of a session that was replaced is kept: until

@@ -114,7 +114,7 @@ func scoped(c *caller, id string) string {
 // sessions with a row for every instance registered by then.
 func (s *Service) appendEntry(ctx context.Context, e storage.Entry) (storage.Entry, error) {
 	e.CommittedAt = s.now()
-	e.KeepUntil = e.CommittedAt.Add(s.cfg.keepEntry() + e.Grace)
+	e.KeepUntil = s.newest.after(e.CommittedAt).Add(s.cfg.keepEntry() + e.Grace)
 	e, err := s.store.Append(s.carried(ctx), e)
 	if err != nil {
 		return e, fmt.Errorf("append to the log: %w", err)

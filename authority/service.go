@@ -69,6 +69,7 @@ type Service struct {
 	keys     atomic.Pointer[keyring]
 	tls      atomic.Pointer[tls.Config] // that callers are served with; nil without
 	conns    *connections
+	newest   newest
 
 	sampler      *sampler
 	enforcements enforcements
@@ -118,6 +119,13 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read acknowledgements: %w", err)
 	}
+	s.newest.see(p.Now(), s.log)
+	for _, c := range s.callers.all() {
+		s.newest.seen(c.CreatedAt)
+	}
+	for _, i := range s.fleet.snapshot() {
+		s.newest.seen(i.RegisteredAt)
+	}
 	s.receipts = newReceipts(s.fleet, head, cfg.Fleet.releaseAfter(), acknowledged)
 	if s.metrics, err = newMetrics(p.Metrics, s); err != nil {
 		return nil, err
@@ -137,6 +145,9 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 // sweepKeep is how long an expired token is still known, so that a handshake
 // that comes late is refused with the exact reason.
 const sweepKeep = 2 * time.Minute
+
+// sweepUnit is by how much the store may keep a token longer than it was told.
+const sweepUnit = time.Minute
 
 // Run sweeps what has expired, rotates edge keys, releases dead nodes and keeps
 // what nodes acknowledge until ctx ends or the store fails; then it returns why.
@@ -165,6 +176,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 func (s *Service) tend(ctx context.Context) error {
 	now := s.now()
+	s.newest.see(now, s.log)
 	s.tellAudit(now)
 	s.watchAudit()
 	s.strikes.sweep(now)
