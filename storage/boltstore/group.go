@@ -186,14 +186,14 @@ const usesPerRecord = 18
 
 func (g *group) writeUses() error {
 	slices.SortStableFunc(g.uses, func(a, b record.Redemption) int {
-		return cmp.Compare(minuteOf(a.Token), minuteOf(b.Token))
+		return cmp.Compare(a.Slot, b.Slot)
 	})
 	all := g.tx.Bucket(usesBucket)
 	all.FillPercent = fillPercent
 	for rest := g.uses; len(rest) > 0; {
-		minute := minuteOf(rest[0].Token)
+		minute := rest[0].Slot
 		n := 1
-		for n < len(rest) && minuteOf(rest[n].Token) == minute {
+		for n < len(rest) && rest[n].Slot == minute {
 			n++
 		}
 		if err := g.writeMinuteUses(all, minute, rest[:n]); err != nil {

@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"encoding/binary"
+	"time"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
@@ -30,7 +31,8 @@ import (
 //
 // A slot is (minute, shard). One minute per slot, not one second: tokens that
 // live for weeks would lie one or two to a page, and those that live for a
-// minute would be redeemed in sixty buckets at a time.
+// minute would be redeemed in sixty buckets at a time. Uses of tokens that live
+// for longer share slots of more minutes, named by their last: see useMinute.
 var (
 	metaBucket        = []byte("meta")
 	tokensBucket      = []byte("tokens")
@@ -99,6 +101,24 @@ const msPerMinute = 60_000
 func minuteOf(id storage.TokenID) uint64 {
 	return uint64(id.Expiry().UnixMilli()) / msPerMinute
 }
+
+// useMinute is the minute of the slot that takes the uses of a token: the one in
+// which the token expires or, of a token that lives for long, the last of the 4,
+// 16, 64 and so on that expire with it there. Tokens of many lives are redeemed
+// side by side, and each slot that a commit writes to costs it a page or two. A
+// use is kept for up to half of its token's life longer for that.
+func useMinute(id storage.TokenID, issued time.Time) uint64 {
+	minute := minuteOf(id)
+	life := id.Expiry().Sub(issued) / time.Minute
+	span := uint64(1)
+	for limit := time.Duration(8); life >= limit && span < maxUseSpan; limit *= 4 {
+		span *= 4
+	}
+	return minute | (span - 1)
+}
+
+// maxUseSpan is about eleven days.
+const maxUseSpan = 1 << 14
 
 // prefixOf is the beginning of an id, its time and 16 of its random bits, as a
 // number that orders as ids do.

@@ -21,7 +21,7 @@ func (s *Store) Redeem(ctx context.Context, batch []storage.Redemption) ([]stora
 		if err := s.ledger.Redeem(batch, sessions, observations, results, g); err != nil {
 			return err
 		}
-		g.grant(sessions, observations, results, puts)
+		g.grant(batch, sessions, observations, results, puts)
 		return g.replace(results)
 	}})
 	if err != nil {
@@ -46,7 +46,7 @@ func (g *group) replace(results []storage.Redeemed) error {
 
 // grant gathers what was granted of a batch. puts are records of all of it: they
 // serve if it was granted whole, as most are.
-func (g *group) grant(sessions []storage.Session, observations []uint64, results []storage.Redeemed, puts []sessionsPut) {
+func (g *group) grant(batch []storage.Redemption, sessions []storage.Session, observations []uint64, results []storage.Redeemed, puts []sessionsPut) {
 	var asOf storage.Revision
 	granted := 0
 	for i := range sessions {
@@ -55,7 +55,10 @@ func (g *group) grant(sessions []storage.Session, observations []uint64, results
 			continue // refused, or a retry
 		}
 		asOf = x.AsOf
-		g.uses = append(g.uses, record.Redemption{Token: x.Token, Session: x.ID, Observation: observations[i]})
+		g.uses = append(g.uses, record.Redemption{
+			Token: x.Token, Session: x.ID, Observation: observations[i],
+			Slot: useMinute(x.Token, batch[i].Token.IssuedAt),
+		})
 		granted++
 	}
 	if granted < len(sessions) {

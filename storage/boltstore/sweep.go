@@ -204,9 +204,28 @@ func (s *Store) dropSlots(ctx context.Context, bucket []byte, at []slot) error {
 	}})
 }
 
+// touchSlots has the system read the pages of slots of tokens. To drop a slot is to
+// look at each of its pages: where they are not in memory, as after a start, the
+// writers must not wait for the disk as often.
+func (s *Store) touchSlots(ctx context.Context, at []slot) error {
+	return s.view(ctx, func(tx *bbolt.Tx) error {
+		for _, x := range at {
+			if b := tx.Bucket(tokensBucket).Bucket(x.key()); b != nil {
+				if err := b.ForEach(func(_, _ []byte) error { return nil }); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
 func (s *Store) dropTokens(ctx context.Context, swept int64) (more bool, err error) {
 	at, more, err := s.overSlots(ctx, tokensBucket, swept)
 	if err != nil || len(at) == 0 {
+		return false, err
+	}
+	if err := s.touchSlots(ctx, at); err != nil {
 		return false, err
 	}
 	if err := s.dropSlots(ctx, tokensBucket, at); err != nil {

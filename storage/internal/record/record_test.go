@@ -224,7 +224,7 @@ func TestHandMatchesGenerated(t *testing.T) {
 			},
 			AsOfEpoch: 5, AsOfSequence: 1<<64 - 1,
 		}},
-		"redemptions": {AppendRedemptions(nil, []Redemption{{x.ID, s.ID, 77}, {storage.TokenID{}, storage.SessionID{}, 0}}), &storagev1.Redemptions{
+		"redemptions": {AppendRedemptions(nil, []Redemption{{Token: x.ID, Session: s.ID, Observation: 77, Slot: 9}, {}}), &storagev1.Redemptions{
 			Redemptions: []*storagev1.Redemption{
 				{TokenId: x.ID[:], SessionId: s.ID[:], Observation: 77},
 				{TokenId: make([]byte, 16), SessionId: make([]byte, 16)},
@@ -394,7 +394,7 @@ func TestAllocs(t *testing.T) {
 	}{
 		"encode token":       {0, func() { buf = AppendIssued(AppendToken(buf[:0], x), x.IssuedRevision) }},
 		"encode sessions":    {0, func() { buf = AppendAsOf(AppendSessions(buf[:0], two), s.AsOf) }},
-		"encode redemptions": {0, func() { buf = AppendRedemptions(buf[:0], []Redemption{{x.ID, s.ID, 1}}) }},
+		"encode redemptions": {0, func() { buf = AppendRedemptions(buf[:0], []Redemption{{Token: x.ID, Session: s.ID, Observation: 1}}) }},
 		"observation":        {0, func() { Observation(s) }},
 		"decode token":       {2, func() { var t storage.Token; _ = Token(x.ID, b, &t) }},
 	} {
