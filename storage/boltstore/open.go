@@ -201,6 +201,7 @@ func inspect(path string) error {
 	if info, err = f.Stat(); err != nil { // it may have grown before it was locked
 		return describe(path, err)
 	}
+	defer readAhead(f, info.Size())()
 	return describe(path, guard(func() error {
 		if err := verify(f, info.Size(), db.Info().PageSize); err != nil {
 			return err

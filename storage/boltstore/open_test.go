@@ -357,3 +357,21 @@ func TestSlotsAreFoundAgain(t *testing.T) {
 	}
 	check(t, s)
 }
+
+// A file none of which is in memory is read in the order of the disk; stop ends
+// that at once, as an error does.
+func TestReadAhead(t *testing.T) {
+	path := t.TempDir() + "/file"
+	must(t, os.WriteFile(path, make([]byte, 4<<20), 0o600))
+	f, err := os.Open(path)
+	must(t, err)
+	for range 100 {
+		readAhead(f, 4<<20)()
+	}
+	must(t, f.Close())
+	readAhead(f, 4<<20)() // of a closed file, as of one that can't be read ahead: nothing
+	f, err = os.Open(t.TempDir())
+	must(t, err)
+	defer f.Close()
+	readAhead(f, 1<<60)()
+}

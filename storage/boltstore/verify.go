@@ -71,8 +71,9 @@ const (
 type verifier struct {
 	f        io.ReaderAt
 	pageSize int
-	high     uint64 // pages from here on are not in use
-	seen     []bool // pages met
+	high     uint64               // pages from here on are not in use
+	seen     []bool               // pages met
+	buffers  [maxDepth + 2][]byte // by depth: a page is needed until those below it are verified
 }
 
 type meta struct{ root, freelist, high, tx uint64 }
@@ -106,12 +107,13 @@ func (v *verifier) meta() (meta, error) {
 	return found, nil
 }
 
-// read reads a page with its overflow, and marks both as met.
-func (v *verifier) read(id uint64) (p []byte, err error) {
+// read reads a page with its overflow, and marks both as met. It lives until the
+// next one of its depth is read.
+func (v *verifier) read(id uint64, depth int) (p []byte, err error) {
 	if id < 2 || id >= v.high {
 		return nil, fmt.Errorf("page %d is none of its %d", id, v.high)
 	}
-	p = make([]byte, v.pageSize)
+	p = v.buffer(depth, v.pageSize)
 	if _, err := v.f.ReadAt(p, int64(id)*int64(v.pageSize)); err != nil {
 		return nil, fmt.Errorf("page %d: %w", id, err)
 	}
@@ -123,7 +125,7 @@ func (v *verifier) read(id uint64) (p []byte, err error) {
 		return nil, fmt.Errorf("page %d runs over the end", id)
 	}
 	if overflow > 0 {
-		p = make([]byte, (overflow+1)*uint64(v.pageSize))
+		p = v.buffer(depth, int(overflow+1)*v.pageSize)
 		if _, err := v.f.ReadAt(p, int64(id)*int64(v.pageSize)); err != nil {
 			return nil, fmt.Errorf("page %d: %w", id, err)
 		}
@@ -137,8 +139,15 @@ func (v *verifier) read(id uint64) (p []byte, err error) {
 	return p, nil
 }
 
+func (v *verifier) buffer(depth, size int) []byte {
+	if cap(v.buffers[depth]) < size {
+		v.buffers[depth] = make([]byte, size)
+	}
+	return v.buffers[depth][:size]
+}
+
 func (v *verifier) freelist(id uint64) error {
-	p, err := v.read(id)
+	p, err := v.read(id, 0)
 	if err != nil {
 		return err
 	}
@@ -167,12 +176,12 @@ type bounds struct{ low, high []byte }
 
 // page verifies the tree below a page. The root of a tree may be empty.
 func (v *verifier) page(id uint64, in bounds, depth int, root bool) error {
-	p, err := v.read(id)
-	if err != nil {
-		return err
-	}
 	if depth > maxDepth {
 		return fmt.Errorf("page %d lies too deep", id)
+	}
+	p, err := v.read(id, depth)
+	if err != nil {
+		return err
 	}
 	switch u16(p[8:]) {
 	case branchFlag:
