@@ -105,13 +105,13 @@ func minuteOf(id storage.TokenID) uint64 {
 // useMinute is the minute of the slot that takes the uses of a token: the one in
 // which the token expires or, of a token that lives for long, the last of the 4,
 // 16, 64 and so on that expire with it there. Tokens of many lives are redeemed
-// side by side, and each slot that a commit writes to costs it a page or two. A
-// use is kept for up to half of its token's life longer for that.
+// side by side, and each slot that a commit writes to costs it some pages. A use is
+// kept for up to its token's life longer for that.
 func useMinute(id storage.TokenID, issued time.Time) uint64 {
 	minute := minuteOf(id)
 	life := id.Expiry().Sub(issued) / time.Minute
 	span := uint64(1)
-	for limit := time.Duration(8); life >= limit && span < maxUseSpan; limit *= 4 {
+	for span < maxUseSpan && life >= time.Duration(4*span) {
 		span *= 4
 	}
 	return minute | (span - 1)
