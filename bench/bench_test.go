@@ -87,7 +87,7 @@ var sometimes = []string{
 
 // maybeZero are the columns of counts of what need not happen, and of what only
 // some systems tell.
-var maybeZero = []string{"granted", "503 with Retry-After", "unanswered", "longest commit ms", "allocations", "allocs"}
+var maybeZero = []string{"granted", "503 with Retry-After", "no session", "longest commit ms", "allocations", "allocs"}
 
 // sanity says what is impossible about a figure.
 func sanity(column string, v *float64) string {

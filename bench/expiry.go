@@ -92,6 +92,7 @@ func (l *lab) expireOnce(ctx context.Context, x *expiry) (s sample, err error) {
 	if _, err := x.authority.ask(order{Do: "expire", Time: expires, Count: x.tokens}); err != nil {
 		return s, err
 	}
+	time.Sleep(5 * l.settle) // the disk has much to write
 	for _, p := range phases {
 		figures, t, err := l.during(ctx, x, p.at(expires), p99)
 		if err != nil {
