@@ -274,11 +274,15 @@ func (f simFleet) each(fn func(i int, n *simNode) error) error {
 
 func (f simFleet) close() error { return f.each(func(_ int, n *simNode) error { return n.leave() }) }
 
+// openAtOnce is how many sessions may be opening at once: none of them may wait
+// for longer than nodes wait.
+const openAtOnce = 2048
+
 // spread opens the tickets' sessions, each on the next node.
 func (f simFleet) spread(tickets []ticket) error {
 	of := make([][]ticket, len(f))
 	for i, tk := range tickets {
 		of[i%len(f)] = append(of[i%len(f)], tk)
 	}
-	return f.each(func(i int, n *simNode) error { return n.open(of[i], 256) })
+	return f.each(func(i int, n *simNode) error { return n.open(of[i], max(openAtOnce/len(f), 1)) })
 }
