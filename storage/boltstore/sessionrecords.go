@@ -84,27 +84,81 @@ func ending(c *bbolt.Cursor, k, v []byte) (out []storage.Session, nextK, nextV [
 	return slices.CompactFunc(out, func(a, b storage.Session) bool { return a.ID == b.ID }), k, v, nil
 }
 
-// sessionOf finds a live session. Another may have ended that had its id and its
-// end: it lies before.
-func sessionOf(b *bbolt.Bucket, key storage.SessionKey) (found *storage.Session, err error) {
-	end := endKey(key.ExpiresAt)
-	c := b.Cursor()
-	for k, v := c.Seek(end[:]); err == nil && bytes.HasPrefix(k, end[:]); k, v = c.Next() {
-		if found != nil && len(k) == sessionKeySize {
-			continue // of format 1, and so before
+// sessionOf finds a live session.
+func sessionOf(b *bbolt.Bucket, key storage.SessionKey) (*storage.Session, error) {
+	out := make([]*storage.Session, 1)
+	err := findSessions(b, []storage.SessionKey{key}, out)
+	return out[0], err
+}
+
+// findSessions sets out[i] to the live session of keys[i], but for zero keys. Each
+// record is read once for all that are looked for in it: sessions that were
+// granted together often end together.
+func findSessions(b *bbolt.Bucket, keys []storage.SessionKey, out []*storage.Session) error {
+	byEnd := map[[8]byte]map[storage.SessionID][]int{}
+	for i, key := range keys {
+		if key == (storage.SessionKey{}) {
+			continue
 		}
-		err = eachSession(k, v, func(x *storage.Session) bool {
-			if x.ID == key.ID {
+		end := endKey(key.ExpiresAt)
+		if byEnd[end] == nil {
+			byEnd[end] = map[storage.SessionID][]int{}
+		}
+		byEnd[end][key.ID] = append(byEnd[end][key.ID], i)
+	}
+	for end, wanted := range byEnd {
+		if err := findEnding(b, end, wanted, out); err != nil {
+			return err
+		}
+	}
+	for i, key := range keys {
+		if out[i] == nil && key != (storage.SessionKey{}) {
+			return fmt.Errorf("%w: no record of live session %x", storage.ErrCorrupt, key.ID)
+		}
+	}
+	return nil
+}
+
+// findEnding looks through the records of one end for sessions, by their places in
+// out. Others may have ended that had their ids and that end: they lie before.
+func findEnding(b *bbolt.Bucket, end [8]byte, wanted map[storage.SessionID][]int, out []*storage.Session) error {
+	c := b.Cursor()
+	for k, v := c.Seek(end[:]); bytes.HasPrefix(k, end[:]); k, v = c.Next() {
+		if len(k) == sessionKeySize {
+			if at := wanted[storage.SessionID(k[8:])]; len(at) == 0 || out[at[0]] != nil {
+				continue // of format 1, and so before
+			}
+		} else if !holdsAny(v, wanted) {
+			continue
+		}
+		err := eachSession(k, v, func(x *storage.Session) bool {
+			if at := wanted[x.ID]; len(at) > 0 {
 				y := *x
-				found = &y
+				for _, i := range at {
+					out[i] = &y
+				}
 			}
 			return true
 		})
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil && found == nil {
-		err = fmt.Errorf("%w: no record of live session %x", storage.ErrCorrupt, key.ID)
+	return nil
+}
+
+// holdsAny reports whether a record may have one of few sessions: to look for
+// their ids costs far less than to read all of it.
+func holdsAny(v []byte, wanted map[storage.SessionID][]int) bool {
+	if len(wanted) > 4 {
+		return true
 	}
-	return found, err
+	for id := range wanted {
+		if bytes.Contains(v, id[:]) {
+			return true
+		}
+	}
+	return false
 }
 
 // sessionsPut is a record of sessions.

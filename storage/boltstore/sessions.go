@@ -113,16 +113,7 @@ func (s *Store) Sessions(ctx context.Context, ids []storage.SessionID) ([]*stora
 		}
 		out := make([]*storage.Session, len(ids))
 		err = s.read(tx, func(tx *bbolt.Tx) error {
-			b := tx.Bucket(sessionsBucket)
-			for i, key := range keys {
-				if key == (storage.SessionKey{}) {
-					continue
-				}
-				if out[i], err = sessionOf(b, key); err != nil {
-					return err
-				}
-			}
-			return nil
+			return findSessions(tx.Bucket(sessionsBucket), keys, out)
 		})
 		if err != nil {
 			return nil, err
