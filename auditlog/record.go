@@ -138,7 +138,8 @@ func (f *Filter) Takes(line []byte) bool {
 // Scan calls take with the lines of r that are not empty, without their line
 // breaks, and with how many bytes of r end with them, until it returns false. A
 // line is borrowed until take returns; one that is too long to be a record is
-// cut.
+// cut. Before such a one take is called with no line for each piece of it that was
+// read, so that whoever wants to stop need not wait for its end.
 func Scan(r io.Reader, take func(line []byte, end int64) bool) error {
 	br := bufio.NewReaderSize(r, maxLine)
 	var end int64
@@ -147,6 +148,9 @@ func Scan(r io.Reader, take func(line []byte, end int64) bool) error {
 		end += int64(len(line))
 		for errors.Is(err, bufio.ErrBufferFull) {
 			line = append([]byte(nil), line[:maxSeal]...)
+			if !take(nil, end) {
+				return nil
+			}
 			var rest []byte
 			rest, err = br.ReadSlice('\n')
 			end += int64(len(rest))
@@ -183,6 +187,9 @@ func ScanBack(r io.ReaderAt, end int64, take func(line []byte, begin int64) bool
 		}
 		if len(b) == len(buf) { // longer than any record: pass over it piece by piece
 			b = b[:1]
+			if !take(nil, low+1) {
+				return nil
+			}
 		}
 		end = low + int64(len(b))
 	}

@@ -87,7 +87,9 @@ func FuzzScan(f *testing.F) {
 		var forth, back []string
 		var last int64
 		err := Scan(bytes.NewReader(text), func(line []byte, end int64) bool {
-			forth, last = append(forth, string(line)), end
+			if last = end; len(line) > 0 {
+				forth = append(forth, string(line))
+			}
 			_, _ = ParseRecord(line)
 			return true
 		})
@@ -98,7 +100,9 @@ func FuzzScan(f *testing.F) {
 			if !bytes.HasPrefix(text[begin:], line) {
 				t.Fatalf("%q does not begin at %d", line, begin)
 			}
-			back = append(back, string(line))
+			if len(line) > 0 {
+				back = append(back, string(line))
+			}
 			return true
 		}); err != nil {
 			t.Fatal(err)
@@ -117,6 +121,9 @@ func TestScanLongLines(t *testing.T) {
 	var forth, back int
 	var begun []string
 	if err := Scan(strings.NewReader(text), func(line []byte, end int64) bool {
+		if len(line) == 0 {
+			return true
+		}
 		forth++
 		if len(begun) < 3 {
 			begun = append(begun, string(line[:min(5, len(line))]))
@@ -127,11 +134,48 @@ func TestScanLongLines(t *testing.T) {
 	}
 	lastSeen := ""
 	if err := ScanBack(strings.NewReader(text), int64(len(text)), func(line []byte, _ int64) bool {
-		back++
-		lastSeen = string(line)
+		if len(line) > 0 {
+			back++
+			lastSeen = string(line)
+		}
 		return true
 	}); err != nil || lastSeen != "first" || back < 3+maxLine/3 {
 		t.Errorf("%v, %d lines, the first %q", err, back, lastSeen)
+	}
+}
+
+// endless is a line that has no end, and counts what is read of it.
+type endless struct{ read int64 }
+
+func (e *endless) Read(b []byte) (int, error) { return e.ReadAt(b, 0) }
+
+func (e *endless) ReadAt(b []byte, _ int64) (int, error) {
+	for i := range b {
+		b[i] = 'x'
+	}
+	e.read += int64(len(b))
+	return len(b), nil
+}
+
+// Who wants to stop is asked within a line too, however long that is, and is told
+// how far it is.
+func TestScanStopsWithinALine(t *testing.T) {
+	const far = 20 * maxLine
+	forth, back := &endless{}, &endless{}
+	var at int64
+	stop := func(line []byte, end int64) bool {
+		if len(line) > 0 {
+			t.Errorf("a line of %d bytes", len(line))
+		}
+		at = end
+		return end < far
+	}
+	if err := Scan(forth, stop); err != nil || at < far || at != forth.read {
+		t.Errorf("%v, stopped at %d after %d bytes", err, at, forth.read)
+	}
+	const size = 1 << 40
+	if err := ScanBack(back, size, func(line []byte, begin int64) bool { return stop(line, size-begin) }); err != nil || at < far || back.read > far+2*maxLine {
+		t.Errorf("%v, stopped %d before the end after %d bytes", err, at, back.read)
 	}
 }
 

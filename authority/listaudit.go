@@ -75,7 +75,7 @@ func (q *auditQuery) read(ctx context.Context, f io.ReaderAt) (*pb.ListAuditResp
 	resp := &pb.ListAuditResponse{}
 	from, bytes, more := q.at, 0, false
 	take := func(line []byte, next int64) bool {
-		if q.filter.Takes(line) {
+		if len(line) > 0 && q.filter.Takes(line) { // else it is within one too long
 			if r, err := auditlog.ParseRecord(line); err == nil { // else a kill has torn it
 				m := auditRecord(&r)
 				if bytes += proto.Size(m); bytes > maxPageBytes && len(resp.Records) > 0 {

@@ -214,10 +214,10 @@ func (c *cli) listAuditFiles(ctx context.Context, args []string, state string, a
 	filter, out := a.local(), c.newAuditList()
 	more, unread, seen := false, 0, 0
 	take := func(line []byte, _ int64) bool {
-		if seen++; seen%1000 == 0 && ctx.Err() != nil {
+		if seen++; (seen%1000 == 0 || len(line) == 0) && ctx.Err() != nil {
 			return false
 		}
-		if !filter.Takes(line) {
+		if len(line) == 0 || !filter.Takes(line) { // of none there is a piece of one too long
 			return true
 		}
 		if limit > 0 && out.count >= limit {

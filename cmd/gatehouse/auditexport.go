@@ -67,10 +67,10 @@ func (c *cli) exportAudit(ctx context.Context, files auditFiles, filter *auditlo
 	}
 	unread, seen := 0, 0
 	take := func(line []byte, _ int64) bool {
-		if seen++; seen%1000 == 0 && ctx.Err() != nil {
+		if seen++; (seen%1000 == 0 || len(line) == 0) && ctx.Err() != nil {
 			return false
 		}
-		if !filter.Takes(line) {
+		if len(line) == 0 || !filter.Takes(line) { // of none there is a piece of one too long
 			return true
 		}
 		r, err := auditlog.ParseRecord(line)
