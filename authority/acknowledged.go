@@ -97,6 +97,7 @@ func (r *receipts) leave(id storage.InstanceID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.cut[id] = true
+	r.leaves(id)
 }
 
 // begin says that an instance attaches: it tells again what is not on disk. Of

@@ -156,7 +156,8 @@ func (s *Service) removeInstance(i storage.Instance, still func() bool, by, caus
 		return fmt.Errorf("remove instance: %w", err)
 	}
 	s.fleet.remove(i.ID)
-	s.receipts.gone(i.ID, cause, now)
+	head, _ := s.store.Head()
+	s.receipts.gone(i.ID, head.Sequence, cause, now)
 	s.audit.record(s.now(), "RemoveInstance", "ok", slog.String("node", i.Node), slog.String("instance_id", hex.EncodeToString(i.ID[:])), slog.String("cause", cause), slog.String("caller", by))
 	return nil
 }
@@ -169,7 +170,7 @@ func (s *Service) removeStale(id storage.InstanceID, a *attachment) {
 		return
 	}
 	s.fleet.remove(id)
-	s.receipts.gone(id, "not in the store", s.now())
+	s.receipts.gone(id, 0, "not in the store", s.now())
 }
 
 // listen reads the node's messages until the stream ends, and returns why.

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -17,7 +18,7 @@ import (
 
 // conclude counts, audits and answers the attempts of a batch.
 func (s *Service) conclude(ctx context.Context, b *batch, c *caller, now time.Time) *pb.RedeemResponse {
-	granted := 0
+	granted, span := 0, s.spanOf(ctx)
 	for i := range b.attempts {
 		a, outcome := &b.attempts[i], "ok"
 		if a.reason != 0 {
@@ -26,7 +27,7 @@ func (s *Service) conclude(ctx context.Context, b *batch, c *caller, now time.Ti
 		} else {
 			granted++
 		}
-		b.lines = s.auditRedeem(b.lines, a, c, outcome, now)
+		b.lines = s.auditRedeem(b.lines, a, c, outcome, span, now)
 		b.lines = s.auditReplaced(b.lines, a, now)
 	}
 	s.metrics.granted.Add(float64(granted))
@@ -86,7 +87,7 @@ func (y *yes) say(a *attempt) *pb.RedeemResult {
 }
 
 // auditRedeem appends an attempt's line to lines.
-func (s *Service) auditRedeem(lines []byte, a *attempt, c *caller, outcome string, now time.Time) []byte {
+func (s *Service) auditRedeem(lines []byte, a *attempt, c *caller, outcome string, span *trace.SpanContext, now time.Time) []byte {
 	var skipped uint64
 	if a.reason != 0 {
 		var ok bool
@@ -115,6 +116,10 @@ func (s *Service) auditRedeem(lines []byte, a *attempt, c *caller, outcome strin
 	}
 	if skipped > 0 {
 		l = l.Uint("skipped_before", skipped)
+	}
+	if span != nil {
+		id := span.TraceID()
+		l = l.Hex("trace_id", id[:])
 	}
 	return l.End(outcome)
 }

@@ -175,6 +175,17 @@ func (f *fleet) owner(id storage.InstanceID) string {
 	return ""
 }
 
+// record is what is known of a registered instance.
+func (f *fleet) record(id storage.InstanceID) (i storage.Instance, ok bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	known := f.instances[id]
+	if known == nil {
+		return i, false
+	}
+	return known.Instance, true
+}
+
 func (f *fleet) registered(id storage.InstanceID, node string) bool { return f.owner(id) == node }
 
 // heard notes a heartbeat.

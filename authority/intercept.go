@@ -177,7 +177,7 @@ func (s *Service) auditCall(ctx context.Context, action, outcome string, c *call
 	} else if p, ok := peer.FromContext(ctx); ok {
 		attrs = append(attrs, slog.String("peer", p.Addr.String()))
 	}
-	s.audit.record(now, action, outcome, attrs...)
+	s.audit.record(now, action, outcome, s.inTrace(ctx, attrs)...)
 }
 
 // recoverPanic turns a broken invariant of one call into that call's failure.

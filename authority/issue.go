@@ -66,7 +66,7 @@ func (s *Service) IssueTokens(ctx context.Context, req *pb.IssueTokensRequest) (
 			}
 		}
 		s.metrics.issued.WithLabelValues(it.outcome()).Inc()
-		s.audit.record(now, "IssueToken", it.outcome(), append(it.attrs(), slog.String("caller", c.Name), slog.String("peer", c.address))...)
+		s.audit.record(now, "IssueToken", it.outcome(), s.inTrace(ctx, append(it.attrs(), slog.String("caller", c.Name), slog.String("peer", c.address)))...)
 		resp.Results[i] = it.result()
 	}
 	note(ctx, slog.Int("tokens", n-refused), slog.Int("refused", refused))

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -48,6 +49,7 @@ type receipts struct {
 	unkept, writing unkept
 	waiting         int                         // counts of both
 	cut             map[storage.InstanceID]bool // of which nothing more is written
+	left            []*leaver                   // the last to leave, or about to, in their order
 	news            chan struct{}               // of one: something waits
 	// early are counts of entries whose commit nobody has told of yet: a node
 	// can be faster than the goroutine that appended.
@@ -62,8 +64,9 @@ type receipt struct {
 	committed time.Time
 	grace     bool
 	rows      map[storage.InstanceID]*receiptRow
-	waiting   int  // rows that are not done
-	audited   bool // the audit trail has told that it is complete
+	waiting   int                // rows that are not done
+	from      *trace.SpanContext // of the call that appended the entry; nil where that is not traced
+	audited   bool               // the audit trail has told that it is complete
 	watchers  []*watcher
 }
 
@@ -89,9 +92,10 @@ func newReceipts(f *fleet, head storage.Revision, releaseAfter time.Duration, ac
 	}
 }
 
-// open starts the receipt of an entry that is committed. Whoever registers
-// after the commit is sent the entry before it admits anyone.
-func (r *receipts) open(e *storage.Entry) {
+// open starts the receipt of an entry that is committed, by the call of a span or
+// of none. Whoever registers after the commit is sent the entry before it admits
+// anyone; who was there at the commit has a row though it has left since.
+func (r *receipts) open(e *storage.Entry, from *trace.SpanContext) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	seq := e.Revision.Sequence
@@ -100,7 +104,7 @@ func (r *receipts) open(e *storage.Entry) {
 		return
 	}
 	instances := r.fleet.snapshot()
-	rc := &receipt{sequence: seq, committed: e.CommittedAt, grace: e.Grace > 0, rows: make(map[storage.InstanceID]*receiptRow, len(instances))}
+	rc := &receipt{sequence: seq, committed: e.CommittedAt, from: from, grace: e.Grace > 0, rows: make(map[storage.InstanceID]*receiptRow, len(instances))}
 	rows := make([]receiptRow, len(instances))
 	for n, i := range instances {
 		if i.Registered >= seq {
@@ -120,6 +124,7 @@ func (r *receipts) open(e *storage.Entry) {
 		}
 		rc.rows[i.ID] = row
 	}
+	r.addLeft(rc)
 	r.lag.completed(rc, rc.committed)
 	delete(r.early, seq)
 	r.kept = slices.Insert(r.kept, at, rc)
@@ -234,9 +239,11 @@ func (r *receipts) keepEarly(id storage.InstanceID, n *pb.Enforced) {
 
 // gone settles all rows of an instance that has no sockets any more, and says why
 // in those that it had not acknowledged.
-func (r *receipts) gone(id storage.InstanceID, cause string, now time.Time) {
+// head is not below what it was when the store forgot the instance.
+func (r *receipts) gone(id storage.InstanceID, head uint64, cause string, now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.hasLeft(id, head, cause, now)
 	r.forget(id)
 	for _, rc := range r.kept {
 		row := rc.rows[id]

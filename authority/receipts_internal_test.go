@@ -60,7 +60,7 @@ func TestReceiptsInAnyOrder(t *testing.T) {
 		type step func()
 		var steps []step
 		for _, i := range rnd.Perm(entries) {
-			steps = append(steps, func() { r.open(entryAt(uint64(i + 1))) })
+			steps = append(steps, func() { r.open(entryAt(uint64(i+1)), nil) })
 		}
 		for _, id := range ids { // acknowledgements of one instance come in order
 			at := 0
@@ -93,8 +93,8 @@ func TestReceiptsInAnyOrder(t *testing.T) {
 func TestAcknowledgedBeforeTold(t *testing.T) {
 	r, ids := newTestReceipts(t, 2)
 	r.enforced(ids[0], storage.Progress{Through: 2}, []*pb.Enforced{{Sequence: 1, Closed: 3}, {Sequence: 2, Closed: 4, Lingering: 1}}, testStart)
-	r.open(entryAt(2)) // before the first
-	r.open(entryAt(1))
+	r.open(entryAt(2), nil) // before the first
+	r.open(entryAt(1), nil)
 	for seq, want := range map[uint64]uint32{1: 3, 2: 4} {
 		rc, _ := r.of(entryAt(seq))
 		if row := rc.GetRows()[0]; !row.GetEnforced() || row.GetClosed() != want {
@@ -110,7 +110,7 @@ func TestAcknowledgedBeforeTold(t *testing.T) {
 // enforced is still told.
 func TestHeartbeatFasterThanCount(t *testing.T) {
 	r, ids := newTestReceipts(t, 1)
-	r.open(entryAt(1))
+	r.open(entryAt(1), nil)
 	r.enforced(ids[0], storage.Progress{Through: 1}, nil, testStart)
 	_, changed := r.of(entryAt(1))
 	r.enforced(ids[0], storage.Progress{Through: 1}, []*pb.Enforced{{Sequence: 1, Closed: 9}}, testStart)
@@ -129,7 +129,7 @@ func TestReceiptsAreBounded(t *testing.T) {
 	r, ids := newTestReceipts(t, 999)
 	const entries = 500
 	for seq := range uint64(entries) {
-		r.open(entryAt(seq + 1))
+		r.open(entryAt(seq+1), nil)
 	}
 	if r.rows > maxReceiptRows || len(r.kept) != maxReceiptRows/1000 || r.floor != entries-uint64(len(r.kept)) {
 		t.Errorf("%d receipts of %d rows, floor %d", len(r.kept), r.rows, r.floor)
@@ -142,7 +142,7 @@ func TestReceiptsAreBounded(t *testing.T) {
 			t.Errorf("entry %d is incomplete", seq)
 		}
 	}
-	r.open(entryAt(7)) // a request id came again
+	r.open(entryAt(7), nil) // a request id came again
 	if _, kept := r.find(7); kept {
 		t.Error("a dropped receipt is back")
 	}
@@ -155,7 +155,7 @@ func TestReceiptsAreBounded(t *testing.T) {
 		t.Errorf("counts of %d entries wait", len(r.early))
 	}
 	r.fleet.remove(ids[0])
-	r.gone(ids[0], "goodbye", testStart)
+	r.gone(ids[0], 0, "goodbye", testStart)
 	r.enforced(ids[0], storage.Progress{Through: 9}, nil, testStart) // from a stream that has not ended yet
 	if len(r.applied) != 0 || len(r.unkept) != 0 || r.waiting != 0 {
 		t.Errorf("%d instances are remembered, %d with %d counts to be written", len(r.applied), len(r.unkept), r.waiting)
@@ -170,7 +170,7 @@ func TestReceiptsSideBySide(t *testing.T) {
 	for half := range uint64(2) {
 		wg.Go(func() {
 			for seq := half; seq < entries; seq += 2 {
-				r.open(entryAt(seq + 1))
+				r.open(entryAt(seq+1), nil)
 			}
 		})
 	}
@@ -270,7 +270,7 @@ func TestWatchersAreToldOfWhatChanges(t *testing.T) {
 	if rc, w := r.watch(e); rc != nil || w != nil {
 		t.Fatalf("a receipt that there is not: %v", rc)
 	}
-	r.open(e)
+	r.open(e, nil)
 	first, w := r.watch(e)
 	if len(first.GetRows()) != 3 || first.GetComplete() {
 		t.Fatalf("at first %v", first)
@@ -308,7 +308,7 @@ func TestWatchersAreToldOfWhatChanges(t *testing.T) {
 	if pending(w.news) {
 		t.Error("the same count is news")
 	}
-	r.gone(ids[2], "goodbye", testStart)
+	r.gone(ids[2], 0, "goodbye", testStart)
 	told(1, true)
 	if pending(other.news) || pending(other.over) {
 		t.Error("who no longer watches is told")
@@ -318,13 +318,67 @@ func TestWatchersAreToldOfWhatChanges(t *testing.T) {
 	}
 
 	r, _ = newTestReceipts(t, 999)
-	r.open(e)
+	r.open(e, nil)
 	_, w = r.watch(e)
 	for seq := uint64(2); r.floor == 0; seq++ {
-		r.open(entryAt(seq))
+		r.open(entryAt(seq), nil)
 	}
 	if !pending(w.over) || r.latest(e, w) != nil {
 		t.Error("nobody is told that the receipt is no longer kept")
 	}
 	r.unwatch(e, w)
+}
+
+// TestLeavesBeforeItsReceiptIsOpened proves that an instance which was registered
+// at an entry's commit has its row though it leaves before the receipt is opened,
+// whatever of its leave comes first.
+func TestLeavesBeforeItsReceiptIsOpened(t *testing.T) {
+	count := []*pb.Enforced{{Sequence: 5, Closed: 2}}
+	for _, c := range []struct {
+		rule string
+		do   func(r *receipts, id storage.InstanceID, open func())
+		want string
+	}{
+		{"it has left", func(r *receipts, id storage.InstanceID, open func()) {
+			r.leave(id)
+			r.fleet.remove(id)
+			r.gone(id, 5, "goodbye", testStart.Add(time.Second))
+			open()
+		}, "node-0 enforced true closed 0 departed goodbye after 1s"},
+		{"it is about to leave", func(r *receipts, id storage.InstanceID, open func()) {
+			r.leave(id)
+			r.fleet.remove(id)
+			open()
+			r.gone(id, 5, "goodbye", testStart.Add(time.Second))
+		}, "node-0 enforced true closed 0 departed goodbye after 1s"},
+		{"it has acknowledged before", func(r *receipts, id storage.InstanceID, open func()) {
+			r.enforced(id, storage.Progress{Through: 5}, count, testStart)
+			r.leave(id)
+			r.fleet.remove(id)
+			r.gone(id, 5, "goodbye", testStart.Add(time.Second))
+			open()
+		}, "node-0 enforced true closed 2 departed  after 0s"},
+		{"it had left before the commit", func(r *receipts, id storage.InstanceID, open func()) {
+			r.leave(id)
+			r.fleet.remove(id)
+			r.gone(id, 4, "goodbye", testStart)
+			open()
+		}, ""},
+		{"it could not be removed, and stays", func(r *receipts, id storage.InstanceID, open func()) {
+			r.leave(id)
+			open()
+			r.enforced(id, storage.Progress{Through: 5}, count, testStart.Add(time.Second))
+		}, "node-0 enforced true closed 2 departed  after 1s"},
+	} {
+		r, ids := newTestReceipts(t, 1)
+		c.do(r, ids[0], func() { r.open(entryAt(5), nil) })
+		rc, _ := r.look(5)
+		got := ""
+		for _, row := range rc.GetRows() {
+			got += fmt.Sprintf("%s enforced %t closed %d departed %s after %v", row.GetNode(), row.GetEnforced(), row.GetClosed(), row.GetDeparted(), row.GetAfter().AsDuration())
+		}
+		if got != c.want || !rc.GetComplete() {
+			t.Errorf("%s:\n got %s, complete %t\nwant %s", c.rule, got, rc.GetComplete(), c.want)
+		}
+	}
 }

@@ -120,8 +120,7 @@ func (s *Service) appendEntry(ctx context.Context, e storage.Entry) (storage.Ent
 		return e, fmt.Errorf("append to the log: %w", err)
 	}
 	if e.Kind != storage.LiftLock {
-		s.tracing.committed(ctx, e.Revision.Sequence)
-		s.receipts.open(&e)
+		s.receipts.open(&e, s.spanOf(ctx))
 	}
 	return e, nil
 }

@@ -3,7 +3,6 @@ package authority
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
@@ -24,20 +23,32 @@ import (
 type tracing struct {
 	provider trace.TracerProvider
 	tracer   trace.Tracer
-
-	mu       sync.Mutex                   // guards what follows
-	appended map[uint64]trace.SpanContext // where entries were, whose receipts are not complete
 }
-
-// maxAppended bounds the entries whose receipts will be traced; beyond it those
-// so far are forgotten.
-const maxAppended = 1000
 
 func newTracing(p trace.TracerProvider) *tracing {
 	if p == nil {
 		return nil
 	}
-	return &tracing{provider: p, tracer: p.Tracer("github.com/gatehouse-ws/gatehouse/authority"), appended: map[uint64]trace.SpanContext{}}
+	return &tracing{provider: p, tracer: p.Tracer("github.com/gatehouse-ws/gatehouse/authority")}
+}
+
+// spanOf is the span of a call that is traced, or nil.
+func (s *Service) spanOf(ctx context.Context) *trace.SpanContext {
+	if s.tracing == nil {
+		return nil
+	}
+	if span := trace.SpanContextFromContext(ctx); span.HasTraceID() {
+		return &span
+	}
+	return nil
+}
+
+// inTrace adds to a line of the audit trail the trace that it belongs to.
+func (s *Service) inTrace(ctx context.Context, attrs []slog.Attr) []slog.Attr {
+	if span := s.spanOf(ctx); span != nil {
+		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
+	}
+	return attrs
 }
 
 // carried is the context of a write that is carried through, in the trace of
@@ -85,33 +96,13 @@ func (t *tracing) batch(ctx context.Context, tokens int) (context.Context, func(
 	return ctx, func() { span.End() }
 }
 
-// committed notes which span has appended an entry.
-func (t *tracing) committed(ctx context.Context, sequence uint64) {
-	if t == nil {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.appended) >= maxAppended {
-		clear(t.appended)
-	}
-	t.appended[sequence] = trace.SpanContextFromContext(ctx)
-}
-
 // completed makes the span of a receipt, from the commit of its entry, within
 // the trace that the entry was appended in.
 func (t *tracing) completed(rc *receipt, now time.Time) {
-	if t == nil {
+	if t == nil || rc.from == nil {
 		return
 	}
-	t.mu.Lock()
-	from, ok := t.appended[rc.sequence]
-	delete(t.appended, rc.sequence)
-	t.mu.Unlock()
-	if !ok {
-		return
-	}
-	_, span := t.tracer.Start(trace.ContextWithSpanContext(context.Background(), from), "receipt", trace.WithTimestamp(rc.committed),
+	_, span := t.tracer.Start(trace.ContextWithSpanContext(context.Background(), *rc.from), "receipt", trace.WithTimestamp(rc.committed),
 		trace.WithAttributes(attribute.Int64("gatehouse.revision", int64(rc.sequence)), attribute.Int("gatehouse.nodes", len(rc.rows))))
 	span.End(trace.WithTimestamp(now))
 }

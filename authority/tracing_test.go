@@ -90,6 +90,26 @@ func TestSpans(t *testing.T) {
 		[]any{callersTrace, "gatehouse.revision=1 gatehouse.nodes=1 Unset", time.Second})
 	f.equal("its parent's parent", f.spanOf(spans, "store.Append").Parent.SpanID(), receipt.Parent.SpanID())
 
+	// The trail says which trace a line belongs to.
+	for action, want := range map[string]any{"IssueToken": callersTrace, "Revoke": callersTrace, "Redeem": batch.SpanContext.TraceID(), "ReceiptComplete": nil} {
+		f.ok(f.service.Tend(f.ctx))
+		line := f.linesOf(action, "ok")
+		f.equal("lines of "+action, len(line), 1)
+		f.equal("trace of "+action, line[0]["trace_id"], want)
+	}
+
+	// A request that is repeated has one receipt, and one span of it.
+	spans.Reset()
+	again := func() {
+		_, err = f.revocations("admin").Revoke(f.within("x"), &pb.RevokeRequest{Selector: bySubject("acme", "ada"), Reason: "test", RequestId: "0123456789abcdef"})
+		f.ok(err)
+	}
+	again()
+	first := f.spanOf(spans, "store.Append").Parent.SpanID()
+	again()
+	a.acknowledge(&pb.Revision{Epoch: head.Epoch, Sequence: head.Sequence + 1})
+	f.equal("parent", f.spanOf(spans, "receipt").Parent.SpanID(), first)
+
 	spans.Reset()
 	f.ok(f.service.Tend(f.ctx))
 	f.equal("of housekeeping", len(spans.GetSpans()), 0)
