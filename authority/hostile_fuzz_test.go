@@ -164,6 +164,9 @@ func (b *bait) says(kind int) *pb.AttachRequest {
 			Sequence: b.revision().GetSequence(), Closed: uint32(b.next(4)) << 30, Lingering: uint32(b.next(4)) << 30,
 		})
 	}
+	for range b.next(4) {
+		ack.Pending = append(ack.Pending, b.revision().GetSequence())
+	}
 	return &pb.AttachRequest{Message: &pb.AttachRequest_Acknowledgement{Acknowledgement: ack}}
 }
 
