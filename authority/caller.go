@@ -152,6 +152,9 @@ func (c *callers) callerOf(ctx context.Context) (*caller, error) {
 	if k.Disabled {
 		return caller, disabledError(k.Name)
 	}
+	if info, ok := p.AuthInfo.(*certified); ok {
+		info.known()
+	}
 	return caller, nil
 }
 

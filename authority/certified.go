@@ -4,7 +4,9 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
 
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
@@ -20,6 +22,14 @@ type certified struct {
 	generation uint32
 	by         signature
 	err        error // what is wrong with it
+	conn       *boundedConn
+}
+
+// known says that a call on the connection was its caller's to make.
+func (c *certified) known() {
+	if c.conn != nil {
+		c.conn.known()
+	}
 }
 
 // signature tells of a certificate by which CA it is, and its end in Unix
@@ -52,10 +62,13 @@ func certify(info credentials.TLSInfo, nth uint64) *certified {
 	return c
 }
 
-// certifying are transport credentials whose connections are certified.
+// certifying are transport credentials whose connections are certified. Those that
+// show no certificate must show another credential before long.
 type certifying struct {
 	credentials.TransportCredentials
-	conns *connections
+	conns  *connections
+	closed prometheus.Counter // connections that did not
+	within time.Duration
 }
 
 func (c certifying) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo, error) {
@@ -71,11 +84,15 @@ func (c certifying) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 	if err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}
+	if bounded, ok := raw.(*boundedConn); ok && !who.shown {
+		who.conn = bounded
+		bounded.expectCredential(c.within, c.closed)
+	}
 	return kept, who, nil
 }
 
 func (c certifying) Clone() credentials.TransportCredentials {
-	return certifying{c.TransportCredentials.Clone(), c.conns}
+	return certifying{c.TransportCredentials.Clone(), c.conns, c.closed, c.within}
 }
 
 // connections are those that were made with a certificate, by CA, so that they

@@ -59,3 +59,7 @@ func (srv *Server) ServeBounded(l net.Listener, n int) error { return srv.serve(
 
 // KeepShown writes by which certificates callers have called.
 func (s *Service) KeepShown(ctx context.Context) error { return s.keepShown(ctx) }
+
+// ExpectCredentials has servers that are made from now on close connections without
+// a credential sooner.
+func (s *Service) ExpectCredentials(within time.Duration) { s.stranger = within }

@@ -136,6 +136,7 @@ type state struct {
 	site       func() (*pki.CA, string) // installation, if a test wants no other
 	recertify  func() error
 	reflection bool
+	stranger   time.Duration // how long a connection may be without a credential, if a test has its own
 	backup     func(context.Context, io.Writer, func(storage.Backup)) error
 	served     chan error
 	mu         sync.Mutex
@@ -201,6 +202,9 @@ func (f *fixture) start() {
 		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader, Traces: f.traces, Recertify: f.recertify, Backup: f.backup,
 	})
 	f.ok(err)
+	if f.stranger > 0 {
+		f.service.ExpectCredentials(f.stranger)
+	}
 	tlsConfig, err := tlsfile.Server(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), ca.Pool, f.clock.Now, slog.New(slog.DiscardHandler))
 	f.ok(err)
 	f.server, err = authority.NewServer(f.service, tlsConfig, f.reflection)

@@ -61,7 +61,7 @@ func newMetrics(reg prometheus.Registerer, s *Service) (*metrics, error) {
 		streams:      prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("streams", "Open streaming RPCs by method.")), []string{"method"}),
 		refused:      counter("callers_refused_total", "Calls that their caller may not make, by reason.", "reason"),
 		tlsFailed:    counter("tls_handshakes_failed_total", "TLS handshakes that failed, by reason.", "reason"),
-		connections:  counter("connections_refused_total", "Connections closed as they came, by the limit they were above.", "limit"),
+		connections:  counter("connections_refused_total", "Connections closed as they came, by the limit they were above, or later without_credential.", "limit"),
 		issued:       counter("tokens_issued_total", "Tokens asked for, by outcome: ok or a reason.", "outcome"),
 		redeemed:     counter("tokens_redeemed_total", "Redemptions asked for, by outcome: ok or a reason.", "outcome"),
 		mismatches:   counter("binding_mismatches_total", "Redemptions whose client did not fit the token's binding, refused or let pass.", "binding", "mode"),
@@ -133,7 +133,7 @@ func (m *metrics) prepare(s *Service) {
 	for v, values := range map[*prometheus.CounterVec][]string{
 		m.refused:     {noCredential, unknownCredential, disabledCredential, notPermitted},
 		m.tlsFailed:   {tlsExpired, tlsUntrusted, tlsTimeout, tlsRefused, tlsOther},
-		m.connections: {limitAll, limitAddress},
+		m.connections: {limitAll, limitAddress, limitStranger},
 		m.revocations: {"token_id", "session_id", "subject", "tenant", "ip_prefix", "issuer"},
 		m.swept:       {"tokens", "sessions", "entries"},
 	} {

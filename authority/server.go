@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +42,9 @@ const (
 	// maxAge has callers make their next call on a new connection, on which they
 	// show the certificate that they have by then; streams go on.
 	maxAge = time.Hour
+	// maxStranger ends a connection that showed no certificate and on which no call
+	// with an API key has come for so long.
+	maxStranger = 15 * time.Second
 )
 
 // Server is a Service on the wire.
@@ -56,7 +60,7 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 	srv := &Server{service: s, health: health.NewServer()}
 	s.tls.Store(tlsConfig)
 	srv.Server = grpc.NewServer(append(s.tracing.serverOptions(),
-		grpc.Creds(certifying{&countedTLS{credentials.NewTLS(tlsConfig), s.metrics}, s.conns}),
+		grpc.Creds(certifying{&countedTLS{credentials.NewTLS(tlsConfig), s.metrics}, s.conns, s.metrics.connections.WithLabelValues(limitStranger), s.stranger}),
 		grpc.UnaryInterceptor(s.interceptUnary),
 		grpc.StreamInterceptor(s.interceptStream),
 		grpc.NumStreamWorkers(streamWorkers),
@@ -156,6 +160,8 @@ func (srv *Server) serve(l *boundedListener) error {
 const (
 	limitAll     = "connections"
 	limitAddress = "connections_per_address"
+	// limitStranger closes those that are let in and show no credential.
+	limitStranger = "without_credential"
 )
 
 // boundedListener accepts no more connections than may be open at once, in all
@@ -222,10 +228,27 @@ func (l *boundedListener) giveBack(addr netip.Addr) {
 // boundedConn gives its place back when it is closed.
 type boundedConn struct {
 	net.Conn
-	gone func()
+	gone     func()
+	stranger atomic.Pointer[time.Timer] // closes it; nil where it need not show anything
 }
 
 func (c *boundedConn) Close() error {
+	c.known()
 	c.gone()
 	return c.Conn.Close()
+}
+
+// expectCredential closes the connection unless it is known by then.
+func (c *boundedConn) expectCredential(within time.Duration, closed prometheus.Counter) {
+	c.stranger.Store(time.AfterFunc(within, func() {
+		closed.Inc()
+		_ = c.Close()
+	}))
+}
+
+// known says that whoever connected has a credential.
+func (c *boundedConn) known() {
+	if t := c.stranger.Load(); t != nil {
+		t.Stop()
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -446,6 +447,64 @@ func (l *countedListener) Accept() (net.Conn, error) {
 		return c, nil
 	}
 	return nil, net.ErrClosed
+}
+
+// TestStrangers proves that a connection which shows no credential is closed before
+// long, whatever it calls, and none that has shown one.
+func TestStrangers(t *testing.T) {
+	const within = 300 * time.Millisecond
+	f := newFixture(t, func(f *fixture) { f.stranger = within })
+	resp, err := f.credentials("admin").CreateCredential(f.ctx, &pb.CreateCredentialRequest{Credential: &pb.Credential{Name: "by-key", Role: pb.Role_ROLE_ISSUER}})
+	f.ok(err)
+	open := func(name string, opts ...grpc.DialOption) (*grpc.ClientConn, func() bool) {
+		closed := make(chan struct{})
+		conn := f.dial(f.clientTLS(name, 1), append(opts, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
+			c, err := (&net.Dialer{}).DialContext(ctx, "tcp", address)
+			return &watchedConn{c, sync.OnceFunc(func() { close(closed) })}, err
+		}))...)
+		t.Cleanup(func() { _ = conn.Close() })
+		return conn, func() bool {
+			select {
+			case <-closed:
+				return true
+			default:
+				return false
+			}
+		}
+	}
+	issue := func(conn *grpc.ClientConn) error {
+		_, err := pb.NewTokenServiceClient(conn).IssueToken(f.ctx, request())
+		return err
+	}
+	byKey, keyClosed := open("", grpc.WithPerRPCCredentials(apiKey(resp.GetIssued().GetApiKey())))
+	f.ok(issue(byKey))
+	certified, certClosed := open("login")
+	f.ok(issue(certified))
+	began := time.Now()
+	stranger, strangerClosed := open("")
+	f.fails(issue(stranger), "Unauthenticated unauthenticated: ...")
+	f.eventually("the stranger is cut off", strangerClosed)
+	if took := time.Since(began); took < within {
+		t.Errorf("cut off after %v, want %v", took, within)
+	}
+	f.ok(issue(byKey))
+	f.ok(issue(certified))
+	f.equal("the others are cut off", []bool{keyClosed(), certClosed()}, []bool{false, false})
+	f.equal("counted", f.metric(`gatehouse_authority_connections_refused_total{limit="without_credential"}`) > 0, true)
+}
+
+// watchedConn tells that its peer has closed it.
+type watchedConn struct {
+	net.Conn
+	closed func()
+}
+
+func (c *watchedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err != nil {
+		c.closed()
+	}
+	return n, err
 }
 
 // TestOversizedMessages proves that a message beyond the bound fails its call

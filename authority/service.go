@@ -78,7 +78,8 @@ type Service struct {
 	backup    func(ctx context.Context, w io.Writer, begun func(storage.Backup)) error
 	backingUp chan struct{} // of one: held by who makes a backup
 
-	writes *writes
+	writes   *writes
+	stranger time.Duration // how long a connection may be without a credential
 
 	stop     sync.Once
 	stopping chan struct{}  // closed when streams must end
@@ -104,6 +105,7 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 		stopping:  make(chan struct{}),
 		tracing:   newTracing(p.Traces),
 		recertify: p.Recertify,
+		stranger:  maxStranger,
 		backup:    p.Backup, backingUp: make(chan struct{}, 1),
 	}
 	s.store, s.log = s.tracing.store(p.Store), s.tracing.log(p.Log)
