@@ -90,8 +90,8 @@ type ticket struct {
 // Open implements netloop.Ticket.
 func (t *ticket) Open(link netloop.Link, now time.Time) netloop.Machine {
 	p := &peer{
-		n: t.n, link: link, addr: t.addr, began: now, now: now, heard: now,
-		counted: t.reason == 0, early: t.reason, retry: t.retry,
+		n: t.n, link: link, addr: t.addr, now: now, heard: t.n.instant(now), counted: t.reason == 0,
+		opening: &opening{began: now, early: t.reason, retry: t.retry},
 	}
 	_, _ = rand.Read(p.id[:]) // it never fails
 	p.conn.Reset(&t.n.limits, now)

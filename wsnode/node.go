@@ -28,6 +28,7 @@ import (
 type Node struct {
 	cfg       Config
 	limits    wsconn.Limits
+	made      time.Time // instants count from then
 	log       *slog.Logger
 	handler   deliver.Handler
 	routes    map[string]*route
@@ -82,7 +83,7 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 		cfg.Limits.Sockets.Max = most
 	}
 	n := &Node{
-		cfg: cfg, limits: cfg.Sockets.wsconn(), log: cfg.Log, handler: handler,
+		cfg: cfg, limits: cfg.Sockets.wsconn(), made: time.Now().Add(-1), log: cfg.Log, handler: handler,
 		routes: map[string]*route{}, addresses: limit.NewAddresses(cfg.Limits), sessions: newSessions(),
 		listeners: map[net.Listener]struct{}{},
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"net/url"
 	"time"
+	"unique"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
@@ -64,8 +65,9 @@ func (p *peer) Opening(r *wsconn.Request) {
 	if p.reason = p.reserve(); p.reason != 0 {
 		return
 	}
-	p.userAgent = bytes.Clone(r.UserAgent[:min(len(r.UserAgent), maxObserved)])
-	p.origin = bytes.Clone(r.Origin[:min(len(r.Origin), maxObserved)])
+	p.observed = unique.Make(observed{
+		string(r.UserAgent[:min(len(r.UserAgent), maxObserved)]), string(r.Origin[:min(len(r.Origin), maxObserved)]),
+	})
 	p.attempt = p.attemptWith(&p.token, p.id)
 	p.attempt.SingleUseOnly, p.attempt.Done = inURL, p.redeemed
 	p.asking = true
@@ -74,16 +76,17 @@ func (p *peer) Opening(r *wsconn.Request) {
 
 // attemptWith is an attempt to redeem t for a session with this id.
 func (p *peer) attemptWith(t *token.Token, session [16]byte) *verify.Attempt {
+	o := p.observed.Value()
 	return &verify.Attempt{
 		Token: t.ID, Digest: t.Secret.Digest(), Session: session, Audience: p.route.Audience,
-		ClientIP: p.addr, UserAgent: p.userAgent, Origin: p.origin,
+		ClientIP: p.addr, UserAgent: []byte(o.userAgent), Origin: []byte(o.origin),
 	}
 }
 
 // admission is why nobody, or not this address, is let in; or 0.
 func (p *peer) admission() pb.Reason {
 	switch {
-	case p.early != 0:
+	case p.opening != nil && p.early != 0:
 		return p.early
 	case p.n.draining.Load():
 		return pb.Reason_REASON_DRAINING
@@ -209,27 +212,29 @@ func (p *peer) unreserve() {
 
 // open puts the session into force.
 func (p *peer) open(s *session) {
-	p.session, p.attempt = s, nil
+	p.session = s
 	p.n.addresses.Confirm(p.addr)
 	p.reserved, p.admitted = false, true
 	p.limit(s.grant)
-	p.heard = p.now
+	p.heard = p.n.instant(p.now)
 	p.n.metrics.handshakes.Inc()
 	who := &s.grant.Identity
 	p.n.log.Info("session opened", "session_id", p.handshakeID(), "token_id", who.Token.String(),
 		"tenant", who.Tenant, "subject", who.Subject, "path", p.seen.path,
 		"client_ip", p.addr.String(), "took", p.now.Sub(p.began))
-	p.seen = seen{} // refusals alone tell the rest of it
+	p.opening = nil
 	p.n.handler.Opened(s.handle())
 }
 
 // limit puts the bounds on messages of a grant into force.
 func (p *peer) limit(g *verify.Grant) {
-	p.limits = p.n.limits
-	if own := int64(g.Limits.MessageBytes); own > 0 && own < int64(p.limits.MessageBytes) {
-		p.limits.MessageBytes = int(own)
+	limits := &p.n.limits
+	if own := int64(g.Limits.MessageBytes); own > 0 && own < int64(limits.MessageBytes) {
+		of := *limits
+		of.MessageBytes = int(own)
+		limits = &of
 	}
-	p.conn.Limit(&p.limits)
+	p.conn.Limit(limits)
 }
 
 // refuse answers an opening handshake that is not accepted.

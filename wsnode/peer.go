@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"time"
+	"unique"
 
 	"github.com/gobwas/ws"
 
@@ -20,44 +21,64 @@ import (
 
 // peer is one connection: the order in which it meets its checks (opening.go),
 // then its session. It is the Machine of its driver and the Sink of its
-// protocol, and does its work in their turns.
+// protocol, and does its work in their turns. What each message needs stands
+// first, and what the opening handshake needs is given up with it: of many
+// sockets most of the time a message takes is waiting for memory.
 type peer struct {
+	// owned by the turn
+	n       *Node
+	session *session // from the 101 on
+	route   *route
+	now     time.Time // of the turn
+	heard   instant
+	pinged  instant // when a ping was sent that has no answer; zero for none
+	conn    wsconn.Conn
+
+	*opening                         // nil from the 101 on
+	observed unique.Handle[observed] // for the authority
+	peerCode ws.StatusCode
+	reserved bool // has a place among the authenticated
+	admitted bool // counts as authenticated
+
 	// set at construction
-	n     *Node
-	link  netloop.Link
+	counted bool // the limits count this socket
+	addr    netip.Addr
+	link    netloop.Link
+}
+
+// opening is what a peer needs until it has a session.
+type opening struct {
+	// set at construction
 	id    [16]byte // of the handshake, and of the session that it opens
-	addr  netip.Addr
 	began time.Time
-	// early is the limit that refuses as soon as there is a request to answer;
-	// counted says whether the limits count this socket.
-	early   pb.Reason
-	retry   time.Duration // with early
-	counted bool
+	// early is the limit that refuses as soon as there is a request to answer.
+	early pb.Reason
+	retry time.Duration // with early
 
 	// owned by the turn
-	conn        wsconn.Conn
-	limits      wsconn.Limits // of the session, where its token has its own
-	now         time.Time     // of the turn
-	route       *route
 	subprotocol string          // to be answered; empty for none
 	token       token.Token     // id and key only, once parsed
-	userAgent   []byte          // as sent to the authority, and not changed any more
-	origin      []byte          // as userAgent
 	attempt     *verify.Attempt // that the handshake waits for
 	asking      bool            // the turn's Feed has made the attempt, to be redeemed after it
 	reason      pb.Reason       // to refuse with after the turn's Feed
-	session     *session        // from the 101 on
-	reserved    bool            // has a place among the authenticated
-	admitted    bool            // counts as authenticated
-	heard       time.Time
-	pinged      time.Time // when a ping was sent that has no answer; zero for none
-	peerCode    ws.StatusCode
 	seen        seen
 }
 
+// observed is what the authority is told of a client. Most clients share theirs
+// with many others.
+type observed struct{ userAgent, origin string }
+
+// instant is a time as sockets keep it: since the node was made, on the clock
+// that nobody sets. Zero is none.
+type instant time.Duration
+
+func (n *Node) instant(t time.Time) instant { return instant(t.Sub(n.made)) }
+
+func (n *Node) time(i instant) time.Time { return n.made.Add(time.Duration(i)) }
+
 // Feed implements netloop.Machine.
 func (p *peer) Feed(in []byte, now time.Time, out []byte) []byte {
-	p.now, p.heard, p.pinged = now, now, time.Time{}
+	p.now, p.heard, p.pinged = now, p.n.instant(now), 0
 	if p.conn.State() == wsconn.StateOpen {
 		switch { // what is fed to a closing connection is discarded, frame by frame
 		case p.n.verify.Lapsed(now):
@@ -83,6 +104,7 @@ func (p *peer) afterFeed(err error, out []byte) []byte {
 	switch {
 	case err != nil:
 		return p.fail(err, out)
+	case p.opening == nil:
 	case p.reason != 0:
 		return p.refuse(p.reason, p.retry, out)
 	case p.asking:
@@ -109,17 +131,15 @@ func (p *peer) Deadline() time.Time {
 	if p.conn.State() != wsconn.StateOpen {
 		return at
 	}
-	next := p.heard.Add(p.n.cfg.Sockets.PingInterval)
-	if !p.pinged.IsZero() {
-		next = p.pinged.Add(p.n.cfg.Sockets.PongTimeout)
+	next := p.heard + instant(p.n.cfg.Sockets.PingInterval)
+	if p.pinged != 0 {
+		next = p.pinged + instant(p.n.cfg.Sockets.PongTimeout)
 	}
-	if p.session.expires.Before(next) {
-		next = p.session.expires
+	own := p.n.time(min(next, p.session.expires))
+	if !at.IsZero() && at.Before(own) {
+		return at
 	}
-	if !at.IsZero() && at.Before(next) {
-		next = at
-	}
-	return next
+	return own
 }
 
 // Expire implements netloop.Machine.
@@ -131,14 +151,14 @@ func (p *peer) Expire(now time.Time, out []byte) []byte {
 	if p.conn.State() != wsconn.StateOpen {
 		return out
 	}
-	sockets := &p.n.cfg.Sockets
+	sockets, at := &p.n.cfg.Sockets, p.n.instant(now)
 	switch {
-	case !now.Before(p.session.expires):
+	case at >= p.session.expires:
 		return p.close(errSessionExpired, out)
-	case !p.pinged.IsZero() && !now.Before(p.pinged.Add(sockets.PongTimeout)):
+	case p.pinged != 0 && at >= p.pinged+instant(sockets.PongTimeout):
 		return p.close(errIdle, out)
-	case p.pinged.IsZero() && !now.Before(p.heard.Add(sockets.PingInterval)):
-		p.pinged = now
+	case p.pinged == 0 && at >= p.heard+instant(sockets.PingInterval):
+		p.pinged = at
 		return p.conn.Ping(nil, out)
 	}
 	return out
@@ -207,9 +227,9 @@ func (p *peer) check(op ws.OpCode, payload []byte) error {
 	if op == ws.OpBinary && !p.route.Binary {
 		return errBinary
 	}
-	scopes := p.session.grant.Scopes
+	scoped := p.session.scoped
 	if p.route.checks == nil {
-		if len(scopes) > 0 { // the type of an unchecked message is not known
+		if scoped { // the type of an unchecked message is not known
 			return errScope
 		}
 		return nil
@@ -218,7 +238,7 @@ func (p *peer) check(op ws.OpCode, payload []byte) error {
 	if err != nil {
 		return err
 	}
-	if len(scopes) > 0 && !slices.Contains(scopes, kind) {
+	if scoped && !slices.Contains(p.session.grant.Scopes, kind) {
 		return errScope
 	}
 	return nil
@@ -276,7 +296,7 @@ func (p *peer) end(cause error) {
 	who := &s.grant.Identity
 	p.n.log.Log(context.Background(), level, "session closed", "session_id", hex.EncodeToString(who.Session[:]), "token_id", who.Token.String(),
 		"reason", rule.reason.Label(), "code", int(code), "detail", clean([]byte(cause.Error())),
-		"tenant", who.Tenant, "subject", who.Subject, "client_ip", p.addr.String(), "lasted", p.now.Sub(s.opened).Round(time.Millisecond))
+		"tenant", who.Tenant, "subject", who.Subject, "client_ip", p.addr.String(), "lasted", time.Duration(p.n.instant(p.now)-s.opened).Round(time.Millisecond))
 	p.n.verify.Ended(who.Session, rule.reason, p.now)
 	p.n.handler.Closed(s.handle(), uint16(code), rule.reason.Label())
 }

@@ -61,10 +61,10 @@ func (p *peer) renew(payload []byte) error {
 		return errNodeMessage
 	}
 	s := p.session
-	if s.renewal != nil || p.now.Before(s.mayRenew) {
+	if s.renewal != nil || p.n.instant(p.now) < s.mayRenew {
 		return errRenewalRate
 	}
-	s.mayRenew = p.now.Add(renewEvery)
+	s.mayRenew = p.n.instant(p.now.Add(renewEvery))
 	var t token.Token
 	if reason := p.n.checkToken(text, &t, p.now); reason != 0 {
 		return renewalRefused(reason)
@@ -139,7 +139,7 @@ func (p *peer) notRenewed(reason pb.Reason, retryAfter time.Duration, out []byte
 	who := &s.grant.Identity
 	p.n.log.Info("renewal postponed", "session_id", hex.EncodeToString(who.Session[:]), "token_id", who.Token.String(),
 		"reason", reason.Label(), "tenant", who.Tenant, "subject", who.Subject, "client_ip", p.addr.String())
-	wait := max(retryAfter, defaultRetry, s.mayRenew.Sub(p.now))
+	wait := max(retryAfter, defaultRetry, p.n.time(s.mayRenew).Sub(p.now))
 	return p.tell(out, `{"gatehouse":"renew_failed","retry_after":%d}`, wholeSeconds(wait))
 }
 
@@ -151,7 +151,7 @@ func (s *session) warn(e *verify.Entry) {
 		if p.session != s || p.conn.State() != wsconn.StateOpen || s.ending() != nil || !e.Hits(&s.grant.Identity) {
 			return out
 		}
-		s.mayRenew = now
+		s.mayRenew = p.n.instant(now)
 		return p.tell(out, `{"gatehouse":"renew_by","at":%q}`, e.GraceUntil.UTC().Format(time.RFC3339))
 	})
 }

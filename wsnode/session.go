@@ -17,55 +17,61 @@ import (
 // session is an admitted peer, as handlers and enforcers see it. It is the
 // deliver.Sockets of its own socket.
 type session struct {
-	// set at construction
-	p        *peer
-	identity *deliver.Identity
-	opened   time.Time
-	flushing func(now time.Time, out []byte) []byte
+	// set at construction, or owned by the peer's turn
+	p          *peer
+	identity   *deliver.Identity
+	expires    instant
+	rate       limit.Rate
+	rateDryRun bool
+	scoped     bool // the grant has scopes
+
+	// dead is set once cause is, so that a turn need not take the lock to look.
+	dead atomic.Bool
+
+	mu        sync.Mutex
+	inTurn    bool   // the turn under way takes the replies
+	posted    bool   // a turn was asked for that will
+	wantClose bool   // the application asked for the end
+	cause     error  // why the session has ended
+	replies   []byte // frames to be sent; of a turn, behind what it sends before
+	before    int    // bytes of that
+	closeCode ws.StatusCode
+	closeText string
+	flushing  func(now time.Time, out []byte) []byte // flush, once somebody needed it
 
 	// guarded by sessions.mu, and changed by the peer's turn alone
 	grant *verify.Grant
 	place place
 
-	// dead is set once cause is, so that a turn need not take the lock to look.
-	dead atomic.Bool
-
 	// owned by the peer's turn
-	expires    time.Time // by our monotonic clock
-	rate       limit.Rate
-	rateDryRun bool
-	renewal    *verify.Attempt // under way, or nil
-	mayRenew   time.Time       // when the next one may come
-
-	mu        sync.Mutex
-	cause     error  // why the session has ended
-	replies   []byte // frames to be sent
-	inTurn    bool   // the turn under way takes the replies
-	posted    bool   // a turn was asked for that will
-	wantClose bool   // the application asked for the end
-	closeCode ws.StatusCode
-	closeText string
+	opened   instant
+	renewal  *verify.Attempt // under way, or nil
+	mayRenew instant         // when the next one may come
 }
 
 func newSession(p *peer, g *verify.Grant) *session {
 	who := &g.Identity
 	s := &session{
-		p: p, opened: p.now,
+		p: p, opened: p.n.instant(p.now),
 		identity: &deliver.Identity{
 			Session: who.Session, Token: who.Token, Tenant: who.Tenant, Subject: who.Subject, Route: p.route.Audience,
 			Scopes: g.Scopes, Attributes: g.Attributes, ClientAddr: who.ClientIP, OpenedAt: p.now, ExpiresAt: g.ExpiresAt,
 		},
 	}
 	s.bound(g, nil)
-	s.flushing = s.flush
 	return s
 }
+
+// longestLife is far above any session's, and does not overflow.
+const longestLife = 100 * 365 * 24 * time.Hour
 
 // bound puts the end and the rate of a grant into force. What is left of the
 // rate of the grant before, if any, stays as it is where both allow the same.
 func (s *session) bound(g, before *verify.Grant) {
 	p := s.p
-	s.expires = p.now.Add(p.n.verify.Local(g.ExpiresAt).Sub(p.now)) // as now has it, on the clock that nobody sets
+	left := p.n.verify.Local(g.ExpiresAt).Sub(p.now) // by the wall clock, which both have
+	s.expires = p.n.instant(p.now) + instant(min(left, longestLife))
+	s.scoped = len(g.Scopes) > 0
 	if before == nil || g.Limits.MessagesPerSecond != before.Limits.MessagesPerSecond {
 		s.rate, s.rateDryRun = rateOf(p.n.cfg.Limits.Messages, g.Limits.MessagesPerSecond)
 	}
@@ -121,13 +127,16 @@ func (s *session) deliver(op deliver.Op, payload, out []byte) ([]byte, error) {
 		s.mu.Unlock()
 		return out, err
 	}
-	s.inTurn = true
+	// What is sent meanwhile goes to out at once: nothing is copied, and no socket
+	// keeps a buffer of its own.
+	s.before = len(out)
+	s.inTurn, s.replies = true, append(out, s.replies...)
 	s.mu.Unlock()
 	err := s.p.n.handler.Message(s.handle(), op, payload)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inTurn = false
-	out = s.takeReplies(out)
+	out, s.replies = s.replies, nil
+	s.inTurn, s.before = false, 0
 	if err != nil {
 		return out, fmt.Errorf("%w: %v", errHandler, err)
 	}
@@ -137,16 +146,11 @@ func (s *session) deliver(op deliver.Op, payload, out []byte) ([]byte, error) {
 	return out, nil
 }
 
-// keepReplies is how large a session's reply buffer may be to be kept.
-const keepReplies = 4096
-
 // takeReplies moves what waits to be sent to out. It is called with the lock
-// held.
+// held, and not within deliver.
 func (s *session) takeReplies(out []byte) []byte {
 	out = append(out, s.replies...)
-	if s.replies = s.replies[:0]; cap(s.replies) > keepReplies {
-		s.replies = nil
-	}
+	s.replies = nil
 	return out
 }
 
@@ -154,9 +158,7 @@ func (s *session) takeReplies(out []byte) []byte {
 func (s *session) lastReplies(out []byte) []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	out = append(out, s.replies...)
-	s.replies = nil
-	return out
+	return s.takeReplies(out)
 }
 
 // Send implements deliver.Sockets.
@@ -170,7 +172,7 @@ func (s *session) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
 	case len(payload) > bound:
 		s.mu.Unlock()
 		return deliver.ErrMessageTooBig
-	case len(payload) > bound-len(s.replies):
+	case len(payload) > bound-(len(s.replies)-s.before):
 		s.mu.Unlock()
 		s.kill(errSlowReader)
 		return deliver.ErrSlowReader
@@ -196,9 +198,13 @@ func (s *session) wake() error {
 	ask := !s.inTurn && !s.posted
 	if ask {
 		s.posted = true
+		if s.flushing == nil {
+			s.flushing = s.flush
+		}
 	}
+	flush := s.flushing
 	s.mu.Unlock()
-	if ask && !s.p.link.Post(s.flushing) {
+	if ask && !s.p.link.Post(flush) {
 		return deliver.ErrClosed
 	}
 	return nil

@@ -3,6 +3,7 @@ package wsnode
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -417,11 +418,20 @@ func TestExpiryIsMonotonic(t *testing.T) {
 	b := newBench(t)
 	h := b.open(echoPath)
 	s := b.calls.newest().Sockets.(*session)
-	if text := s.expires.String(); !strings.Contains(text, " m=+") {
+	if text := b.time(s.expires).String(); !strings.Contains(text, " m=+") {
 		t.Errorf("the session expires at %s, by the wall clock", text)
 	}
-	if off := s.expires.Sub(h.now) - time.Hour; off.Abs() > time.Minute {
+	if off := b.time(s.expires).Sub(h.now) - time.Hour; off.Abs() > time.Minute {
 		t.Errorf("the session expires %v off its hour", off)
 	}
 	h.gone(nil)
+}
+
+// What a socket takes that is open, its token's texts and the tables beside.
+func TestSizesOfOpenSockets(t *testing.T) {
+	for of, most := range map[reflect.Type]uintptr{reflect.TypeFor[peer](): 256, reflect.TypeFor[session](): 192} {
+		if of.Size() > most {
+			t.Errorf("a %v has %d bytes, want at most %d", of, of.Size(), most)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -57,6 +58,32 @@ func (d *loops) leftovers() string {
 		}
 	}
 	return ""
+}
+
+// A record lies in one line of the cache, and the garbage collector has nothing
+// to look for in it.
+func TestRecordSize(t *testing.T) {
+	if n := reflect.TypeFor[record]().Size(); n != 64 {
+		t.Errorf("a record has %d bytes, want 64", n)
+	}
+	var pointers func(reflect.Type) bool
+	pointers = func(of reflect.Type) bool {
+		switch of.Kind() {
+		case reflect.Struct:
+			for i := range of.NumField() {
+				if pointers(of.Field(i).Type) {
+					return true
+				}
+			}
+			return false
+		case reflect.Array:
+			return pointers(of.Elem())
+		}
+		return of.Kind() > reflect.Complex128
+	}
+	if pointers(reflect.TypeFor[record]()) {
+		t.Error("a record has a pointer")
+	}
 }
 
 // narrow is a listener whose sockets hold little of what is not read.

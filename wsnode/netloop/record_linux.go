@@ -23,6 +23,8 @@ type record struct {
 	interest    uint8  // what epoll is asked for, EPOLLIN and EPOLLOUT
 	state       uint8
 	peerEnded   bool // there is nothing more to read
+
+	_ [5]byte // to 64 bytes: the cache has each in one piece
 }
 
 // The bytes of the queue up to underWay are those that a write has begun with:

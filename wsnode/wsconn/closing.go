@@ -44,7 +44,7 @@ func (c *Conn) Close(code ws.StatusCode, reason string, now time.Time, out []byt
 // up, but for where in its frames the connection is.
 func (c *Conn) startClosing(now time.Time) {
 	c.state = StateClosing
-	c.discard = c.limits.ClosingBytes
+	c.discard = int32(c.limits.ClosingBytes)
 	c.deadline = now.Add(c.limits.CloseTimeout)
 	early := c.takePipelined()
 	c.drop()
@@ -59,11 +59,11 @@ func (c *Conn) feedClosing(in []byte) {
 	if c.ended {
 		return
 	}
-	if len(in) > c.discard {
+	if len(in) > int(c.discard) {
 		c.end()
 		return
 	}
-	c.discard -= len(in)
+	c.discard -= int32(len(in))
 	for len(in) > 0 {
 		if c.rest == 0 {
 			var h ws.Header

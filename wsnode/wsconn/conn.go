@@ -77,31 +77,30 @@ type Sink interface {
 // Conn is one connection. It keeps a copy of what has arrived in part and of
 // nothing else: an idle one owns no buffer. One goroutine at a time.
 type Conn struct {
-	limits   *Limits
-	request  *Request  // how far the head is parsed; only if it came in part
-	buf      *buffer   // bytes of the head, pipelined bytes, or a message in part and behind it a control frame in part
-	deadline time.Time // of the head, of what has arrived in part, or of the closing handshake
-
-	rest      int64 // payload bytes of the frame under way that have not arrived
-	have      int   // bytes of buf that belong to the message under way
-	discard   int   // bytes that may yet be discarded while closing
-	fragments int   // frames of the message under way
-
-	held      [16]byte // the decoded key while verifying, then a frame head in part
-	heldBytes uint8    // how much of a frame head is held
-	mask      [4]byte  // of the frame under way
-	maskPos   uint8    // where in mask its next byte falls
-
+	// What every frame needs stands first, within 64 bytes.
+	limits     *Limits
+	buf        *buffer   // bytes of the head, pipelined bytes, or a message in part and behind it a control frame in part
+	deadline   time.Time // of the head, of what has arrived in part, or of the closing handshake
+	rest       int64     // payload bytes of the frame under way that have not arrived
+	have       int       // bytes of buf that belong to the message under way
 	state      State
+	heldBytes  uint8     // how much of a frame head is held
 	frameOp    ws.OpCode // of the frame under way
 	messageOp  ws.OpCode // of the message under way: text or binary
 	fin        bool      // the data frame under way is its message's last
 	fragmented bool      // a message has begun whose last frame has not
-	unfinished uint8     // bytes at the end of buf that begin a character
 	pipelined  bool      // buf holds frames that came before Accept
 	closeSent  bool
-	ended      bool // no byte that follows can be understood, or matters
-	pingSent   bool // and no pong has come since
+
+	fragments  int32    // frames of the message under way
+	discard    int32    // bytes that may yet be discarded while closing
+	held       [16]byte // the decoded key while verifying, then a frame head in part
+	mask       [4]byte  // of the frame under way
+	maskPos    uint8    // where in mask its next byte falls
+	unfinished uint8    // bytes at the end of buf that begin a character
+	ended      bool     // no byte that follows can be understood, or matters
+	pingSent   bool     // and no pong has come since
+	request    *Request // how far the head is parsed; only if it came in part
 }
 
 // Reset makes c a new connection whose request head is awaited from now on. c

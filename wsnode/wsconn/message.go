@@ -109,7 +109,7 @@ func (c *Conn) beginFrame(h *ws.Header) error {
 	switch {
 	case h.Length > int64(c.limits.MessageBytes-c.have): // a sum could wrap (§10.4)
 		err = ErrMessageTooBig
-	case c.fragments > c.limits.Fragments:
+	case int(c.fragments) > c.limits.Fragments:
 		err = ErrTooManyFragments
 	default:
 		return nil
