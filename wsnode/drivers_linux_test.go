@@ -15,6 +15,8 @@ import (
 
 	"github.com/gobwas/ws"
 
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
@@ -184,7 +186,7 @@ type tcpLab struct {
 func newTCP(t *testing.T, d Driver) *tcpLab {
 	l := &tcpLab{lab: newLab(t, testConfig(), func(c *Config, _ *wstest.Authority) {
 		c.Sockets.Driver, c.Sockets.Loops = d, 2
-		c.Limits.Messages.PerSecond = 0
+		c.Limits.Messages.PerSecond, c.Limits.UnauthenticatedPerAddress.Max = 0, 100
 		c.Limits.NewPerAddress = limit.Window{Max: 1_000_000, Length: time.Second, Action: limit.Reject}
 	})}
 	var err error
@@ -300,5 +302,80 @@ func (h *heard) frame(c net.Conn) bool {
 		if !h.more(c) {
 			return false
 		}
+	}
+}
+
+// A revocation is acknowledged once the sessions that it hits are dead on every
+// loop, also on one that is held up by its application: that one's sockets linger,
+// and what they have sent by then reaches nobody.
+func TestEnforceOnLoops(t *testing.T) {
+	const sockets = 20
+	l := newTCP(t, AutoDriver)
+	release, entered := make(chan struct{}), make(chan struct{}, 1)
+	l.calls.message = func(s deliver.Session, op deliver.Op, payload []byte) error {
+		if string(payload) == "stick" {
+			entered <- struct{}{}
+			<-release
+		}
+		return deliver.Echo{}.Message(s, op, payload)
+	}
+	var hit, others []*wstest.Peer
+	for i := range 2 * sockets {
+		subject := []string{"u42", "other"}[i/2%2] // of both on each loop
+		c, err := net.Dial("tcp", l.listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := wstest.NewPeer(t, c)
+		p.Open(wstest.Opening{Target: echoPath, Bearer: l.a.Issue(wstest.Token{Subject: subject}).Text})
+		if subject == "u42" {
+			hit = append(hit, p)
+		} else {
+			others = append(others, p)
+		}
+	}
+	others[0].Send("stick") // holds up its loop
+	<-entered
+	for _, p := range hit {
+		p.Send("late")
+	}
+	revision := l.a.Revoke(wstest.BySubject("default", "u42")).GetSequence()
+	var told *pb.Enforced
+	l.a.Await(t, "the revocation is acknowledged", func(s *wstest.Seen) bool {
+		for _, a := range s.Acknowledgements {
+			for _, e := range a.GetEnforced() {
+				if e.GetSequence() == revision {
+					told = e
+				}
+			}
+		}
+		return told != nil
+	})
+	if told.GetClosed() != sockets || told.GetLingering() != sockets/2 {
+		t.Errorf("%d closed, %d of them lingering, want %d, and those of the loop that is held up", told.GetClosed(), told.GetLingering(), sockets)
+	}
+	l.calls.mu.Lock()
+	before := len(l.calls.events)
+	l.calls.mu.Unlock()
+	close(release)
+	for _, p := range hit {
+		for {
+			op, payload := p.Read()
+			if op == ws.OpClose {
+				if code, _ := ws.ParseCloseFrameData(payload); code != 4501 {
+					t.Errorf("closed with %d, want 4501", code)
+				}
+				break
+			}
+		}
+	}
+	for _, event := range l.calls.seen()[before:] {
+		if event == "message late" {
+			t.Error("a message was delivered after its session's end was acknowledged")
+		}
+	}
+	others[0].Want(ws.OpText, "stick")
+	for _, p := range others {
+		exchange(p, "still here")
 	}
 }
