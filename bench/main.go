@@ -35,6 +35,7 @@ type benchmark struct {
 
 var benchmarks = []benchmark{
 	{name: "token", about: "parse and tag a token, mint one", run: benchToken},
+	{name: "schema", about: "messages against their schemas, beside other validators", run: benchSchema},
 	{name: "issue", about: "IssueToken, durable and audited, beside a bare unary call", run: benchIssue},
 	{name: "issue-batch", about: "IssueTokens of 64 beside a bare unary call of the same bytes", run: benchIssueBatch},
 	{name: "redeem", about: "the Redeem stream beside a bare stream of the same bytes", run: benchRedeem},

@@ -1,18 +1,22 @@
 package schema
 
-import "sync"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // Set checks the messages of a route. Safe for concurrent use.
 type Set struct {
 	discriminator string
 	key           int64 // of the discriminator
 	guards        Guards
-	types         textTable
+	types         choice
 	typeNames     []string
 	nodes         []int32         // of the types
 	names         map[string]bool // properties that schemas declare
 	program       *program
-	runs          sync.Pool // of *run
+	spare         atomic.Pointer[run]
+	runs          sync.Pool // of *run, when there are several at once
 }
 
 func newSet(cfg *Config, docs []*document) *Set {
@@ -22,10 +26,11 @@ func newSet(cfg *Config, docs []*document) *Set {
 		guards:        cfg.Guards,
 		names:         map[string]bool{cfg.Discriminator: true},
 	}
-	for _, t := range cfg.Types {
+	for i, t := range cfg.Types {
 		s.typeNames = append(s.typeNames, t.Name)
+		s.types.which = append(s.types.which, int32(i))
 	}
-	s.types = newTextTable(s.typeNames)
+	s.types.name, s.types.key, s.types.texts = s.discriminator, s.key, newTextTable(s.typeNames)
 	for _, d := range docs {
 		for name := range d.names {
 			s.names[name] = true
@@ -46,10 +51,13 @@ const keepBytes = 1 << 20
 // payload is borrowed for the call and not written to. A message that passes
 // costs no allocation, one that does not at most two.
 func (s *Set) Check(payload []byte) (typ string, err error) {
-	r := s.runs.Get().(*run)
+	r := s.spare.Swap(nil) // cheaper than the pool, and enough for a loop
+	if r == nil {
+		r = s.runs.Get().(*run)
+	}
 	typ, err = s.check(r, payload)
 	r.in = nil
-	if r.size() <= keepBytes {
+	if r.size() <= keepBytes && !s.spare.CompareAndSwap(nil, r) {
 		s.runs.Put(r)
 	}
 	return typ, err
@@ -67,7 +75,10 @@ func (s *Set) check(r *run, payload []byte) (string, error) {
 	if !ok || r.entries[at].kind != kindString {
 		return "", &Error{Err: ErrTypeMissing, Offset: -1}
 	}
-	i := s.types.find(&r.tape, &r.entries[at], r.key(&r.entries[at]))
+	if s.guards.DuplicateNames && r.again(0, at) {
+		return "", &Error{Err: ErrDuplicateName, Offset: int(r.entries[at].at)}
+	}
+	i := s.types.texts.find(&r.tape, &r.entries[at], r.key(&r.entries[at]))
 	if i < 0 {
 		return "", &Error{Err: ErrTypeUnknown, Offset: -1}
 	}

@@ -101,6 +101,30 @@ func TestChoicesAskTheRest(t *testing.T) {
 	}
 }
 
+// Where properties may be there twice, each is held against the schema, and the
+// type still is there once.
+func TestDuplicateNamesAreAllChecked(t *testing.T) {
+	s := mustCompile(t, folder("chat.json", `{"properties": {"type": {"const": "chat"}, "a": {"maximum": 5}, "b": {"oneOf": [
+		{"required": ["k"], "properties": {"k": {"const": "x"}}}, {"required": ["k"], "properties": {"k": {"const": "y"}}}]}}}`), oneType(func(c *Config) {
+		c.Guards.DuplicateNames = true
+		c.Types = append(c.Types, Type{"ping", "chat.json"})
+	}))
+	for in, want := range map[string]error{
+		`{"type":"chat","a":1,"a":2}`:              nil,
+		`{"type":"chat","a":1,"a":9}`:              ErrNotAllowed,
+		`{"type":"chat","a":9,"a":1}`:              ErrNotAllowed,
+		`{"type":"chat","b":{"k":"x"}}`:            nil,
+		`{"type":"chat","b":{"k":"x","k":"y"}}`:    ErrNotAllowed,
+		`{"type":"chat","a":1,"\u0074ype":"ping"}`: ErrDuplicateName,
+		`{"type":"ping","a":1,"type":"chat"}`:      ErrDuplicateName,
+		`{"type":"ping"}`:                          ErrNotAllowed,
+	} {
+		if _, err := s.Check([]byte(in)); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", in, err, want)
+		}
+	}
+}
+
 func TestErrorsNameThePlace(t *testing.T) {
 	s := chatSet(t)
 	for _, test := range []struct {

@@ -68,6 +68,11 @@ func Compile(files fs.FS, cfg Config) (*Set, error) {
 	if s.program, err = l.finish(); err != nil {
 		return nil, err
 	}
+	if !cfg.Guards.DuplicateNames {
+		for i, n := range s.nodes { // of which the type has been looked at when they are asked
+			s.nodes[i] = s.program.chosen(n, &s.types, i)
+		}
+	}
 	return s, nil
 }
 
@@ -76,6 +81,7 @@ func fileURL(file string) string { return (&url.URL{Scheme: "schema", Path: "/" 
 
 // compiler compiles schemas of a fixed set of documents.
 type compiler struct {
+	cfg  *Config
 	docs []*document
 	// Where the resource of a URL is. Only a whole document can be loaded by its
 	// $id; a part of one is known under it within the same document alone.
@@ -91,7 +97,7 @@ type resource struct {
 // newCompiler walks the documents and checks that their references stay among
 // them.
 func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
-	c := &compiler{docs: docs, byURL: map[string]resource{}, lib: jsonschema.NewCompiler()}
+	c := &compiler{cfg: cfg, docs: docs, byURL: map[string]resource{}, lib: jsonschema.NewCompiler()}
 	var problems []error
 	for _, d := range docs {
 		d.walk(cfg)

@@ -68,7 +68,7 @@ func (l *lowering) finish() (*program, error) {
 		return nil, err
 	}
 	l.shorten()
-	l.p.hurry()
+	l.p.hurry(!l.c.cfg.Guards.DuplicateNames)
 	return l.p, nil
 }
 

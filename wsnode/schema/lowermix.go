@@ -220,8 +220,9 @@ func (l *lowering) shorten() {
 	}
 }
 
-// hurry notes what can be skipped.
-func (p *program) hurry() {
+// hurry notes what can be skipped. Where a name can be there twice, the second one
+// has to be looked at as well.
+func (p *program) hurry(namesDiffer bool) {
 	for i := range p.objects {
 		o := &p.objects[i]
 		o.namesOnly = o.nameNode == 0 && len(o.patterns) == 0
@@ -232,7 +233,7 @@ func (p *program) hurry() {
 			nodes  []int32
 		}{{p.mixes[i].anyChoice, p.mixes[i].any}, {p.mixes[i].oneChoice, p.mixes[i].one}} {
 			for j := range c.nodes {
-				if c.choice != nil {
+				if c.choice != nil && namesDiffer {
 					c.nodes[j] = p.chosen(c.nodes[j], c.choice, j)
 				}
 			}

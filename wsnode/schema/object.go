@@ -58,15 +58,15 @@ func (r *run) evalProps(n int32, rule *objectRule, e *entry, at uint32) (seen ui
 			}
 		}
 		value := &entries[name+1]
-		child := rule.additional
+		child, closed := rule.additional, rule.closed
 		if found >= 0 {
 			p := &rule.props[found]
 			seen |= p.bit
 			if p.declared {
-				child = p.node
+				child, closed = p.node, false
 			}
 		}
-		if (found < 0 || !rule.props[found].declared) && rule.closed {
+		if closed {
 			return 0, r.fail(n, kwAdditionalProperties, at)
 		}
 		if !r.p.nodes[child].isEnough(value) && !r.eval(child, name+1, unmarked) {

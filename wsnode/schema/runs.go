@@ -15,21 +15,22 @@ type classRun struct {
 
 // matchRuns reports whether a text is these runs and nothing else.
 func matchRuns(runs []classRun, text []byte) bool {
-	i := 0
 	for k := range runs {
 		run := &runs[k]
-		from, end := i, len(text)
-		if run.max < end-i {
-			end = i + run.max
+		part := text
+		if run.max < len(part) {
+			part = part[:run.max]
 		}
-		for i < end && run.has[text[i]] {
-			i++
+		n := 0
+		for n < len(part) && run.has[part[n]] {
+			n++
 		}
-		if i-from < run.min {
+		if n < run.min {
 			return false
 		}
+		text = text[n:]
 	}
-	return i == len(text)
+	return len(text) == 0
 }
 
 // newRuns returns the runs that a pattern is, or nil if it is something else.

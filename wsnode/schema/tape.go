@@ -91,6 +91,18 @@ func (t *tape) find(object uint32, name string, key int64) (value uint32, ok boo
 	return 0, false
 }
 
+// again reports whether the name of a value stands in its object once more, after
+// it.
+func (t *tape) again(object, value uint32) bool {
+	name := &t.entries[value-1]
+	for i, end := t.entries[value].next, t.entries[object].next; i < end; i = t.entries[i+1].next {
+		if e := &t.entries[i]; e.n == name.n && (e.n >= 0 || string(t.bytes(e)) == string(t.bytes(name))) {
+			return true
+		}
+	}
+	return false
+}
+
 // keyOf condenses a text so that most texts differ in their keys. Texts of less
 // than eight bytes have keys that are not negative, and no two of them the same.
 func keyOf(text []byte) int64 {
