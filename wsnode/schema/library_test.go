@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -44,6 +45,16 @@ func newPair(schema string) (*pair, error) {
 		return nil, err
 	}
 	p.run.p = p.program
+	for of := range l.done { // in the library regex means whatever our patterns may be
+		if f := of.schema.Format; f != nil && f.Name == "regex" {
+			of.schema.Format = &jsonschema.Format{Name: "regex", Validate: func(v any) error {
+				if text, ok := v.(string); ok && !isRegex([]byte(text)) {
+					return errors.New("no regex")
+				}
+				return nil
+			}}
+		}
+	}
 	return p, nil
 }
 
