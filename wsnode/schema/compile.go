@@ -65,6 +65,14 @@ func Compile(files fs.FS, cfg Config) (*Set, error) {
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
 	}
+	for _, d := range docs {
+		if err := d.contradictions(); err != nil {
+			problems = append(problems, err)
+		}
+	}
+	if len(problems) > 0 {
+		return nil, errors.Join(problems...)
+	}
 	if s.program, err = l.finish(); err != nil {
 		return nil, err
 	}

@@ -32,6 +32,7 @@ type document struct {
 	anchors   map[string]bool              // absolute URL with fragment
 	dynamic   map[string]map[string]string // JSON Pointer of a resource -> $dynamicAnchor -> JSON Pointer
 	refs      []reference
+	objects   []placed        // the schemas that are no true or false
 	names     map[string]bool // properties that schemas declare
 	problems  []error
 }
@@ -135,6 +136,9 @@ func (w *walker) schema(v any, at, resource string, base *url.URL) {
 		resource, base = w.identify(object, at, resource, base)
 	}
 	w.schemas[at] = resource
+	if ok {
+		w.objects = append(w.objects, placed{at, object})
+	}
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		value, here := object[name], child(at, name)
 		what := keywords[name]

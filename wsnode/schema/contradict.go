@@ -1,0 +1,182 @@
+package schema
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+	"strings"
+)
+
+// placed is a schema that is an object, and where it stands.
+type placed struct {
+	at     string
+	object map[string]any
+}
+
+// contradictions reports schemas of the document that allow no value of a kind,
+// whatever it is, by what stands side by side in them. Whoever means that writes
+// false.
+func (d *document) contradictions() error {
+	var problems []error
+	for _, s := range d.objects {
+		s.contradict(func(keyword, format string, args ...any) {
+			problems = append(problems, fmt.Errorf("%s#%s: %s; write false if that is meant", d.file, child(s.at, keyword), fmt.Sprintf(format, args...)))
+		})
+	}
+	return errors.Join(problems...)
+}
+
+// opposites are pairs of bounds, what they bound, and whether a value may be both.
+var opposites = []struct {
+	low, high, what string
+	bothIncluded    bool
+}{
+	{"minLength", "maxLength", "string", true}, {"minItems", "maxItems", "array", true}, {"minProperties", "maxProperties", "object", true}, {"minContains", "maxContains", "array", true},
+	{"minimum", "maximum", "number", true}, {"minimum", "exclusiveMaximum", "number", false}, {"exclusiveMinimum", "maximum", "number", false}, {"exclusiveMinimum", "exclusiveMaximum", "number", false},
+}
+
+func (s placed) contradict(bad func(keyword, format string, args ...any)) {
+	for _, o := range opposites {
+		low, high := s.number(o.low), s.number(o.high)
+		if low == nil || high == nil || o.low == "minContains" && s.object["contains"] == nil {
+			continue
+		}
+		switch c := low.Cmp(high); {
+		case c > 0:
+			bad(o.low, "%s is above %s %s, so no %s is allowed", s.object[o.low], o.high, s.object[o.high], o.what)
+		case c == 0 && !o.bothIncluded:
+			bad(o.low, "%s and %s %s leave no %s between them", s.object[o.low], o.high, s.object[o.high], o.what)
+		}
+	}
+	s.contradictValues(bad)
+	s.contradictProperties(bad)
+	if prefix, ok := s.object["prefixItems"].([]any); ok && s.object["items"] == false {
+		if least := s.number("minItems"); least != nil && least.Cmp(big.NewRat(int64(len(prefix)), 1)) > 0 {
+			bad("minItems", "%s is above the %d of prefixItems, and items is false, so no array is allowed", s.object["minItems"], len(prefix))
+		}
+	}
+}
+
+// contradictValues looks at const and enum.
+func (s placed) contradictValues(bad func(keyword, format string, args ...any)) {
+	types := map[string]bool{}
+	switch t := s.object["type"].(type) {
+	case string:
+		types[t] = true
+	case []any:
+		for _, name := range t {
+			if name, ok := name.(string); ok {
+				types[name] = true
+			}
+		}
+	}
+	values, isEnum := s.object["enum"].([]any)
+	if only, ok := s.object["const"]; ok {
+		if !isOfType(only, types) {
+			bad("const", "is not of the type %s, so nothing is allowed", strings.Join(slices.Sorted(maps.Keys(types)), " or "))
+		}
+		if isEnum && !contains(values, only) {
+			bad("const", "is none of the enum, so nothing is allowed")
+		}
+	}
+	if !isEnum {
+		return
+	}
+	for _, v := range values {
+		if isOfType(v, types) {
+			return
+		}
+	}
+	if len(values) == 0 {
+		bad("enum", "is empty, so nothing is allowed")
+		return
+	}
+	bad("enum", "has no value of the type %s, so nothing is allowed", strings.Join(slices.Sorted(maps.Keys(types)), " or "))
+}
+
+// contradictProperties looks at required.
+func (s placed) contradictProperties(bad func(keyword, format string, args ...any)) {
+	required, _ := s.object["required"].([]any)
+	if most := s.number("maxProperties"); most != nil && most.Cmp(big.NewRat(int64(len(required)), 1)) < 0 {
+		bad("maxProperties", "%s is below the %d that are required, so no object is allowed", s.object["maxProperties"], len(required))
+	}
+	properties, _ := s.object["properties"].(map[string]any)
+	patterns, _ := s.object["patternProperties"].(map[string]any)
+	for _, name := range required {
+		name, ok := name.(string)
+		if !ok {
+			continue
+		}
+		declared, known := properties[name]
+		for text := range patterns {
+			if p, err := compilePattern(text); err == nil && p.MatchString(name) {
+				known = true
+			}
+		}
+		switch {
+		case declared == false:
+			bad("required", "%q is required and its schema is false, so no object is allowed", name)
+		case !known && s.object["additionalProperties"] == false:
+			bad("required", "%q is required, but not among properties, and additionalProperties is false, so no object is allowed", name)
+		}
+	}
+}
+
+// number is the value of a keyword that has a number, or nil.
+func (s placed) number(keyword string) *big.Rat {
+	n, ok := s.object[keyword].(json.Number)
+	if !ok {
+		return nil
+	}
+	out, ok := new(big.Rat).SetString(string(n))
+	if !ok {
+		return nil
+	}
+	return out
+}
+
+// isOfType reports whether a value has one of the types, or there are none.
+func isOfType(v any, types map[string]bool) bool {
+	if len(types) == 0 {
+		return true
+	}
+	switch v := v.(type) {
+	case nil:
+		return types["null"]
+	case bool:
+		return types["boolean"]
+	case string:
+		return types["string"]
+	case []any:
+		return types["array"]
+	case map[string]any:
+		return types["object"]
+	case json.Number:
+		n, ok := new(big.Rat).SetString(string(v))
+		return types["number"] || types["integer"] && ok && n.IsInt()
+	}
+	return false
+}
+
+// contains reports whether one of the values is v, as JSON Schema has it.
+func contains(values []any, v any) bool {
+	text, err := json.Marshal([]any{v, values})
+	if err != nil {
+		return true // which the compiler will report
+	}
+	var r run
+	if _, why := r.read(text, &schemaGuards); why != nil {
+		return true
+	}
+	r.steps = len(text) * 10
+	list := r.entries[1].next
+	for i := list + 1; i < r.entries[list].next; i = r.entries[i].next {
+		if r.equal(1, &r.tape, i) {
+			return true
+		}
+	}
+	return false
+}
