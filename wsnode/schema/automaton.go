@@ -31,6 +31,7 @@ const (
 const (
 	maxStates  = 2_000
 	maxClasses = 200
+	maxEntries = 1 << 17   // of the table, each of two bytes
 	maxEffort  = 2_000_000 // instructions looked at while it is built
 )
 
@@ -213,7 +214,7 @@ func (b *builder) state(at []uint32, prior before) (uint16, bool) {
 	if s, ok := b.states[string(key)]; ok {
 		return s, true
 	}
-	if len(b.sets) == maxStates {
+	if len(b.sets) == maxStates || len(b.a.next) >= maxEntries {
 		return 0, false
 	}
 	s := uint16(len(b.sets))

@@ -84,13 +84,14 @@ func TestCheck(t *testing.T) {
 // A schema that is picked by a property is still held against all of it.
 func TestChoicesAskTheRest(t *testing.T) {
 	s := mustCompile(t, folder("chat.json", `{"oneOf": [
-		{"$ref": "#/$defs/a", "properties": {"k": {"const": "b"}}}, {"required": ["k"], "properties": {"k": {"enum": ["c", "d"]}, "v": {"type": "string"}}}
+		{"$ref": "#/$defs/a", "properties": {"k": {"const": "b"}}}, {"required": ["k", "v"], "properties": {"k": {"enum": ["c", "d"]}, "v": {"type": "string"}}}
 	], "$defs": {"a": {"required": ["k"], "properties": {"k": {"const": "a"}}}}}`), oneType(nil))
 	for in, want := range map[string]string{
 		`{"type":"chat","k":"a"}`:         "/k by chat.json#/oneOf/0/properties/k/const",
 		`{"type":"chat","k":"b"}`:         "the whole message by chat.json#/oneOf",
 		`{"type":"chat","k":"c","v":"x"}`: "",
 		`{"type":"chat","k":"d","v":1}`:   "/v by chat.json#/oneOf/1/properties/v/type",
+		`{"type":"chat","k":"c"}`:         "the whole message by chat.json#/oneOf/1/required, which wants v",
 		`{"type":"chat","k":1}`:           "the whole message by chat.json#/oneOf",
 		`{"type":"chat"}`:                 "the whole message by chat.json#/oneOf",
 	} {

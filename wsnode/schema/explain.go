@@ -18,6 +18,9 @@ func (r *run) reason() reason {
 		rule := &r.p.numbers[r.p.nodes[why.node].number]
 		why.keyword = rule.refusal(r.decimal(&r.entries[r.failed.at]))
 	}
+	if original, ok := r.p.copies[why.node]; ok {
+		why.node = original
+	}
 	return why
 }
 

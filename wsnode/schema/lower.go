@@ -48,7 +48,7 @@ func newLowering(c *compiler) *lowering {
 	l := &lowering{c: c, done: map[lowered]int32{}, scopes: []map[string]*jsonschema.Schema{{}}, scopeOf: map[string]int32{"": 0}, where: make([]place, 1)}
 	l.p = &program{
 		nodes: []node{{kinds: kindAny}}, values: make([]valueRule, 1), texts: make([]textRule, 1), numbers: make([]numberRule, 1),
-		arrays: make([]arrayRule, 1), objects: make([]objectRule, 1), mixes: make([]mixRule, 1), reasons: map[reason]saying{},
+		arrays: make([]arrayRule, 1), objects: make([]objectRule, 1), mixes: make([]mixRule, 1), reasons: map[reason]saying{}, copies: map[int32]int32{},
 	}
 	return l
 }

@@ -279,11 +279,9 @@ func (p *program) chosen(n int32, c *choice, which int) int32 {
 	nd.object = int32(len(p.objects) - 1)
 	p.nodes = append(p.nodes, nd)
 	other := int32(len(p.nodes) - 1)
-	for why, say := range maps.Clone(p.reasons) {
-		if why.node == n {
-			why.node = other
-			p.reasons[why] = say
-		}
+	p.copies[other] = n
+	if original, ok := p.copies[n]; ok {
+		p.copies[other] = original
 	}
 	return other
 }

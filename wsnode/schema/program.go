@@ -21,6 +21,8 @@ type program struct {
 	consts tape
 	// reasons say where each keyword stands that can refuse.
 	reasons map[reason]saying
+	// copies have the reasons of the nodes that they are made from.
+	copies map[int32]int32
 }
 
 // saying is what to say of a reason: the keyword's place, and for some what it
