@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -16,15 +17,31 @@ import (
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
+	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
 )
 
 // serveNode is a node as gatehouse-node runs it, on plain ws: its limits are
-// all on but set so high that a load from one address passes them.
+// all on but set so high that a load from one address passes them. Its route is
+// unchecked.
 func serveNode(sp spec) (*server, error) {
+	return startNode(sp, func(r *wsnode.Route) { r.Unchecked = true })
+}
+
+// serveChecked is serveNode with a schema for the messages.
+func serveChecked(sp spec) (*server, error) {
+	return startNode(sp, func(r *wsnode.Route) { r.Messages.Types = []schema.Type{{Name: "chat", Schema: schemaFile("chat")}} })
+}
+
+func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
 	config := wsnode.DefaultConfig()
 	config.Authority.Address = sp.Authority
-	route := wsnode.Route{Path: wsPath, Audience: audience, Unchecked: true}
+	var err error
+	if config.Schemas, err = fs.Sub(messages, "messages"); err != nil {
+		return nil, err
+	}
+	route := wsnode.Route{Path: wsPath, Audience: audience}
 	route.SetDefaults()
+	edit(&route)
 	route.Origins = []string{origin}
 	config.Routes = []wsnode.Route{route}
 	if sp.Portable {

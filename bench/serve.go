@@ -45,6 +45,7 @@ var servers = map[string]func(spec) (*server, error){
 	"authority": serveAuthority,
 	"bare":      serveBare,
 	"node":      serveNode,
+	"checked":   serveChecked,
 	"issuer":    serveIssuer,
 	"follower":  serveFollower,
 	"gobwas":    serveGobwas,

@@ -14,6 +14,7 @@ import (
 // wsServers are measured in turns; the first is the measure of the others.
 var wsServers = []wsServer{
 	{spec{Kind: "floor"}, "raw epoll, nothing but the echo"},
+	{spec{Kind: "checked"}, "Gatehouse node, messages held against a schema"},
 	{spec{Kind: "node"}, "Gatehouse node"},
 	{spec{Kind: "node", Portable: true}, "Gatehouse node, portable driver"},
 	{spec{Kind: "gobwas"}, "gobwas/ws, goroutine per connection"},
@@ -133,6 +134,10 @@ func (l *lab) echoCase(ctx context.Context, w *wsLab, n int, t *Table) (err erro
 		m := samples[i]
 		t.row(s.name, float64(n), median(m, sample.rate), median(m, sample.cpuMicros), medianRatio(m, samples[0], sample.cpuMicros),
 			median(m, sample.userMicros), median(m, sample.allocations), median(m, sample.p50), median(m, sample.p99), median(m, sample.busy))
+		if s.Kind == "checked" {
+			l.report.atMost(fmt.Sprintf("ws echo: CPU of the floor's, messages held against a schema, %d connections", n), medianRatio(m, samples[0], sample.cpuMicros), 1.2)
+			l.report.atMost(fmt.Sprintf("ws echo: allocations, messages held against a schema, %d connections", n), float64(int(median(m, sample.allocations)*10))/10, 0)
+		}
 	}
 	return nil
 }
@@ -175,7 +180,7 @@ func (l *lab) handshakeCase(ctx context.Context, w *wsLab) error {
 		"handshakes/s", "CPU-µs each", "of the floor's CPU", "user µs", "allocs", "authority's CPU-µs", "p50 ms", "p99 ms")
 	for i, s := range wsServers {
 		m, behind := samples[i], none
-		if s.Kind == "node" {
+		if s.Kind == "node" || s.Kind == "checked" {
 			behind = middle(authority[i])
 		}
 		t.row(s.name, median(m, sample.rate), median(m, sample.cpuMicros), medianRatio(m, samples[0], sample.cpuMicros),

@@ -15,7 +15,8 @@ import (
 
 const (
 	wsPath    = "/ws"
-	wsPayload = 128
+	wsPayload = len(wsMessage)
+	wsMessage = `{"type":"chat","id":"01KB7Q8V7Y3N6M2K5T0R4W1X8C","room":"general","text":"It seems faster","sent_at":"2026-11-24T09:30:15.250Z"}` // 128 bytes
 	wsKey     = "dGhlIHNhbXBsZSBub25jZQ=="
 	wsAccept  = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 )
@@ -30,9 +31,9 @@ func wsRequest(token string) []byte {
 
 // wsText is a frame of the load and the answer that it wants.
 func wsText(mask [4]byte) (frame, answer []byte) {
-	payload := bytes.Repeat([]byte(`{"type":"chat"} `), wsPayload/16)
-	answer = append([]byte{0x81, 126, 0, wsPayload}, payload...)
-	frame = append([]byte{0x81, 0x80 | 126, 0, wsPayload}, mask[:]...)
+	payload := []byte(wsMessage)
+	answer = append([]byte{0x81, 126, 0, byte(wsPayload)}, payload...)
+	frame = append([]byte{0x81, 0x80 | 126, 0, byte(wsPayload)}, mask[:]...)
 	ws.Cipher(payload, mask, 0)
 	return append(frame, payload...), answer
 }
