@@ -69,6 +69,8 @@ var hostile = []struct {
 		func(n int) string { return message(`"` + strings.Repeat("abcdefghijklmnopqrstuvwxyz", n/26) + `"`) }, true},
 	{"patterns beyond ASCII", `{"properties":{"x":{"pattern":"^\\p{L}*\\s?\\p{L}*$"}}}`,
 		func(n int) string { return message(`"` + strings.Repeat("éüλ", n/6) + `"`) }, false},
+	{"patterns beyond ASCII, of three bytes", `{"properties":{"x":{"pattern":"^\\p{L}*\\s?\\p{L}*$"}}}`,
+		func(n int) string { return message(`"` + strings.Repeat("語仮名", n/9) + `"`) }, false},
 	{"many pattern properties", `{"properties":{"x":{"items":{"patternProperties":{` + listedAll(40, func(i int) string { return fmt.Sprintf(`"%c.*%d":true`, 'a'+i%26, i) }) + `}}}}}`,
 		func(n int) string { return message("[" + strings.Repeat(`{"abcdefgh":1,"stuvwxyz":2},`, n/28) + "1]") }, true},
 	{"property names", `{"properties":{"x":{"items":{"propertyNames":{"pattern":"^[a-z]+.$","maxLength":20}}}}}`,

@@ -60,7 +60,7 @@ func (p *pattern) prepare() {
 		return
 	}
 	if p.automaton = newAutomaton(re); p.automaton != nil {
-		p.weight = 4
+		p.weight = 5
 		return
 	}
 	// For each byte package regexp may visit each of its instructions.
@@ -80,11 +80,7 @@ func (p *pattern) match(text []byte) bool {
 
 // cost is the steps that matching a text takes.
 func (p *pattern) cost(e *entry) int {
-	weight := p.weight
-	if e.flags&notASCII != 0 {
-		weight += weight / 4
-	}
-	return int(e.size) * weight / bytesPerStep
+	return int(e.size) * p.weight / bytesPerStep
 }
 
 // translate writes an ECMA-262 pattern (with its u flag) as RE2.

@@ -36,7 +36,7 @@ const (
 // steps are what a message of so many entries and bytes may cost. A step takes up
 // to 9 ns, the reading of an entry at least 7, that of a long text 0.2 a byte.
 func (g *Guards) steps(entries, size int) int {
-	return g.Effort * (200 + 34*entries + size) / 60
+	return g.Effort * (200 + 32*entries + size) / 60
 }
 
 // size is the memory that the run keeps.
