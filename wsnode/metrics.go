@@ -23,6 +23,7 @@ type metrics struct {
 
 	dryMessages prometheus.Counter // of dry
 	postponed   map[pb.Reason]prometheus.Counter
+	reloads     *prometheus.CounterVec
 }
 
 // refuse counts a refused handshake.
@@ -30,6 +31,15 @@ func (m *metrics) refuse(r pb.Reason) { count(m.refused, r) }
 
 // postpone counts a renewal that left its session as it was.
 func (m *metrics) postpone(r pb.Reason) { count(m.postponed, r) }
+
+// reloaded counts a reload of the schemas.
+func (m *metrics) reloaded(err error) {
+	if err != nil {
+		m.reloads.WithLabelValues("failed").Inc()
+		return
+	}
+	m.reloads.WithLabelValues("ok").Inc()
+}
 
 func count(by map[pb.Reason]prometheus.Counter, r pb.Reason) {
 	c := by[r]
@@ -62,6 +72,10 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		dropped:    map[limit.Rule]prometheus.Counter{},
 		postponed:  map[pb.Reason]prometheus.Counter{},
 		dry:        vec("limits_dry_run_total", "What limits with dry_run would have refused, by limit.", "limit"),
+		reloads:    vec("schema_reloads_total", "Times that the schemas were to be read anew, by result: ok, or failed, and the old ones stay.", "result"),
+	}
+	for _, result := range []string{"ok", "failed"} {
+		m.reloads.WithLabelValues(result)
 	}
 	for number := range pb.Reason_name { // every series is there from the start
 		r := pb.Reason(number)
@@ -91,7 +105,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, build,
+		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, m.reloads, build,
 		gauge("sockets", "Open sockets.", func() float64 { return float64(n.addresses.Counts().Sockets) }),
 		gauge("sockets_unauthenticated", "Of those, sockets whose opening handshake has not ended.", func() float64 { return float64(n.addresses.Counts().Unauthenticated) }),
 		gauge("sessions", "Live sessions.", func() float64 { return float64(n.sessions.count()) }),

@@ -87,17 +87,13 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 		routes: map[string]*route{}, addresses: limit.NewAddresses(cfg.Limits), sessions: newSessions(),
 		listeners: map[net.Listener]struct{}{},
 	}
-	for i, r := range cfg.Routes {
-		use := &route{Route: r}
-		if !r.Unchecked {
-			var err error
-			if use.checks, err = schema.Compile(cfg.Schemas, r.Messages); err != nil {
-				return nil, fmt.Errorf("routes[%d].messages: %w", i, err)
-			}
-		}
-		n.routes[r.Path] = use
+	for _, r := range cfg.Routes {
+		n.routes[r.Path] = &route{Route: r}
 	}
-	var err error
+	err := n.loadSchemas()
+	if err != nil {
+		return nil, err
+	}
 	if n.metrics, err = newMetrics(cfg.Metrics, n); err != nil {
 		return nil, err
 	}
@@ -106,6 +102,36 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 	}
 	n.driver = netloop.NewDriver(cfg.Sockets.driver(), opener{n}, cfg.Log)
 	return n, nil
+}
+
+// ReloadSchemas reads the schemas of all routes anew. If one of them is wrong, all
+// stay as they were and the error says what is wrong. It may be called at any
+// time; a message that is being checked is held against what was there before.
+func (n *Node) ReloadSchemas() error {
+	err := n.loadSchemas()
+	n.metrics.reloaded(err)
+	return err
+}
+
+func (n *Node) loadSchemas() error {
+	sets := make([]*schema.Set, len(n.cfg.Routes))
+	var problems []error
+	for i, r := range n.cfg.Routes {
+		if r.Unchecked {
+			continue
+		}
+		var err error
+		if sets[i], err = schema.Compile(n.cfg.Schemas, r.Messages); err != nil {
+			problems = append(problems, fmt.Errorf("routes[%d].messages: %w", i, err))
+		}
+	}
+	if len(problems) > 0 {
+		return errors.Join(problems...)
+	}
+	for i, r := range n.cfg.Routes {
+		n.routes[r.Path].checks.Store(sets[i])
+	}
+	return nil
 }
 
 // Instance is the id that this process is registered under.

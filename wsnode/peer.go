@@ -228,13 +228,14 @@ func (p *peer) check(op ws.OpCode, payload []byte) error {
 		return errBinary
 	}
 	scoped := p.session.scoped
-	if p.route.checks == nil {
+	checks := p.route.checks.Load()
+	if checks == nil {
 		if scoped { // the type of an unchecked message is not known
 			return errScope
 		}
 		return nil
 	}
-	kind, err := p.route.checks.Check(payload)
+	kind, err := checks.Check(payload)
 	if err != nil {
 		return err
 	}

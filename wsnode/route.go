@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"unicode"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -127,7 +128,7 @@ func plainPort(p string) bool {
 // route is a Route in use.
 type route struct {
 	Route
-	checks *schema.Set // nil where unchecked
+	checks atomic.Pointer[schema.Set] // nil where unchecked; reloaded
 }
 
 // originReason decides about the Origin of a request; 0 lets it pass.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/daemon"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/noded"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
 )
 
 func main() {
@@ -30,8 +31,10 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 			if err != nil {
 				return err
 			}
+			defer ops.OnHangup(d.ReloadSchemas)()
 			return d.Run(ctx)
 		},
+		Signals: "\nSIGHUP makes it read the schema files anew; if one is wrong, all stay as they were.",
 		Example: `  gatehouse-node --config /etc/gatehouse/node.yaml
   gatehouse-node config check --config ./node.yaml`,
 	}

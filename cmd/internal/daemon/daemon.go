@@ -28,6 +28,7 @@ const (
 // Program is a daemon with a configuration of type T.
 type Program[T any] struct {
 	Name, Short, Example string
+	Signals              string // what others do; goes at the end of its help
 	Defaults             T
 	Path                 string   // of the configuration file where nobody names one
 	Environ              []string // as os.Environ gives it
@@ -110,7 +111,7 @@ func (p *Program[T]) Command(stdout, stderr io.Writer) *cobra.Command {
 Settings come from the configuration file, the environment and flags; flags win
 over the environment, the environment over the file, the file over defaults.
 Relative paths in the file are relative to its folder.
-SIGTERM or SIGINT ends it gracefully; a second one ends it at once.`,
+SIGTERM or SIGINT ends it gracefully; a second one ends it at once.` + p.Signals,
 		SilenceErrors: true, SilenceUsage: true, Version: pb.Version,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := p.Load(cmd)

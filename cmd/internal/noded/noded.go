@@ -134,6 +134,16 @@ func (d *Daemon) Run(ctx context.Context) error {
 	return errors.Join(err, shut)
 }
 
+// ReloadSchemas reads the schema files anew. If anything is wrong with them, the
+// log says what, and all stay as they were.
+func (d *Daemon) ReloadSchemas() {
+	if err := d.node.ReloadSchemas(); err != nil {
+		d.log.Error("schemas are not reloaded, the old ones stay", "error", err)
+		return
+	}
+	d.log.Info("schemas reloaded")
+}
+
 func (d *Daemon) start() {
 	for i, l := range d.listeners {
 		d.log.Info("listening", "address", l.Addr().String(), "tls", l.tls != nil)

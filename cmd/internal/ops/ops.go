@@ -80,6 +80,30 @@ func UntilSignal(ctx context.Context) (context.Context, context.CancelFunc) {
 	return ctx, stop
 }
 
+// OnHangup calls f whenever SIGHUP comes, one call at a time, until stop is
+// called, which waits for a call under way. Signals that come during a call make
+// one more.
+func OnHangup(f func()) (stop func()) {
+	signals, stopped, ended := make(chan os.Signal, 1), make(chan struct{}), make(chan struct{})
+	signal.Notify(signals, syscall.SIGHUP)
+	go func() { // ends by stop
+		defer close(ended)
+		for {
+			select {
+			case <-stopped:
+				return
+			case <-signals:
+				f()
+			}
+		}
+	}()
+	return func() {
+		signal.Stop(signals)
+		close(stopped)
+		<-ended
+	}
+}
+
 // Listen opens a TCP listener; when it can't, the error names the flag or
 // setting that chooses another address.
 func Listen(address, setting string) (net.Listener, error) {
