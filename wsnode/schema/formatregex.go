@@ -177,7 +177,7 @@ func (s *regexScan) quantifier(allowed bool) bool {
 // decimal takes a number; one beyond what fits is as good as infinite.
 func (s *regexScan) decimal() (n int, ok bool) {
 	for isDigit(s.peek()) {
-		n, ok = min(n*10+int(s.in[s.at]-'0'), 1<<40), true
+		n, ok = min(n*10+int(s.in[s.at]-'0'), 1<<28), true
 		s.at++
 	}
 	return n, ok
