@@ -260,7 +260,7 @@ func (p *peer) close(cause error, out []byte) []byte {
 	rule := closeFor(cause)
 	code, text := rule.code, rule.text
 	if cause == errApplication {
-		code, text = s.closeCode, s.closeText
+		code, text = s.asked.code, s.asked.text
 	}
 	// After a close frame nothing may follow, and who does not read gets no more.
 	if replies := s.lastReplies(nil); p.conn.State() != wsconn.StateClosed && cause != errSlowReader {
@@ -283,7 +283,7 @@ func (p *peer) end(cause error) {
 	code := rule.code
 	switch {
 	case cause == errApplication:
-		code = s.closeCode
+		code = s.asked.code
 	case rule.reason == pb.Reason_REASON_PEER_CLOSED:
 		code = p.peerCode
 	case code == 0:

@@ -529,7 +529,7 @@ func TestGrantsAreExchangedInOneStep(t *testing.T) {
 		}
 		who := &c.has.Identity
 		if n := <-looked; n != 1 || s.grant != c.has || table.byID[who.Session] != s || len(table.byToken) != 1 ||
-			!slices.Equal(table.byToken[who.Token], []*session{s}) || !slices.Equal(table.bySubject["u42"], []*session{s}) {
+			table.byToken[who.Token] != s || table.bySubject["u42"] != s || s.ofToken != (links{}) || s.ofSubject != (links{}) {
 			t.Errorf("%d sessions after %v: %+v", n, c.g.Identity.Session[0], table)
 		}
 	}

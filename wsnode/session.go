@@ -28,25 +28,30 @@ type session struct {
 	// dead is set once cause is, so that a turn need not take the lock to look.
 	dead atomic.Bool
 
-	mu        sync.Mutex
-	inTurn    bool   // the turn under way takes the replies
-	posted    bool   // a turn was asked for that will
-	wantClose bool   // the application asked for the end
-	cause     error  // why the session has ended
-	replies   []byte // frames to be sent; of a turn, behind what it sends before
-	before    int    // bytes of that
-	closeCode ws.StatusCode
-	closeText string
-	flushing  func(now time.Time, out []byte) []byte // flush, once somebody needed it
+	mu       sync.Mutex
+	inTurn   bool                                   // the turn under way takes the replies
+	posted   bool                                   // a turn was asked for that will
+	cause    error                                  // why the session has ended
+	replies  []byte                                 // frames to be sent; of a turn, behind what it sends before
+	before   int                                    // bytes of that
+	asked    *closing                               // the end that the application asked for, or nil
+	flushing func(now time.Time, out []byte) []byte // flush, once somebody needed it
 
 	// guarded by sessions.mu, and changed by the peer's turn alone
-	grant *verify.Grant
-	place place
+	grant     *verify.Grant
+	ofToken   links
+	ofSubject links
 
 	// owned by the peer's turn
 	opened   instant
 	renewal  *verify.Attempt // under way, or nil
 	mayRenew instant         // when the next one may come
+}
+
+// closing is how an application closes a session.
+type closing struct {
+	code ws.StatusCode
+	text string
 }
 
 func newSession(p *peer, g *verify.Grant) *session {
@@ -113,7 +118,7 @@ func (s *session) ending() error {
 }
 
 func (s *session) endingLocked() error {
-	if s.cause == nil && s.wantClose {
+	if s.cause == nil && s.asked != nil {
 		return errApplication
 	}
 	return s.cause
@@ -140,7 +145,7 @@ func (s *session) deliver(op deliver.Op, payload, out []byte) ([]byte, error) {
 	if err != nil {
 		return out, fmt.Errorf("%w: %v", errHandler, err)
 	}
-	if s.wantClose {
+	if s.asked != nil {
 		return out, errApplication
 	}
 	return out, nil
@@ -166,7 +171,7 @@ func (s *session) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
 	bound := s.p.n.cfg.Sockets.OutboundBytes
 	s.mu.Lock()
 	switch {
-	case s.cause != nil || s.wantClose:
+	case s.cause != nil || s.asked != nil:
 		s.mu.Unlock()
 		return deliver.ErrClosed
 	case len(payload) > bound:
@@ -184,11 +189,11 @@ func (s *session) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
 // Close implements deliver.Sockets.
 func (s *session) Close(_ deliver.Ref, code uint16, reason string) error {
 	s.mu.Lock()
-	if s.cause != nil || s.wantClose {
+	if s.cause != nil || s.asked != nil {
 		s.mu.Unlock()
 		return deliver.ErrClosed
 	}
-	s.wantClose, s.closeCode, s.closeText = true, ws.StatusCode(code), reason
+	s.asked = &closing{ws.StatusCode(code), reason}
 	return s.wake()
 }
 
@@ -215,12 +220,12 @@ func (s *session) flush(now time.Time, out []byte) []byte {
 	s.p.now = now
 	s.mu.Lock()
 	s.posted = false
-	closing := s.wantClose
-	if s.cause == nil && !closing {
+	asked := s.asked != nil
+	if s.cause == nil && !asked {
 		out = s.takeReplies(out)
 	}
 	s.mu.Unlock()
-	if closing {
+	if asked {
 		return s.p.close(errApplication, out)
 	}
 	return out

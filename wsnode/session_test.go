@@ -3,6 +3,7 @@ package wsnode
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -432,6 +433,34 @@ func TestSizesOfOpenSockets(t *testing.T) {
 	for of, most := range map[reflect.Type]uintptr{reflect.TypeFor[peer](): 256, reflect.TypeFor[session](): 192} {
 		if of.Size() > most {
 			t.Errorf("a %v has %d bytes, want at most %d", of, of.Size(), most)
+		}
+	}
+}
+
+// Whatever sessions come and go, the lists have those that are there.
+func TestListsOfSessions(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 1))
+	lists := map[int]*session{}
+	have := map[int][]*session{}
+	for range 5000 {
+		key := r.IntN(4)
+		if list := have[key]; r.IntN(2) == 0 && len(list) > 0 {
+			i := r.IntN(len(list))
+			drop(lists, key, list[i], tokenLinks)
+			have[key] = slices.Delete(list, i, i+1)
+		} else {
+			s := &session{}
+			add(lists, key, s, tokenLinks)
+			have[key] = append(list, s)
+		}
+		n := 0
+		for s := lists[key]; s != nil; s = s.ofToken.next {
+			if n++; !slices.Contains(have[key], s) || s.ofToken.next != nil && s.ofToken.next.ofToken.prev != s {
+				t.Fatal("a list has a session that has gone, or is broken")
+			}
+		}
+		if _, listed := lists[key]; n != len(have[key]) || listed != (n > 0) {
+			t.Fatalf("%d sessions in a list, want %d", n, len(have[key]))
 		}
 	}
 }

@@ -15,18 +15,21 @@ type sessions struct {
 	mu        sync.Mutex
 	byID      map[[16]byte]*session
 	renewed   map[[16]byte]*session // by what they have renewed
-	byToken   map[token.ID][]*session
-	bySubject map[string][]*session // of any tenant
+	byToken   map[token.ID]*session // the first of a list, by sessions' own links
+	bySubject map[string]*session   // as byToken; of any tenant
 }
 
-// place is where a session stands in the lists of its token and its subject, so
-// that it leaves those of a subject with many sessions as fast as any. Guarded
-// by sessions.mu.
-type place struct{ byToken, bySubject int }
+// links are a session's place in a list: it leaves that of a subject with many
+// sessions as fast as any, and one that is alone in its own needs no more memory.
+// Guarded by sessions.mu.
+type links struct{ next, prev *session }
+
+func tokenLinks(s *session) *links   { return &s.ofToken }
+func subjectLinks(s *session) *links { return &s.ofSubject }
 
 func newSessions() *sessions {
 	return &sessions{
-		byID: map[[16]byte]*session{}, renewed: map[[16]byte]*session{}, byToken: map[token.ID][]*session{}, bySubject: map[string][]*session{},
+		byID: map[[16]byte]*session{}, renewed: map[[16]byte]*session{}, byToken: map[token.ID]*session{}, bySubject: map[string]*session{},
 	}
 }
 
@@ -48,9 +51,8 @@ func (t *sessions) put(s *session, g *verify.Grant, why func() pb.Reason) pb.Rea
 	for _, id := range who.Renewed {
 		t.renewed[id] = s
 	}
-	s.place = place{len(t.byToken[who.Token]), len(t.bySubject[who.Subject])}
-	t.byToken[who.Token] = append(t.byToken[who.Token], s)
-	t.bySubject[who.Subject] = append(t.bySubject[who.Subject], s)
+	add(t.byToken, who.Token, s, tokenLinks)
+	add(t.bySubject, who.Subject, s, subjectLinks)
 	return 0
 }
 
@@ -72,23 +74,35 @@ func (t *sessions) forget(s *session) {
 	for _, id := range who.Renewed {
 		delete(t.renewed, id)
 	}
-	drop(t.byToken, who.Token, s, func(s *session) *int { return &s.place.byToken })
-	drop(t.bySubject, who.Subject, s, func(s *session) *int { return &s.place.bySubject })
+	drop(t.byToken, who.Token, s, tokenLinks)
+	drop(t.bySubject, who.Subject, s, subjectLinks)
 }
 
-// drop fills the place of s in its list with the last one.
-func drop[K comparable](lists map[K][]*session, key K, s *session, place func(*session) *int) {
-	list := lists[key]
-	last := len(list) - 1
-	if last == 0 {
-		delete(lists, key)
-		return
+// add puts s first in a list.
+func add[K comparable](lists map[K]*session, key K, s *session, of func(*session) *links) {
+	first := lists[key]
+	of(s).next = first
+	if first != nil {
+		of(first).prev = s
 	}
-	at := *place(s)
-	list[at] = list[last]
-	*place(list[at]) = at
-	list[last] = nil
-	lists[key] = list[:last]
+	lists[key] = s
+}
+
+// drop takes s out of its list.
+func drop[K comparable](lists map[K]*session, key K, s *session, of func(*session) *links) {
+	l := *of(s)
+	*of(s) = links{}
+	if l.next != nil {
+		of(l.next).prev = l.prev
+	}
+	switch {
+	case l.prev != nil:
+		of(l.prev).next = l.next
+	case l.next != nil:
+		lists[key] = l.next
+	default:
+		delete(lists, key)
+	}
 }
 
 // stillHit is list without those at its end that an entry no longer hits: they
@@ -141,11 +155,11 @@ func (t *sessions) hit(e *verify.Entry) []*session {
 			take(s)
 		}
 	case subject != "":
-		for _, s := range t.bySubject[subject] {
+		for s := t.bySubject[subject]; s != nil; s = s.ofSubject.next {
 			take(s)
 		}
 	case !tok.IsZero():
-		for _, s := range t.byToken[tok] {
+		for s := t.byToken[tok]; s != nil; s = s.ofToken.next {
 			take(s)
 		}
 	default:
