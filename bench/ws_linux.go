@@ -11,11 +11,12 @@ import (
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
-// wsServers are measured in turns; the first is the measure of the others.
+// wsServers are measured in turns; the first is the measure of the others. Of the
+// first two ws-many has more to tell.
 var wsServers = []wsServer{
 	{spec{Kind: "floor"}, "raw epoll, nothing but the echo"},
-	{spec{Kind: "checked"}, "Gatehouse node, messages held against a schema"},
 	{spec{Kind: "node"}, "Gatehouse node"},
+	{spec{Kind: "checked"}, "Gatehouse node, messages held against a schema"},
 	{spec{Kind: "node", Portable: true}, "Gatehouse node, portable driver"},
 	{spec{Kind: "gobwas"}, "gobwas/ws, goroutine per connection"},
 	{spec{Kind: "gws"}, "lxzan/gws"},
