@@ -79,7 +79,7 @@ folder ca of the state folder to where its copy is kept.`,
 }
 
 func caListCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Writer) *cobra.Command {
-	var asJSON bool
+	output := "table"
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the CAs that are trusted, and who depends on the one to be retired",
@@ -87,18 +87,21 @@ func caListCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Write
 retired: those whose newest connection showed a certificate of it, or that have
 not connected since they were given one. A credential that several machines share
 is judged by the newest connection of any of them: look at each.`,
-		Example: "  gatehouse-authority ca list\n  gatehouse-authority ca list --json | jq -r '.dependents[].name'",
+		Example: "  gatehouse-authority ca list\n  gatehouse-authority ca list -o json | jq -r '.dependents[].name'",
 		Args:    daemon.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := p.Load(cmd)
 			if err != nil {
 				return err
 			}
+			if output != "table" && output != "json" {
+				return daemon.Usage("gatehouse-authority ca list -o json", "--output %q is not table or json", output)
+			}
 			list, err := authorityd.ListCAs(cmd.Context(), cfg, commandLog(cfg, stderr))
 			if err != nil {
 				return explain(cfg, err)
 			}
-			if asJSON {
+			if output == "json" {
 				text, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(list)
 				if err == nil {
 					_, err = fmt.Fprintf(stdout, "%s\n", text)
@@ -108,7 +111,7 @@ is judged by the newest connection of any of them: look at each.`,
 			return printCAs(stdout, list)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object")
+	cmd.Flags().StringVarP(&output, "output", "o", output, "table or json")
 	return cmd
 }
 

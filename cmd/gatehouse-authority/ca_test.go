@@ -82,7 +82,7 @@ func TestRotateCA(t *testing.T) {
 		} `json:"cas"`
 		Dependents []struct{ Name, Role string } `json:"dependents"`
 	}
-	if out := run(0, nil, "ca", "list", "--json"); json.Unmarshal([]byte(out), &list) != nil || len(list.CAs) != 2 || list.CAs[0].Name != second || !list.CAs[0].Signs ||
+	if out := run(0, nil, "ca", "list", "-o", "json"); json.Unmarshal([]byte(out), &list) != nil || len(list.CAs) != 2 || list.CAs[0].Name != second || !list.CAs[0].Signs ||
 		len(list.Dependents) != 1 || list.Dependents[0].Name != "node-1" {
 		t.Errorf("in JSON: %s", out)
 	}
