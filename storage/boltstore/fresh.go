@@ -3,8 +3,10 @@ package boltstore
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/places"
 )
 
 // fresh holds the records of the tokens that were stored last, bounded in bytes:
@@ -17,16 +19,15 @@ import (
 // one for each token.
 type fresh struct {
 	mu     sync.RWMutex
-	places map[storage.TokenID]place
-	chunks map[uint32]*chunk
+	places *places.Table[storage.TokenID]
+	chunks [maxChunks]*chunk // a chunk lies at its number modulo their count
 	oldest uint32
-	newest uint32 // of chunks; they are empty where it is below oldest
+	newest uint32 // of chunks' numbers; there are none where it is below oldest
 	bytes  int
 	max    int
-}
 
-// place says where a record lies.
-type place struct{ chunk, at, size uint32 }
+	touched atomic.Uint32 // see find
+}
 
 // chunk holds records, each behind its id and its length.
 type chunk struct {
@@ -35,15 +36,26 @@ type chunk struct {
 	latest int64 // expiry of its tokens, in Unix milliseconds
 }
 
+// A place is where in which chunk a record's head begins, and one more.
 const (
-	chunkBytes = 256 << 10
+	placeBits  = 18
+	chunkBytes = 1 << placeBits
+	maxChunks  = 1 << 12 // a gigabyte of full ones
 	chunkHead  = len(storage.TokenID{}) + 4
 	// freshOverhead is what a record costs beside its bytes and its head, roughly.
-	freshOverhead = 64
+	freshOverhead = 16
 )
 
 func newFresh(bytes int) *fresh {
-	return &fresh{places: make(map[storage.TokenID]place), chunks: make(map[uint32]*chunk), oldest: 1, max: bytes}
+	f := &fresh{oldest: 1, max: bytes}
+	f.places = places.New(func(place uint32) storage.TokenID { return storage.TokenID(f.record(place)) })
+	return f
+}
+
+// record is a record with its head, and what lies behind it.
+func (f *fresh) record(place uint32) []byte {
+	place--
+	return f.chunks[place>>placeBits].text[place%chunkBytes:]
 }
 
 // add copies the tokens of a group that was committed, in place of the oldest.
@@ -56,17 +68,18 @@ func (f *fresh) add(puts []tokenPut) {
 	for i := range puts {
 		p := &puts[i]
 		size := chunkHead + len(p.value)
-		if size+freshOverhead > f.max {
+		if size > min(chunkBytes, f.max-freshOverhead) {
 			continue
 		}
-		c := f.chunks[f.newest]
+		c := f.chunks[f.newest%maxChunks]
 		if c == nil || cap(c.text)-len(c.text) < size {
 			c = f.grow(size)
 		}
+		place := f.newest%maxChunks<<placeBits + uint32(len(c.text)) + 1
 		c.text = append(c.text, p.id[:]...)
 		c.text = binary.LittleEndian.AppendUint32(c.text, uint32(len(p.value)))
-		f.places[p.id] = place{f.newest, uint32(len(c.text)), uint32(len(p.value))}
 		c.text = append(c.text, p.value...)
+		f.places.Put(p.id, place)
 		c.tokens++
 		c.latest = max(c.latest, p.id.Expiry().UnixMilli())
 		f.bytes += freshOverhead
@@ -79,12 +92,12 @@ func (f *fresh) add(puts []tokenPut) {
 // grow begins a chunk that has room for a record, after making that room.
 func (f *fresh) grow(size int) *chunk {
 	n := max(size, min(chunkBytes, f.max/8))
-	for f.oldest <= f.newest && f.bytes+n+freshOverhead > f.max {
+	for f.oldest <= f.newest && (f.bytes+n+freshOverhead > f.max || f.newest-f.oldest == maxChunks-1) {
 		f.dropOldest()
 	}
 	c := &chunk{text: make([]byte, 0, n)}
 	f.newest++
-	f.chunks[f.newest] = c
+	f.chunks[f.newest%maxChunks] = c
 	f.bytes += n
 	return c
 }
@@ -94,20 +107,20 @@ func (f *fresh) grow(size int) *chunk {
 func (f *fresh) sweep(upTo int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.oldest <= f.newest && f.chunks[f.oldest].latest <= upTo {
+	for f.oldest <= f.newest && f.chunks[f.oldest%maxChunks].latest <= upTo {
 		f.dropOldest()
 	}
 }
 
 func (f *fresh) dropOldest() {
-	c := f.chunks[f.oldest]
+	c := f.chunks[f.oldest%maxChunks]
 	for at := 0; at < len(c.text); {
 		id := storage.TokenID(c.text[at:])
-		delete(f.places, id)
+		f.places.Remove(id)
 		at += chunkHead + int(binary.LittleEndian.Uint32(c.text[at+len(id):]))
 	}
 	f.bytes -= cap(c.text) + c.tokens*freshOverhead
-	delete(f.chunks, f.oldest)
+	f.chunks[f.oldest%maxChunks] = nil
 	f.oldest++
 }
 
@@ -115,17 +128,24 @@ func (f *fresh) dropOldest() {
 func (f *fresh) find(ids []storage.TokenID, swept int64, records [][]byte) (all bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
+	var sum uint32
+	for _, id := range ids { // as the ledger does, for the same reason
+		sum += f.places.Touch(id)
+	}
+	f.touched.Store(sum)
 	all = true
 	for i, id := range ids {
 		if id.Expiry().UnixMilli() <= swept {
 			continue
 		}
-		p, ok := f.places[id]
-		if !ok {
+		place := f.places.Get(id)
+		if place == 0 {
 			all = false
 			continue
 		}
-		records[i] = f.chunks[p.chunk].text[p.at : p.at+p.size]
+		b := f.record(place)
+		n := int(binary.LittleEndian.Uint32(b[len(id):]))
+		records[i] = b[chunkHead : chunkHead+n]
 	}
 	return all
 }

@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/places"
 )
 
 // Records is what a store must look up for the writer. It answers from what is
@@ -42,8 +43,8 @@ type Ledger struct {
 
 	group     uint64 // names the group under way, in use
 	uses      slab[use]
-	byToken   *places[storage.TokenID] // its latest use
-	bySession *places[storage.SessionID]
+	byToken   *places.Table[storage.TokenID] // its latest use
+	bySession *places.Table[storage.SessionID]
 	keys      hasher
 	subjects  *tally[key]
 	tenants   *tally[key]
@@ -150,8 +151,8 @@ func New(epoch uint64) *Ledger {
 		inserted:  make(map[storage.TokenID]struct{}),
 		replaced:  make(map[storage.SessionID]uint32),
 	}
-	l.byToken = newPlaces(func(i uint32) storage.TokenID { return l.uses.at(i).token })
-	l.bySession = newPlaces(func(i uint32) storage.SessionID { return l.uses.at(i).session })
+	l.byToken = places.New(func(i uint32) storage.TokenID { return l.uses.at(i).token })
+	l.bySession = places.New(func(i uint32) storage.SessionID { return l.uses.at(i).session })
 	l.sweptSeen.Store(-1)
 	return l
 }

@@ -205,7 +205,7 @@ func (w *world) state() string {
 		fmt.Fprintln(&b, name, strings.Join(lines, "\n  "))
 	}
 	var uses, byToken []string
-	for id, i := range everything(l.bySession) {
+	for id, i := range l.bySession.All() {
 		u := *l.uses.at(i)
 		earlier := storage.SessionID{}
 		if u.earlier != 0 {
@@ -214,7 +214,7 @@ func (w *world) state() string {
 		uses = append(uses, fmt.Sprintf("%x %x %x %d %d %d ended=%v after %x counted %v/%v/%v", id, u.session, u.token, u.expires, u.observation, u.nth, u.ended, earlier,
 			l.subjects.at(u.subject).n, l.tenants.at(u.tenant).n, l.instances.at(u.instance).key))
 	}
-	for id, i := range everything(l.byToken) {
+	for id, i := range l.byToken.All() {
 		byToken = append(byToken, fmt.Sprintf("%x %x", id, l.uses.at(i).session))
 	}
 	line("uses", uses...)
@@ -237,7 +237,7 @@ func (w *world) state() string {
 
 func tallied[K ~[16]byte](t *tally[K]) string {
 	var lines []string
-	for k, i := range everything(t.places) {
+	for k, i := range t.places.All() {
 		c := t.at(i)
 		if c.n == 0 && !c.pin {
 			continue // until the group ends
@@ -314,7 +314,7 @@ func TestRollbackLeavesNothing(t *testing.T) {
 			if after := w.state(); after != before {
 				t.Fatalf("after the rollback\n%s\nbefore the group\n%s", after, before)
 			}
-			if n := w.subjects.places.n + w.tenants.places.n + w.instances.places.n; n > w.count.Sessions*2+2 {
+			if n := w.subjects.places.Len() + w.tenants.places.Len() + w.instances.places.Len(); n > w.count.Sessions*2+2 {
 				t.Fatalf("%d places for %d sessions", n, w.count.Sessions)
 			}
 			if got := w.seen(t); got != told {
@@ -383,8 +383,8 @@ func TestForgetIsNotNoticed(t *testing.T) {
 		}
 		w.EndSessions(ids, 1<<62, nil)
 		w.commit()
-		if n := int(w.uses.used) - len(w.uses.free); n != 0 || w.bySession.n != 0 || w.byToken.n != 0 {
-			t.Fatalf("left: %d uses, %d by session, %d by token", n, w.bySession.n, w.byToken.n)
+		if n := int(w.uses.used) - len(w.uses.free); n != 0 || w.bySession.Len() != 0 || w.byToken.Len() != 0 {
+			t.Fatalf("left: %d uses, %d by session, %d by token", n, w.bySession.Len(), w.byToken.Len())
 		}
 	})
 }
@@ -519,8 +519,8 @@ func TestSessionIDDrawnAgain(t *testing.T) {
 			w.commit()
 			expect(w, 9)
 		}
-		if n := int(w.uses.used) - len(w.uses.free); n != w.bySession.n {
-			t.Fatalf("%d uses are kept, %d by session", n, w.bySession.n)
+		if n := int(w.uses.used) - len(w.uses.free); n != w.bySession.Len() {
+			t.Fatalf("%d uses are kept, %d by session", n, w.bySession.Len())
 		}
 	}
 }

@@ -23,19 +23,19 @@ func (l *Ledger) LoadUse(r record.Redemption) {
 	if r.Token.Expiry().UnixMilli() <= l.swept {
 		return
 	}
-	i, earlier := l.uses.take(), l.byToken.get(r.Token)
+	i, earlier := l.uses.take(), l.byToken.Get(r.Token)
 	nth := uint32(1)
 	if earlier != 0 {
 		nth += l.uses.at(earlier).nth
 	}
 	*l.uses.at(i) = use{token: r.Token, session: r.Session, observation: r.Observation, nth: nth, earlier: earlier, ended: true}
-	l.byToken.put(r.Token, i)
-	l.bySession.put(r.Session, i)
+	l.byToken.Put(r.Token, i)
+	l.bySession.Put(r.Session, i)
 }
 
 // LoadSession adds a live session, which LoadLines finds its place.
 func (l *Ledger) LoadSession(s *storage.Session) {
-	i := l.bySession.get(s.ID)
+	i := l.bySession.Get(s.ID)
 	fresh := i == 0 // its token is swept
 	if fresh {
 		i = l.uses.take()
@@ -43,7 +43,7 @@ func (l *Ledger) LoadSession(s *storage.Session) {
 	u := l.uses.at(i)
 	u.token, u.session, u.ended = s.Token, s.ID, false
 	if fresh {
-		l.bySession.put(s.ID, i)
+		l.bySession.Put(s.ID, i)
 	}
 	u.expires, u.observation = s.ExpiresAt.UnixMilli(), record.Observation(s)
 	u.subject = l.subjects.place(l.keys.key(s.Tenant, s.Subject))

@@ -206,7 +206,7 @@ func (l *Ledger) PutInstance(id storage.InstanceID) (head uint64) {
 func (l *Ledger) RemoveInstance(id storage.InstanceID) (removed bool, head uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	i := l.instances.places.get(id)
+	i := l.instances.places.Get(id)
 	if i == 0 || !l.instances.at(i).pin {
 		return true, l.head
 	}

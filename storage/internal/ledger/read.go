@@ -58,7 +58,7 @@ func (l *Ledger) Statuses(tokens []*storage.Token) []storage.TokenStatus {
 
 // usesOf tells the uses of a token, without those of the group under way.
 func (l *Ledger) usesOf(id storage.TokenID, st *storage.TokenStatus) {
-	for i := l.byToken.get(id); i != 0; {
+	for i := l.byToken.Get(id); i != 0; {
 		u := l.uses.at(i)
 		if u.group != l.group || !u.grantedNow {
 			if st.Sessions == nil {
@@ -121,7 +121,7 @@ func (l *Ledger) LiveSessions(ids []storage.SessionID, begin func()) []storage.S
 	}
 	out := make([]storage.SessionKey, len(ids))
 	for n, id := range ids {
-		i := l.bySession.get(id)
+		i := l.bySession.Get(id)
 		if was := l.replaced[id]; was != 0 {
 			i = was // before the group under way
 		}
@@ -138,8 +138,8 @@ func (l *Ledger) Forget(tokens []storage.TokenID) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, id := range tokens {
-		next := l.byToken.get(id)
-		l.byToken.remove(id)
+		next := l.byToken.Get(id)
+		l.byToken.Remove(id)
 		for next != 0 {
 			i, u := next, l.uses.at(next)
 			next, u.earlier = u.earlier, 0

@@ -92,7 +92,7 @@ func (l *Ledger) touch(batch []storage.Redemption, sessions []storage.Session) {
 	var sum uint32
 	for i := range batch {
 		t := batch[i].Token
-		sum += l.bySession.touch(sessions[i].ID) + l.byToken.touch(t.ID) + l.subjects.places.touch(l.keys.key(t.Tenant, t.Subject))
+		sum += l.bySession.Touch(sessions[i].ID) + l.byToken.Touch(t.ID) + l.subjects.places.Touch(l.keys.key(t.Tenant, t.Subject))
 	}
 	l.touched = sum
 }
@@ -103,11 +103,11 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.
 	if t.ID.Expiry().UnixMilli() <= l.swept {
 		return refused(storage.ErrExpired)
 	}
-	instance := l.instances.places.get(s.Instance)
+	instance := l.instances.places.Get(s.Instance)
 	if instance == 0 || !l.instances.at(instance).pin {
 		return refused(storage.ErrInstanceUnknown)
 	}
-	prior := l.bySession.get(s.ID)
+	prior := l.bySession.Get(s.ID)
 	taken := prior != 0 && !l.over(l.uses.at(prior))
 	if taken {
 		if u := l.uses.at(prior); u.token == t.ID && u.observation == observation {
@@ -129,7 +129,7 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.
 			}
 		}
 	}
-	earlier := l.byToken.get(t.ID)
+	earlier := l.byToken.Get(t.ID)
 	nth := uint32(1)
 	if earlier != 0 {
 		nth += l.uses.at(earlier).nth
@@ -176,8 +176,8 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.
 		instance:    instance,
 		grantedNow:  true,
 	}
-	l.byToken.put(t.ID, i)
-	l.bySession.put(s.ID, i)
+	l.byToken.Put(t.ID, i)
+	l.bySession.Put(s.ID, i)
 	if prior != 0 && l.replaced[s.ID] == 0 {
 		l.replaced[s.ID] = prior
 	}
@@ -203,14 +203,14 @@ func (l *Ledger) undoGrant(c *change) {
 	l.tenants.drop1(u.tenant)
 	l.instances.drop1(u.instance)
 	if c.prior != 0 {
-		l.bySession.put(u.session, c.prior)
+		l.bySession.Put(u.session, c.prior)
 	} else {
-		l.bySession.remove(u.session)
+		l.bySession.Remove(u.session)
 	}
 	if u.earlier != 0 {
-		l.byToken.put(u.token, u.earlier)
+		l.byToken.Put(u.token, u.earlier)
 	} else {
-		l.byToken.remove(u.token)
+		l.byToken.Remove(u.token)
 	}
 	l.uses.giveBack(c.use)
 }
@@ -280,7 +280,7 @@ func (l *Ledger) EndSessions(ids []storage.SessionID, before int64, out []record
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, id := range ids {
-		i := l.bySession.get(id)
+		i := l.bySession.Get(id)
 		if i == 0 {
 			continue
 		}
@@ -323,11 +323,11 @@ func (l *Ledger) undoEnd(c *change) {
 // forgetUse forgets a use that is over, and that Forget has come by for. Its
 // session id may be another's by now.
 func (l *Ledger) forgetUse(i uint32) {
-	if u := l.uses.at(i); !l.over(u) || l.byToken.get(u.token) != 0 {
+	if u := l.uses.at(i); !l.over(u) || l.byToken.Get(u.token) != 0 {
 		return
 	}
-	if id := l.uses.at(i).session; l.bySession.get(id) == i {
-		l.bySession.remove(id)
+	if id := l.uses.at(i).session; l.bySession.Get(id) == i {
+		l.bySession.Remove(id)
 	}
 	l.uses.giveBack(i)
 }

@@ -1,5 +1,7 @@
 package ledger
 
+import "github.com/gatehouse-ws/gatehouse/storage/internal/places"
+
 // slab holds values by place, a small number that is never zero. It grows
 // without moving what it holds.
 type slab[T any] struct {
@@ -36,7 +38,7 @@ func (s *slab[T]) giveBack(i uint32) {
 // count falls to zero are given up only by settle: until then the group may
 // still be undone.
 type tally[K ~[16]byte] struct {
-	places *places[K]
+	places *places.Table[K]
 	slab[counter[K]]
 	zero []uint32
 }
@@ -50,18 +52,18 @@ type counter[K ~[16]byte] struct {
 
 func newTally[K ~[16]byte]() *tally[K] {
 	t := &tally[K]{}
-	t.places = newPlaces(func(i uint32) K { return t.at(i).key })
+	t.places = places.New(func(i uint32) K { return t.at(i).key })
 	return t
 }
 
 // place finds or makes k's place, without counting.
 func (t *tally[K]) place(k K) uint32 {
-	if i := t.places.get(k); i != 0 {
+	if i := t.places.Get(k); i != 0 {
 		return i
 	}
 	i := t.take()
 	t.at(i).key = k
-	t.places.put(k, i)
+	t.places.Put(k, i)
 	t.zero = append(t.zero, i)
 	return i
 }
@@ -86,8 +88,8 @@ func (t *tally[K]) settle() {
 		if c.n > 0 || c.pin {
 			continue
 		}
-		if t.places.get(c.key) == i {
-			t.places.remove(c.key)
+		if t.places.Get(c.key) == i {
+			t.places.Remove(c.key)
 			t.giveBack(i)
 		}
 	}

@@ -1,36 +1,22 @@
-package ledger
+package places
 
 import (
 	"encoding/binary"
 	"fmt"
-	"iter"
 	"math/rand/v2"
 	"testing"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// everything is all keys and places of p, in no order.
-func everything[K ~[16]byte](p *places[K]) iter.Seq2[K, uint32] {
-	return func(yield func(K, uint32) bool) {
-		for i := range p.shards {
-			for _, x := range p.shards[i].slots {
-				if x.place != 0 && !yield(p.keyOf(x.place), x.place) {
-					return
-				}
-			}
-		}
-	}
-}
-
 func numberedID(n uint64) (id storage.TokenID) {
 	binary.BigEndian.PutUint64(id[8:], n)
 	return id
 }
 
-// FuzzPlaces compares places with a map. Each byte of the script puts or removes
+// FuzzTable compares a table with a map. Each byte of the script puts or removes
 // one of 128 keys; a tag of few bits makes them meet and wrap around.
-func FuzzPlaces(f *testing.F) {
+func FuzzTable(f *testing.F) {
 	for _, n := range []int{1, 9, 300, 5000} {
 		script := make([]byte, n)
 		r := rand.NewChaCha8([32]byte{byte(n)})
@@ -39,7 +25,7 @@ func FuzzPlaces(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, script []byte, narrow uint8) {
 		keys := []storage.TokenID{{}} // by place
-		p := newPlaces(func(i uint32) storage.TokenID { return keys[i] })
+		p := New(func(i uint32) storage.TokenID { return keys[i] })
 		if narrow&1 == 1 { // all hashes are small multiples of a seed: few shards, long runs
 			p.seed = [2]uint64{0, uint64(narrow)}
 		}
@@ -48,10 +34,10 @@ func FuzzPlaces(f *testing.F) {
 			k := numberedID(uint64(b & 0x7f))
 			if b&0x80 == 0 {
 				keys = append(keys, k)
-				p.put(k, uint32(len(keys)-1))
+				p.Put(k, uint32(len(keys)-1))
 				want[k] = uint32(len(keys) - 1)
 			} else {
-				p.remove(k)
+				p.Remove(k)
 				delete(want, k)
 			}
 			if p.n != len(want) {
@@ -59,7 +45,7 @@ func FuzzPlaces(f *testing.F) {
 			}
 		}
 		for n := range uint64(128) {
-			if got := p.get(numberedID(n)); got != want[numberedID(n)] {
+			if got := p.Get(numberedID(n)); got != want[numberedID(n)] {
 				t.Fatalf("key %d has place %d, want %d", n, got, want[numberedID(n)])
 			}
 		}
@@ -73,9 +59,9 @@ func FuzzPlaces(f *testing.F) {
 
 // Memory follows what is live: 4.6 million keys come and go, half a million at a
 // time.
-func TestPlacesShrink(t *testing.T) {
+func TestTableShrinks(t *testing.T) {
 	const live = 20_000
-	p := newPlaces(func(i uint32) storage.TokenID { return numberedID(uint64(i)) })
+	p := New(func(i uint32) storage.TokenID { return numberedID(uint64(i)) })
 	slots := func() (n int) {
 		for i := range p.shards {
 			n += len(p.shards[i].slots)
@@ -83,26 +69,26 @@ func TestPlacesShrink(t *testing.T) {
 		return n
 	}
 	for i := uint32(1); i <= 10*live; i++ {
-		p.put(numberedID(uint64(i)), i)
+		p.Put(numberedID(uint64(i)), i)
 		if i > live {
-			p.remove(numberedID(uint64(i - live)))
+			p.Remove(numberedID(uint64(i - live)))
 		}
 	}
 	if n := slots(); n > 4*live {
 		t.Errorf("%d slots for %d keys", n, live)
 	}
 	for i := uint32(9*live + 1); i <= 10*live; i++ {
-		p.remove(numberedID(uint64(i)))
+		p.Remove(numberedID(uint64(i)))
 	}
 	if n := slots(); p.n != 0 || n > shardCount*minShard {
 		t.Errorf("%d slots and %d keys are left", n, p.n)
 	}
 }
 
-// BenchmarkPlaces is what a redemption asks of an index, and what forgets it
+// BenchmarkTable is what a redemption asks of an index, and what forgets it
 // again: a look-up that finds nothing, an insertion, a removal. The map does the
 // same.
-func BenchmarkPlaces(b *testing.B) {
+func BenchmarkTable(b *testing.B) {
 	for _, n := range []int{10_000, 1_000_000} {
 		ids := make([]storage.TokenID, 2*n+1)
 		for i := range ids {
@@ -110,17 +96,17 @@ func BenchmarkPlaces(b *testing.B) {
 			binary.BigEndian.PutUint64(ids[i][8:], rand.Uint64())
 		}
 		// The live keys move through ids, so that the next is never in the cache.
-		b.Run(fmt.Sprintf("places/%d", n), func(b *testing.B) {
-			p := newPlaces(func(i uint32) storage.TokenID { return ids[i] })
+		b.Run(fmt.Sprintf("table/%d", n), func(b *testing.B) {
+			p := New(func(i uint32) storage.TokenID { return ids[i] })
 			for i := 1; i <= n; i++ {
-				p.put(ids[i], uint32(i))
+				p.Put(ids[i], uint32(i))
 			}
 			for i := n; b.Loop(); i++ {
 				in, out := 1+i%(2*n), 1+(i+n)%(2*n)
-				if p.get(ids[in]) == 0 {
-					p.put(ids[in], uint32(in))
+				if p.Get(ids[in]) == 0 {
+					p.Put(ids[in], uint32(in))
 				}
-				p.remove(ids[out])
+				p.Remove(ids[out])
 			}
 		})
 		b.Run(fmt.Sprintf("map/%d", n), func(b *testing.B) {

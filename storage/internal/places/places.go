@@ -1,20 +1,24 @@
-package ledger
+// Package places is a table from ids to the places where a slab, or whatever
+// numbers what it holds, has them.
+package places
 
 import (
 	"encoding/binary"
+	"iter"
 	"math/bits"
 	"math/rand/v2"
 )
 
-// places finds the place that a slab has for a key. It keeps no keys: the slab
-// has them, and a slot is as small as a place and 32 bits of the key's hash. Most
-// look-ups of a redemption find nothing, since its token is unused and its
-// session id new; among millions of keys that is one line of memory, where Go's
-// map, which keeps its control words apart, fetches two or three.
+// Table finds the place of a key. It keeps no keys: the slab has them, and a slot
+// is as small as a place and 32 bits of the key's hash. Most look-ups of a
+// redemption find nothing, since its token is unused and its session id new; among
+// millions of keys that is one line of memory, where Go's map, which keeps its
+// control words apart, fetches two or three.
 //
 // It is cut into shards that grow each by itself, so that no insertion waits for
 // more than a shard to be copied. The hash is seeded: nodes choose session ids.
-type places[K ~[16]byte] struct {
+// One goroutine at a time, but for readers among themselves.
+type Table[K ~[16]byte] struct {
 	keyOf  func(place uint32) K
 	seed   [2]uint64
 	shards [shardCount]shard
@@ -38,20 +42,24 @@ type slotted struct {
 
 const minShard = 8
 
-func newPlaces[K ~[16]byte](keyOf func(place uint32) K) *places[K] {
-	return &places[K]{keyOf: keyOf, seed: [2]uint64{rand.Uint64(), rand.Uint64()}}
+// New makes an empty table. keyOf is the key that the slab has at a place.
+func New[K ~[16]byte](keyOf func(place uint32) K) *Table[K] {
+	return &Table[K]{keyOf: keyOf, seed: [2]uint64{rand.Uint64(), rand.Uint64()}}
 }
 
+// Len is how many keys there are.
+func (p *Table[K]) Len() int { return p.n }
+
 // locate hashes k.
-func (p *places[K]) locate(k K) (*shard, uint32) {
+func (p *Table[K]) locate(k K) (*shard, uint32) {
 	b := [16]byte(k)
 	hi, lo := bits.Mul64(binary.LittleEndian.Uint64(b[:8])^p.seed[0], binary.LittleEndian.Uint64(b[8:])^p.seed[1])
 	h := hi ^ lo
 	return &p.shards[h>>56], uint32(h)
 }
 
-// get is the place of k, or 0.
-func (p *places[K]) get(k K) uint32 {
+// Get is the place of k, or 0.
+func (p *Table[K]) Get(k K) uint32 {
 	s, tag := p.locate(k)
 	if i := p.find(s, tag, k); i >= 0 {
 		return s.slots[i].place
@@ -59,8 +67,8 @@ func (p *places[K]) get(k K) uint32 {
 	return 0
 }
 
-// touch fetches the memory that get will want of k, or most of it.
-func (p *places[K]) touch(k K) uint32 {
+// Touch fetches the memory that Get will want of k, or most of it.
+func (p *Table[K]) Touch(k K) uint32 {
 	s, tag := p.locate(k)
 	if len(s.slots) == 0 {
 		return 0
@@ -68,8 +76,8 @@ func (p *places[K]) touch(k K) uint32 {
 	return s.slots[tag&s.mask()].place
 }
 
-// put sets the place of k, whose key the slab has by now.
-func (p *places[K]) put(k K, place uint32) {
+// Put sets the place of k, whose key the slab has by now.
+func (p *Table[K]) Put(k K, place uint32) {
 	s, tag := p.locate(k)
 	if i := p.find(s, tag, k); i >= 0 {
 		s.slots[i].place = place
@@ -83,9 +91,9 @@ func (p *places[K]) put(k K, place uint32) {
 	p.n++
 }
 
-// remove forgets k. It needs k's key, so that comes before the slab's place is
+// Remove forgets k. It needs k's key, so that comes before the slab's place is
 // given back.
-func (p *places[K]) remove(k K) {
+func (p *Table[K]) Remove(k K) {
 	s, tag := p.locate(k)
 	i := p.find(s, tag, k)
 	if i < 0 {
@@ -100,7 +108,7 @@ func (p *places[K]) remove(k K) {
 }
 
 // find is the index of k's slot, or -1.
-func (p *places[K]) find(s *shard, tag uint32, k K) int {
+func (p *Table[K]) find(s *shard, tag uint32, k K) int {
 	if len(s.slots) == 0 {
 		return -1
 	}
@@ -143,6 +151,19 @@ func (s *shard) resize(n int) {
 	for _, x := range old {
 		if x.place != 0 {
 			s.insert(x)
+		}
+	}
+}
+
+// All is every key and its place, in no order.
+func (p *Table[K]) All() iter.Seq2[K, uint32] {
+	return func(yield func(K, uint32) bool) {
+		for i := range p.shards {
+			for _, x := range p.shards[i].slots {
+				if x.place != 0 && !yield(p.keyOf(x.place), x.place) {
+					return
+				}
+			}
 		}
 	}
 }
