@@ -24,6 +24,7 @@ type metrics struct {
 	dryMessages prometheus.Counter // of dry
 	postponed   map[pb.Reason]prometheus.Counter
 	reloads     *prometheus.CounterVec
+	forgiven    map[pb.Reason]prometheus.Counter
 }
 
 // refuse counts a refused handshake.
@@ -63,6 +64,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	closed := vec("sessions_closed_total", "Ended sessions by reason.", "reason")
 	postponed := vec("renewals_postponed_total", "Renewals that left their session as it was, by reason.", "reason")
 	dropped := vec("connections_refused_total", "Connections that a limit refused, by limit; no_address is those without an address to count by.", "limit")
+	forgiven := vec("messages_forgiven_total", "Messages that were refused and did not close their socket, by reason.", "reason")
 	m := &metrics{
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts(opts("handshakes_accepted_total", "Opening handshakes answered with 101."))),
 		messages:   prometheus.NewCounter(prometheus.CounterOpts(opts("messages_received_total", "Messages that passed every check."))),
@@ -71,8 +73,12 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		closed:     map[pb.Reason]prometheus.Counter{},
 		dropped:    map[limit.Rule]prometheus.Counter{},
 		postponed:  map[pb.Reason]prometheus.Counter{},
+		forgiven:   map[pb.Reason]prometheus.Counter{},
 		dry:        vec("limits_dry_run_total", "What limits with dry_run would have refused, by limit.", "limit"),
 		reloads:    vec("schema_reloads_total", "Times that the schemas were to be read anew, by result: ok, or failed, and the old ones stay.", "result"),
+	}
+	for _, r := range forgivable {
+		m.forgiven[r] = forgiven.WithLabelValues(r.Label())
 	}
 	for _, result := range []string{"ok", "failed"} {
 		m.reloads.WithLabelValues(result)
@@ -105,7 +111,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, m.reloads, build,
+		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, m.reloads, forgiven, build,
 		gauge("sockets", "Open sockets.", func() float64 { return float64(n.addresses.Counts().Sockets) }),
 		gauge("sockets_unauthenticated", "Of those, sockets whose opening handshake has not ended.", func() float64 { return float64(n.addresses.Counts().Unauthenticated) }),
 		gauge("sessions", "Live sessions.", func() float64 { return float64(n.sessions.count()) }),

@@ -215,34 +215,33 @@ func (p *peer) Message(op ws.OpCode, payload, out []byte) ([]byte, error) {
 	if op == ws.OpText && forNode(payload) {
 		return out, p.renew(payload)
 	}
-	if err := p.check(op, payload); err != nil {
-		return out, err
+	if kind, err := p.check(op, payload); err != nil {
+		return p.forgive(kind, err, out)
 	}
 	p.n.metrics.messages.Inc()
 	return s.deliver(deliver.Op(op), payload, out)
 }
 
-// check decides whether a message may pass.
-func (p *peer) check(op ws.OpCode, payload []byte) error {
+// check decides whether a message may pass, and returns its type if it is known.
+func (p *peer) check(op ws.OpCode, payload []byte) (kind string, err error) {
 	if op == ws.OpBinary && !p.route.Binary {
-		return errBinary
+		return "", errBinary
 	}
 	scoped := p.session.scoped
 	checks := p.route.checks.Load()
 	if checks == nil {
 		if scoped { // the type of an unchecked message is not known
-			return errScope
+			return "", errScope
 		}
-		return nil
+		return "", nil
 	}
-	kind, err := checks.Check(payload)
-	if err != nil {
-		return err
+	if kind, err = checks.Check(payload); err != nil {
+		return kind, err
 	}
 	if scoped && !slices.Contains(p.session.grant.Scopes, kind) {
-		return errScope
+		return kind, errScope
 	}
-	return nil
+	return kind, nil
 }
 
 // PeerClose implements wsconn.Sink.

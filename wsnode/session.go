@@ -23,7 +23,8 @@ type session struct {
 	expires    instant
 	rate       limit.Rate
 	rateDryRun bool
-	scoped     bool // the grant has scopes
+	scoped     bool   // the grant has scopes
+	strikes    uint16 // messages refused and forgiven
 
 	// dead is set once cause is, so that a turn need not take the lock to look.
 	dead atomic.Bool

@@ -31,7 +31,7 @@ const commonSchema = `{"$id": "https://example.com/common", "$defs": {"user": {"
 
 func chatSet(t testing.TB) *Set {
 	return mustCompile(t, folder("s/chat.json", strings.Replace(chatSchema, "common.json", "https://example.com/common", 1), "common.json", commonSchema, "ping.json", "{}"), oneType(func(c *Config) {
-		c.Types = []Type{{"chat", "s/chat.json"}, {"ping", "ping.json"}}
+		c.Types = []Type{{Name: "chat", Schema: "s/chat.json"}, {Name: "ping", Schema: "ping.json"}}
 		c.Shared = []string{"common.json"}
 	}))
 }
@@ -108,7 +108,7 @@ func TestDuplicateNamesAreAllChecked(t *testing.T) {
 	s := mustCompile(t, folder("chat.json", `{"properties": {"type": {"const": "chat"}, "a": {"maximum": 5}, "b": {"oneOf": [
 		{"required": ["k"], "properties": {"k": {"const": "x"}}}, {"required": ["k"], "properties": {"k": {"const": "y"}}}]}}}`), oneType(func(c *Config) {
 		c.Guards.DuplicateNames = true
-		c.Types = append(c.Types, Type{"ping", "chat.json"})
+		c.Types = append(c.Types, Type{Name: "ping", Schema: "chat.json"})
 	}))
 	for in, want := range map[string]error{
 		`{"type":"chat","a":1,"a":2}`:              nil,
@@ -221,7 +221,7 @@ func TestCheckAllocs(t *testing.T) {
 	}
 	s := chatSet(t)
 	all := mustCompile(t, folder("chat.json", chatSchema, "common.json", commonSchema, "all.json", everyKeyword), oneType(func(c *Config) {
-		c.Types = []Type{{"chat", "all.json"}}
+		c.Types = []Type{{Name: "chat", Schema: "all.json"}}
 	}))
 	many := "[0" + strings.Repeat(",1", 3000) + "]"
 	for _, test := range []struct {

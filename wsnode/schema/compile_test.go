@@ -146,7 +146,7 @@ func TestCompileRefuses(t *testing.T) {
 
 func TestCompileNamesEveryProblem(t *testing.T) {
 	cfg := oneType(func(c *Config) {
-		c.Types = append(c.Types, Type{"order", "order.json"}, Type{"gone", "gone.json"})
+		c.Types = append(c.Types, Type{Name: "order", Schema: "order.json"}, Type{Name: "gone", Schema: "gone.json"})
 		c.Shared = []string{"also-gone.json"}
 	})
 	_, err := Compile(folder("chat.json", `{`, "order.json", `[1,]`), cfg)
@@ -235,7 +235,7 @@ func TestCompileAccepts(t *testing.T) {
 			ok:    `{"type":"chat","x1":2}`, fail: `{"type":"chat","x1":3}`,
 		}, {
 			rule:  "one file for several types, $id and all",
-			cfg:   oneType(func(c *Config) { c.Types = append(c.Types, Type{"order", "chat.json"}) }),
+			cfg:   oneType(func(c *Config) { c.Types = append(c.Types, Type{Name: "order", Schema: "chat.json"}) }),
 			files: folder("chat.json", `{"$id":"https://example.com/any","required":["text"]}`),
 			ok:    `{"type":"order","text":1}`, fail: `{"type":"order"}`,
 		},
@@ -268,6 +268,9 @@ func TestConfigProblems(t *testing.T) {
 		{func(c *Config) { c.Discriminator = "" }, "discriminator: is empty"},
 		{func(c *Config) { c.Discriminator = "__proto__" }, `discriminator: "__proto__" is refused`},
 		{func(c *Config) { c.Types = nil }, "types: is empty, so no message would pass; list the types, or set unchecked: true"},
+		{func(c *Config) { c.OnRefusal = "" }, `on_refusal: "" is none of close, error_frame, drop`},
+		{func(c *Config) { c.Types[0].OnRefusal = "ban" }, `types[0].on_refusal: "ban" is none of close`},
+		{func(c *Config) { c.Strikes = 0 }, "strikes: 0 is not between 1 and 10000; for none, set on_refusal: close"},
 		{func(c *Config) { c.Types = append(c.Types, c.Types[0]) }, `types[1].name: "chat" is the name of types[0] too`},
 		{func(c *Config) { c.Types[0].Name = "" }, `types[0].name: "" is not 1 to 128 bytes`},
 		{func(c *Config) { c.Types[0].Name = strings.Repeat("x", 129) }, "types[0].name:"},
@@ -317,6 +320,18 @@ func FuzzCompile(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestPolicyOfATypeCounts(t *testing.T) {
+	c := oneType(func(c *Config) {
+		c.OnRefusal = ErrorFrame
+		c.Types = append(c.Types, Type{Name: "ping", Schema: "chat.json", OnRefusal: Drop})
+	})
+	for typ, want := range map[string]Policy{"": ErrorFrame, "chat": ErrorFrame, "ping": Drop, "other": ErrorFrame} {
+		if got := c.Policy(typ); got != want {
+			t.Errorf("%q: %s, want %s", typ, got, want)
+		}
+	}
 }
 
 func TestEveryFieldHasKeyAndHelp(t *testing.T) {

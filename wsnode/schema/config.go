@@ -17,6 +17,8 @@ type Config struct {
 	Discriminator string   `yaml:"discriminator" help:"property of every message that names its type"`
 	Types         []Type   `yaml:"types" help:"the types of message that may be sent"`
 	Shared        []string `yaml:"shared" help:"further schema files, for $ref to refer to"`
+	OnRefusal     Policy   `yaml:"on_refusal" help:"what a refused message does: close the socket, error_frame (say why, and go on), or drop (go on)"`
+	Strikes       int      `yaml:"strikes" help:"messages of a socket that error_frame and drop forgive; the next one closes it"`
 	Annotate      bool     `yaml:"annotate" help:"let format and content* be annotations, as the draft has it, that refuse nothing"`
 	Guards        Guards   `yaml:"guards" help:"what no message may exceed, whatever its schema says"`
 }
@@ -25,6 +27,30 @@ type Config struct {
 type Type struct {
 	Name   string `yaml:"name" help:"value of the discriminator; the scope that a token needs"`
 	Schema string `yaml:"schema" help:"its schema: a file, or a place in one, as messages.json#/$defs/chat"`
+	// OnRefusal counts once the type is known.
+	OnRefusal Policy `yaml:"on_refusal" help:"as messages.on_refusal, for messages of this type; as that where empty"`
+}
+
+// Policy is what a message that is refused does to its socket.
+type Policy string
+
+// The policies.
+const (
+	Close      Policy = "close"
+	ErrorFrame Policy = "error_frame"
+	Drop       Policy = "drop"
+)
+
+func (p Policy) known() bool { return p == Close || p == ErrorFrame || p == Drop }
+
+// Policy is that of a type, or that of messages whose type is not known.
+func (c *Config) Policy(typ string) Policy {
+	for i := range c.Types {
+		if t := &c.Types[i]; t.Name == typ && t.OnRefusal != "" {
+			return t.OnRefusal
+		}
+	}
+	return c.OnRefusal
 }
 
 // Guards bound a message before its schema is asked.
@@ -44,6 +70,7 @@ type Guards struct {
 const (
 	maxDepth       = 1000 // checking recurses
 	maxTypeBytes   = 128  // of a type's name, as of a scope
+	maxStrikes     = 10_000
 	maxEffortGuard = 1_000_000
 )
 
@@ -52,6 +79,8 @@ const (
 func Default() Config {
 	return Config{
 		Discriminator: "type",
+		OnRefusal:     Close,
+		Strikes:       10,
 		Guards:        Guards{Depth: 32, Names: 256, Tokens: 10_000, Effort: 20, MaxInteger: 1<<53 - 1},
 	}
 }
@@ -67,6 +96,12 @@ func (c *Config) Validate() error {
 	if !c.Guards.HazardousNames && hazardous(c.Discriminator) {
 		bad("discriminator: %q is refused as a property's name; choose another one", c.Discriminator)
 	}
+	if !c.OnRefusal.known() {
+		bad("on_refusal: %q is none of close, error_frame, drop", c.OnRefusal)
+	}
+	if c.Strikes < 1 || c.Strikes > maxStrikes {
+		bad("strikes: %d is not between 1 and %d; for none, set on_refusal: close", c.Strikes, maxStrikes)
+	}
 	if len(c.Types) == 0 {
 		bad("types: is empty, so no message would pass; list the types, or set unchecked: true for the route")
 	}
@@ -79,6 +114,9 @@ func (c *Config) Validate() error {
 		}
 		if t.Name == "" || len(t.Name) > maxTypeBytes || !utf8.ValidString(t.Name) || strings.ContainsFunc(t.Name, unicode.IsControl) {
 			bad("types[%d].name: %q is not 1 to %d bytes of UTF-8 without control characters", i, t.Name, maxTypeBytes)
+		}
+		if t.OnRefusal != "" && !t.OnRefusal.known() {
+			bad("types[%d].on_refusal: %q is none of close, error_frame, drop", i, t.OnRefusal)
 		}
 		if file, _, _ := strings.Cut(t.Schema, "#"); !fs.ValidPath(file) || file == "." {
 			bad("types[%d].schema: %q is not a path within the folder of schemas; write it with / and without a leading / or ..", i, t.Schema)
