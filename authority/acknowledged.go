@@ -71,7 +71,7 @@ func (r *receipts) unkeep(id storage.InstanceID, told storage.Progress, counts [
 			continue
 		}
 		row := r.row(seq, id)
-		if row == nil && durable.Has(seq) {
+		if durable.Has(seq) && (row == nil || !row.timed) {
 			continue // told again, perhaps long after
 		}
 		c, again := of.counts[seq]
@@ -184,7 +184,9 @@ func (r *receipts) wrote(err error) {
 func (s *Service) keepAcknowledged(ctx context.Context, only *storage.InstanceID) error {
 	s.keeping.Lock()
 	defer s.keeping.Unlock()
-	err := s.writeAcknowledged(ctx, s.receipts.take(only))
+	all := s.receipts.take(only)
+	s.auditComplete(s.now()) // who starts on what is written now finds these complete
+	err := s.writeAcknowledged(ctx, all)
 	s.receipts.wrote(err)
 	return err
 }

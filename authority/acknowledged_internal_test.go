@@ -25,7 +25,7 @@ func newKeeper(t *testing.T, n int) (*Service, *storagetest.Faulty, storage.Inst
 			t.Fatal(err)
 		}
 	}
-	return &Service{store: store, fleet: r.fleet, receipts: r}, store, ids[0]
+	return &Service{now: func() time.Time { return testStart }, store: store, fleet: r.fleet, receipts: r}, store, ids[0]
 }
 
 func enforcedFrom(first, n int) (out []*pb.Enforced) {

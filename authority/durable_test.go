@@ -210,3 +210,89 @@ func TestGoodbyeKeepsTheLastWord(t *testing.T) {
 	f.kill()
 	f.equal("after a kill", rows(f.receipt("admin", r)), "node-1:4/0@1µs complete")
 }
+
+// TestReceiptCompletesAfterRestart proves that the trail says of a receipt that it
+// is complete, once, though the authority was restarted while it waited for a
+// silent node; that no receipt which was complete is told of again; and that
+// watchers and metrics hear of it as ever.
+func TestReceiptCompletesAfterRestart(t *testing.T) {
+	f := newFixture(t, faulty)
+	completions := func() int { f.trail.Flush(); return strings.Count(f.audit.String(), `"action":"ReceiptComplete"`) }
+	quick, silent := f.node("node-1"), f.node("node-2")
+	told := f.revoke(bySubject("acme", "bob")).GetRevision()
+	for _, n := range []*node{quick, silent} {
+		n.acknowledge(told)
+		n.beat(told)
+	}
+	r := f.revoke(bySubject("acme", "ada")).GetRevision()
+	quick.acknowledge(r, &pb.Enforced{Sequence: r.GetSequence(), Closed: 4})
+	quick.beat(r)
+	f.ok(f.service.Keep(f.ctx))
+	f.equal("lines before", completions(), 1)
+
+	f.kill()
+	f.ok(f.service.Tend(f.ctx))
+	f.equal("lines after a restart", completions(), 1)
+	watch, err := f.revocations("admin").WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: r})
+	f.ok(err)
+	w, err := watch.Recv()
+	f.ok(err)
+	f.equal("first message", rows(w.GetReceipt()), "node-1:4/0@1µs node-2?1h0m4.6s incomplete")
+	f.clock.advance(3 * time.Second)
+	silent.begin()
+	silent.acknowledge(r, &pb.Enforced{Sequence: r.GetSequence(), Closed: 2})
+	w, err = watch.Recv()
+	f.ok(err)
+	f.equal("last message", rows(w.GetReceipt()), "node-2:2/0@3s complete")
+	f.ok(f.service.Keep(f.ctx))
+	f.ok(f.service.Tend(f.ctx))
+	f.equal("lines once all are back", completions(), 2)
+	f.equal("line", f.lastLine("ReceiptComplete"), fmt.Sprintf("after_ms=3000 caller=authority closed=6 instances=2 outcome=ok revision=%d", r.GetSequence()))
+	f.equal("lags measured", f.metric("gatehouse_authority_receipt_complete_seconds{}"), 1.0)
+
+	f.kill()
+	f.ok(f.service.Tend(f.ctx))
+	silent.begin()
+	silent.acknowledge(r, &pb.Enforced{Sequence: r.GetSequence(), Closed: 2})
+	silent.beat(r)
+	f.ok(f.service.Keep(f.ctx))
+	f.equal("lines in the end", completions(), 2)
+}
+
+// TestReceiptsOfTheRestartAreBounded proves that of many receipts which a silent
+// node leaves open the newest are reopened; those that wait for the end of a grace
+// are among them; and that the others are told of by the store alone.
+func TestReceiptsOfTheRestartAreBounded(t *testing.T) {
+	f := newFixture(t)
+	n := f.node("node-1")
+	graced := f.revokeWithin(time.Minute)
+	n.pending(graced, graced)
+	n.beat(graced)
+	f.ok(f.service.Keep(f.ctx))
+	f.restart()
+	n.begin()
+	f.clock.advance(time.Minute)
+	n.acknowledge(graced, &pb.Enforced{Sequence: graced.GetSequence(), Closed: 1})
+	n.beat(graced)
+	f.ok(f.service.Tend(f.ctx))
+	f.trail.Flush()
+	f.equal("after the grace", f.lastLine("ReceiptComplete"), fmt.Sprintf("after_ms=60000 caller=authority closed=1 instances=1 outcome=ok revision=%d", graced.GetSequence()))
+
+	const more = 1010
+	var last *pb.Revision
+	for range more {
+		last = f.revoke(bySubject("acme", "ada")).GetRevision()
+	}
+	f.restart()
+	if want := `"reopened":1000`; !strings.Contains(f.log.String(), want) {
+		t.Errorf("no %s in the log", want)
+	}
+	n.begin()
+	n.acknowledge(last)
+	n.beat(last)
+	f.ok(f.service.Tend(f.ctx))
+	f.trail.Flush()
+	f.equal("lines", strings.Count(f.audit.String(), `"action":"ReceiptComplete"`), 1+1000)
+	oldest := &pb.Revision{Epoch: last.GetEpoch(), Sequence: graced.GetSequence() + 1}
+	f.equal("beyond the bound", rows(f.receipt("admin", oldest)), "node-1:0/0 complete")
+}

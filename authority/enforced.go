@@ -82,16 +82,12 @@ type completion struct {
 }
 
 // takeCompleted takes the receipts that have become complete since it was called
-// last. One that made room for newer ones meanwhile is not among them.
+// last, in the order in which they did.
 func (r *receipts) takeCompleted() []completion {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var out []completion
-	for _, rc := range r.kept {
-		if rc.waiting > 0 || rc.audited {
-			continue
-		}
-		rc.audited = true
+	for _, rc := range r.completed {
 		c := completion{sequence: rc.sequence, instances: len(rc.rows)}
 		for _, row := range rc.rows {
 			c.closed += uint64(row.closed)
@@ -99,6 +95,7 @@ func (r *receipts) takeCompleted() []completion {
 		}
 		out = append(out, c)
 	}
+	r.completed = nil
 	return out
 }
 

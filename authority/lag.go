@@ -23,7 +23,7 @@ func (l *lag) acknowledged(rc *receipt, after time.Duration) {
 
 // completed notes that a receipt waits for nobody any more.
 func (l *lag) completed(rc *receipt, now time.Time) {
-	if l == nil || rc.waiting > 0 {
+	if l == nil {
 		return
 	}
 	if len(rc.rows) > 0 && !rc.grace { // else it never waited, or for clients

@@ -22,7 +22,7 @@ import (
 const (
 	// maxReceiptRows is how many rows of receipts are kept in memory, newest
 	// receipts first. Those of older entries, and of those before the authority's
-	// start, are made of what the store has.
+	// start that reopen leaves out, are made of what the store has.
 	maxReceiptRows = 200_000
 	// maxEarly is how many entries may have counts before they have a receipt.
 	maxEarly = 1000
@@ -39,8 +39,10 @@ type receipts struct {
 	mu   sync.Mutex // guards what follows
 	kept []*receipt // in the order of their sequences
 	rows int        // of all of them
-	// floor is the highest sequence that has no receipt and gets none.
-	floor uint64
+	// floor is the highest sequence that gets no receipt any more; up to it, kept
+	// has those that were reopened.
+	floor     uint64
+	completed []*receipt // whose completion the audit trail has not told yet
 	// applied is how far instances have enforced.
 	applied map[storage.InstanceID]storage.Progress
 	// durable is the same, as far as it is on disk; what is not waits in unkept,
@@ -66,7 +68,6 @@ type receipt struct {
 	rows      map[storage.InstanceID]*receiptRow
 	waiting   int                // rows that are not done
 	from      *trace.SpanContext // of the call that appended the entry; nil where that is not traced
-	audited   bool               // the audit trail has told that it is complete
 	watchers  []*watcher
 }
 
@@ -125,14 +126,20 @@ func (r *receipts) open(e *storage.Entry, from *trace.SpanContext) {
 		rc.rows[i.ID] = row
 	}
 	r.addLeft(rc)
-	r.lag.completed(rc, rc.committed)
+	r.concluded(rc, rc.committed)
 	delete(r.early, seq)
+	r.keep(rc, at)
+}
+
+// keep gives a receipt its place in kept, for which the oldest make room; mu is
+// held.
+func (r *receipts) keep(rc *receipt, at int) {
 	r.kept = slices.Insert(r.kept, at, rc)
 	r.rows += len(rc.rows) + 1
 	for r.rows > maxReceiptRows && len(r.kept) > 1 {
 		old := r.kept[0]
 		r.kept[0] = nil
-		r.kept, r.floor = r.kept[1:], old.sequence
+		r.kept, r.floor = r.kept[1:], max(r.floor, old.sequence)
 		old.dismiss()
 		r.rows -= len(old.rows) + 1
 	}
@@ -158,11 +165,13 @@ func (r *receipts) enforced(id storage.InstanceID, told storage.Progress, counts
 	defer r.mu.Unlock()
 	for _, n := range counts {
 		seq := n.GetSequence()
-		if seq > told.Through || seq <= r.floor {
-			continue // not enforced yet, or no longer kept
+		if seq > told.Through {
+			continue // not enforced yet
 		}
 		if at, ok := r.find(seq); !ok {
-			r.keepEarly(id, n)
+			if seq > r.floor { // else no longer kept
+				r.keepEarly(id, n)
+			}
 		} else if row := r.kept[at].rows[id]; row != nil && (row.closed != n.GetClosed() || row.lingered != n.GetLingering()) {
 			row.closed, row.lingered = n.GetClosed(), n.GetLingering()
 			r.kept[at].tell(id)
@@ -220,7 +229,16 @@ func (r *receipts) settle(rc *receipt, id storage.InstanceID, at *storage.Progre
 	}
 	if rc.settle(id, now) {
 		r.lag.acknowledged(rc, rc.rows[id].after)
+		r.concluded(rc, now)
+	}
+}
+
+// concluded sees to what is told of a receipt that has just become complete, if
+// it has; mu is held.
+func (r *receipts) concluded(rc *receipt, now time.Time) {
+	if rc.waiting == 0 {
 		r.lag.completed(rc, now)
+		r.completed = append(r.completed, rc)
 	}
 }
 
@@ -252,7 +270,7 @@ func (r *receipts) gone(id storage.InstanceID, head uint64, cause string, now ti
 		}
 		row.departed = cause
 		rc.settle(id, now)
-		r.lag.completed(rc, now)
+		r.concluded(rc, now)
 	}
 	r.wake()
 }
@@ -332,6 +350,16 @@ func (s *Service) receipt(ctx context.Context, e *storage.Entry) (*pb.Receipt, <
 	if rc, changed := s.receipts.of(e); rc != nil {
 		return rc, changed, nil
 	}
+	rows, changed, err := s.storedRows(ctx, e)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s.receipts.message(e, rows), changed, nil
+}
+
+// storedRows are the rows of a receipt that is not kept in memory, and a channel
+// that is closed when they may have changed.
+func (s *Service) storedRows(ctx context.Context, e *storage.Entry) (map[storage.InstanceID]*receiptRow, <-chan struct{}, error) {
 	seq := e.Revision.Sequence
 	rows, changed := s.receipts.live(e)
 	departed, err := s.store.Departed(ctx, seq)
@@ -360,7 +388,7 @@ func (s *Service) receipt(ctx context.Context, e *storage.Entry) (*pb.Receipt, <
 			row.after, row.timed = c.After, true
 		}
 	}
-	return s.receipts.message(e, rows), changed, nil
+	return rows, changed, nil
 }
 
 // message writes a receipt.

@@ -134,6 +134,9 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	}
 	s.receipts.lag = s.metrics.lag
 	s.metrics.lag.tracing = s.tracing
+	if err := s.reopen(ctx, head); err != nil {
+		return nil, fmt.Errorf("reopen receipts: %w", err)
+	}
 	if err := s.loadKeys(ctx); err != nil {
 		return nil, err
 	}
