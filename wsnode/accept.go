@@ -30,7 +30,7 @@ func (o opener) Accepted(from netip.AddrPort, overTLS bool, now time.Time) (netl
 	d := n.addresses.Accept(addr, now)
 	n.countDry(d)
 	if d.Allow {
-		return &ticket{n: n, addr: addr}, true
+		return newPeer(n, addr, 0, 0), true
 	}
 	n.metrics.dropped[d.Rule].Inc()
 	reason, full := limitReason(d.Rule)
@@ -38,7 +38,7 @@ func (o opener) Accepted(from netip.AddrPort, overTLS bool, now time.Time) (netl
 		n.log.Debug("connection reset", "reason", reason.Label(), "client_ip", addr.String())
 		return nil, false
 	}
-	return &ticket{n: n, addr: addr, reason: reason, retry: d.RetryAfter}, true
+	return newPeer(n, addr, reason, d.RetryAfter), true
 }
 
 // noAddressEvery is how often the log tells of connections without an address:
@@ -78,33 +78,27 @@ func limitReason(r limit.Rule) (reason pb.Reason, full bool) {
 	return pb.Reason_REASON_CAPACITY, true
 }
 
-// ticket is a connection that was let in and has no machine yet. With a reason
-// it was let in only to be told so, and no limit counts it.
-type ticket struct {
-	n      *Node
-	addr   netip.Addr
-	reason pb.Reason
-	retry  time.Duration
+// newPeer is a connection that was let in, or, with a reason, was let in only to
+// be told so, and no limit counts it. It is its own ticket.
+func newPeer(n *Node, addr netip.Addr, early pb.Reason, retry time.Duration) *peer {
+	return &peer{n: n, addr: addr, counted: early == 0, opening: &opening{early: early, retry: retry}}
 }
 
 // Open implements netloop.Ticket.
-func (t *ticket) Open(link netloop.Link, now time.Time) netloop.Machine {
-	p := &peer{
-		n: t.n, link: link, addr: t.addr, now: now, heard: t.n.instant(now), counted: t.reason == 0,
-		opening: &opening{began: now, early: t.reason, retry: t.retry},
-	}
+func (p *peer) Open(link netloop.Link, now time.Time) netloop.Machine {
+	p.link, p.now, p.began, p.heard = link, now, now, p.n.instant(now)
 	_, _ = rand.Read(p.id[:]) // it never fails
-	p.conn.Reset(&t.n.limits, now)
+	p.conn.Reset(&p.n.limits, now)
 	return p
 }
 
 // Failed implements netloop.Ticket.
-func (t *ticket) Failed(err error) {
+func (p *peer) Failed(err error) {
 	if !errors.Is(err, netloop.ErrStopped) {
-		t.n.log.Debug("TLS handshake failed", "reason", pb.Reason_REASON_TLS_FAILED.Label(), "client_ip", t.addr.String(), "error", err)
-		t.n.metrics.tlsFailed.Inc()
+		p.n.log.Debug("TLS handshake failed", "reason", pb.Reason_REASON_TLS_FAILED.Label(), "client_ip", p.addr.String(), "error", err)
+		p.n.metrics.tlsFailed.Inc()
 	}
-	t.n.gone(t.addr, t.reason == 0, false)
+	p.n.gone(p.addr, p.counted, false)
 }
 
 // gone takes a socket out of the counts.

@@ -2,6 +2,8 @@ package wsnode
 
 import (
 	"bytes"
+	"context"
+	"log/slog"
 	"net/url"
 	"time"
 	"unique"
@@ -75,9 +77,9 @@ func (p *peer) Opening(r *wsconn.Request) {
 }
 
 // attemptWith is an attempt to redeem t for a session with this id.
-func (p *peer) attemptWith(t *token.Token, session [16]byte) *verify.Attempt {
+func (p *peer) attemptWith(t *token.Token, session [16]byte) verify.Attempt {
 	o := p.observed.Value()
-	return &verify.Attempt{
+	return verify.Attempt{
 		Token: t.ID, Digest: t.Secret.Digest(), Session: session, Audience: p.route.Audience,
 		ClientIP: p.addr, UserAgent: []byte(o.userAgent), Origin: []byte(o.origin),
 	}
@@ -133,7 +135,7 @@ func (p *peer) conclude(o verify.Outcome, out []byte) []byte {
 		return p.refuse(o.Reason, o.RetryAfter, out)
 	}
 	s := newSession(p, o.Grant)
-	switch reason, again := p.settle(s, p.attempt, o.Grant); {
+	switch reason, again := p.settle(s, &p.attempt, o.Grant); {
 	case again:
 		return out
 	case reason != 0:
@@ -219,9 +221,11 @@ func (p *peer) open(s *session) {
 	p.heard = p.n.instant(p.now)
 	p.n.metrics.handshakes.Inc()
 	who := &s.grant.Identity
-	p.n.log.Info("session opened", "session_id", p.handshakeID(), "token_id", who.Token.String(),
-		"tenant", who.Tenant, "subject", who.Subject, "path", p.seen.path,
-		"client_ip", p.addr.String(), "took", p.now.Sub(p.began))
+	if ctx := context.Background(); p.n.log.Enabled(ctx, slog.LevelInfo) { // else its words are not even made
+		p.n.log.LogAttrs(ctx, slog.LevelInfo, "session opened", slog.String("session_id", p.handshakeID()), slog.String("token_id", who.Token.String()),
+			slog.String("tenant", who.Tenant), slog.String("subject", who.Subject), slog.String("path", p.seen.path),
+			slog.String("client_ip", p.addr.String()), slog.Duration("took", p.now.Sub(p.began)))
+	}
 	p.opening = nil
 	p.n.handler.Opened(s.handle())
 }

@@ -56,11 +56,11 @@ type opening struct {
 	retry time.Duration // with early
 
 	// owned by the turn
-	subprotocol string          // to be answered; empty for none
-	token       token.Token     // id and key only, once parsed
-	attempt     *verify.Attempt // that the handshake waits for
-	asking      bool            // the turn's Feed has made the attempt, to be redeemed after it
-	reason      pb.Reason       // to refuse with after the turn's Feed
+	subprotocol string         // to be answered; empty for none
+	token       token.Token    // id and key only, once parsed
+	attempt     verify.Attempt // that the handshake waits for
+	asking      bool           // the turn's Feed has made the attempt, to be redeemed after it
+	reason      pb.Reason      // to refuse with after the turn's Feed
 	seen        seen
 }
 
@@ -109,7 +109,7 @@ func (p *peer) afterFeed(err error, out []byte) []byte {
 		return p.refuse(p.reason, p.retry, out)
 	case p.asking:
 		p.asking = false
-		p.n.verify.Redeem(p.attempt)
+		p.n.verify.Redeem(&p.attempt)
 	}
 	return out
 }
@@ -294,9 +294,12 @@ func (p *peer) end(cause error) {
 		level = slog.LevelError
 	}
 	who := &s.grant.Identity
-	p.n.log.Log(context.Background(), level, "session closed", "session_id", hex.EncodeToString(who.Session[:]), "token_id", who.Token.String(),
-		"reason", rule.reason.Label(), "code", int(code), "detail", clean([]byte(cause.Error())),
-		"tenant", who.Tenant, "subject", who.Subject, "client_ip", p.addr.String(), "lasted", time.Duration(p.n.instant(p.now)-s.opened).Round(time.Millisecond))
+	if ctx := context.Background(); p.n.log.Enabled(ctx, level) {
+		p.n.log.LogAttrs(ctx, level, "session closed", slog.String("session_id", hex.EncodeToString(who.Session[:])), slog.String("token_id", who.Token.String()),
+			slog.String("reason", rule.reason.Label()), slog.Int("code", int(code)), slog.String("detail", clean([]byte(cause.Error()))),
+			slog.String("tenant", who.Tenant), slog.String("subject", who.Subject), slog.String("client_ip", p.addr.String()),
+			slog.Duration("lasted", time.Duration(p.n.instant(p.now)-s.opened).Round(time.Millisecond)))
+	}
 	p.n.verify.Ended(who.Session, rule.reason, p.now)
 	p.n.handler.Closed(s.handle(), uint16(code), rule.reason.Label())
 }

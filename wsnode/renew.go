@@ -71,7 +71,8 @@ func (p *peer) renew(payload []byte) error {
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // it never fails
-	a := p.attemptWith(&t, id)
+	attempt := p.attemptWith(&t, id)
+	a := &attempt
 	a.Renews = s.grant.Identity.Session
 	a.Done = func(o verify.Outcome) { p.renewed(a, o) }
 	s.renewal = a

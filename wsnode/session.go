@@ -19,7 +19,6 @@ import (
 type session struct {
 	// set at construction, or owned by the peer's turn
 	p          *peer
-	identity   *deliver.Identity
 	expires    instant
 	rate       limit.Rate
 	rateDryRun bool
@@ -37,6 +36,9 @@ type session struct {
 	before   int                                    // bytes of that
 	asked    *closing                               // the end that the application asked for, or nil
 	flushing func(now time.Time, out []byte) []byte // flush, once somebody needed it
+
+	// not changed after construction
+	identity deliver.Identity
 
 	// guarded by sessions.mu, and changed by the peer's turn alone
 	grant     *verify.Grant
@@ -59,7 +61,7 @@ func newSession(p *peer, g *verify.Grant) *session {
 	who := &g.Identity
 	s := &session{
 		p: p, opened: p.n.instant(p.now),
-		identity: &deliver.Identity{
+		identity: deliver.Identity{
 			Session: who.Session, Token: who.Token, Tenant: who.Tenant, Subject: who.Subject, Route: p.route.Audience,
 			Scopes: g.Scopes, Attributes: g.Attributes, ClientAddr: who.ClientIP, OpenedAt: p.now, ExpiresAt: g.ExpiresAt,
 		},
@@ -95,7 +97,7 @@ func rateOf(m limit.Messages, own uint32) (limit.Rate, bool) {
 	return limit.NewRate(own, min(own, m.Burst)), false
 }
 
-func (s *session) handle() deliver.Session { return deliver.Session{Identity: s.identity, Sockets: s} }
+func (s *session) handle() deliver.Session { return deliver.Session{Identity: &s.identity, Sockets: s} }
 
 // end makes the session dead and reports whether it was alive: the first cause
 // counts. After it nothing can be queued to be sent.
