@@ -458,12 +458,13 @@ func RefusalOf(r pb.Reason) *pb.RedeemResult {
 }
 
 // revoked reports whether an entry above the token's revision names it, its
-// session or its subject.
+// session, its tenant or its subject.
 func (a *Authority) revoked(item *pb.RedeemItem, t *issued) bool {
 	for _, e := range a.log[t.revision.GetSequence():] {
 		s := e.GetRevoked()
 		if s.GetTokenId() == token.ID(item.GetTokenId()).String() ||
 			s.GetSessionId() == hex.EncodeToString(item.GetSessionId()) ||
+			s.GetTenant() != "" && s.GetTenant() == t.Tenant ||
 			s.GetSubject().GetSubject() == t.Subject && s.GetSubject().GetTenant() == t.Tenant {
 			return true
 		}
