@@ -154,6 +154,26 @@ var closes = []closed{
 	{rule: "messages too fast", cause: errRate, code: 4029, text: "too many messages", reason: pb.Reason_REASON_MESSAGE_RATE,
 		edit:  func(c *Config, _ *wstest.Authority) { c.Limits.Messages = limit.Messages{PerSecond: 1, Burst: 2} },
 		drive: func(_ *lab, p *wstest.Peer) { exchange(p, "a"); exchange(p, "b"); p.Send("c") }},
+	{rule: "messages of a type that come too fast", cause: errRate, path: chatPath, code: 4029, text: "too many messages", reason: pb.Reason_REASON_MESSAGE_RATE,
+		edit: func(c *Config, _ *wstest.Authority) {
+			for i := range c.Routes {
+				if m := &c.Routes[i].Messages; len(m.Types) > 1 {
+					m.Types[1].PerSecond, m.Types[1].Burst = 1, 2 // ping
+				}
+			}
+		},
+		drive: func(_ *lab, p *wstest.Peer) {
+			const ping, chat = `{"type":"ping"}`, `{"type":"chat","text":"x"}`
+			for range 5 {
+				exchange(p, chat)
+			}
+			exchange(p, ping)
+			exchange(p, ping)
+			time.Sleep(time.Second)
+			exchange(p, ping)
+			exchange(p, chat)
+			p.Send(ping)
+		}},
 	{rule: "messages faster than its token allows, also where the node only looks", cause: errRate, code: 4029, text: "too many messages", reason: pb.Reason_REASON_MESSAGE_RATE,
 		edit:  func(c *Config, _ *wstest.Authority) { c.Limits.Messages.DryRun = true },
 		token: wstest.Token{Limits: &pb.SessionLimits{MessagesPerSecond: 1}},

@@ -88,7 +88,17 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 		listeners: map[net.Listener]struct{}{},
 	}
 	for _, r := range cfg.Routes {
-		n.routes[r.Path] = &route{Route: r}
+		use := &route{Route: r}
+		for _, t := range r.Messages.Types {
+			if t.PerSecond == 0 {
+				continue
+			}
+			if use.rated == nil {
+				use.rated = map[string]schema.Type{}
+			}
+			use.rated[t.Name] = t
+		}
+		n.routes[r.Path] = use
 	}
 	err := n.loadSchemas()
 	if err != nil {

@@ -241,6 +241,9 @@ func (p *peer) check(op ws.OpCode, payload []byte) (kind string, err error) {
 	if scoped && !slices.Contains(p.session.grant.Scopes, kind) {
 		return kind, errScope
 	}
+	if p.route.rated != nil && !p.session.allowType(kind) {
+		return kind, errRate
+	}
 	return kind, nil
 }
 

@@ -129,6 +129,7 @@ func plainPort(p string) bool {
 type route struct {
 	Route
 	checks atomic.Pointer[schema.Set] // nil where unchecked; reloaded
+	rated  map[string]schema.Type     // with a rate of their own; nil where there are none
 }
 
 // originReason decides about the Origin of a request; 0 lets it pass.

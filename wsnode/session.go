@@ -31,9 +31,9 @@ type session struct {
 	mu       sync.Mutex
 	inTurn   bool                                   // the turn under way takes the replies
 	posted   bool                                   // a turn was asked for that will
+	before   uint32                                 // bytes of replies that are not replies
 	cause    error                                  // why the session has ended
-	replies  []byte                                 // frames to be sent; of a turn, behind what it sends before
-	before   int                                    // bytes of that
+	replies  []byte                                 // frames to be sent; of a turn, behind what it sends before them
 	asked    *closing                               // the end that the application asked for, or nil
 	flushing func(now time.Time, out []byte) []byte // flush, once somebody needed it
 
@@ -46,6 +46,7 @@ type session struct {
 	ofSubject links
 
 	// owned by the peer's turn
+	rates    map[string]*limit.Rate // of types with a rate of their own, once they came
 	opened   instant
 	renewal  *verify.Attempt // under way, or nil
 	mayRenew instant         // when the next one may come
@@ -97,6 +98,25 @@ func rateOf(m limit.Messages, own uint32) (limit.Rate, bool) {
 	return limit.NewRate(own, min(own, m.Burst)), false
 }
 
+// allowType takes a message of a type, and reports whether the type's own rate
+// has one left.
+func (s *session) allowType(kind string) bool {
+	rate := s.rates[kind]
+	if rate == nil {
+		t := s.p.route.rated[kind]
+		if t.PerSecond == 0 {
+			return true
+		}
+		if s.rates == nil {
+			s.rates = make(map[string]*limit.Rate, 1)
+		}
+		full := limit.NewRate(t.PerSecond, t.Burst)
+		rate = &full
+		s.rates[kind] = rate
+	}
+	return rate.Allow(s.p.now, 1)
+}
+
 func (s *session) handle() deliver.Session { return deliver.Session{Identity: &s.identity, Sockets: s} }
 
 // end makes the session dead and reports whether it was alive: the first cause
@@ -137,7 +157,7 @@ func (s *session) deliver(op deliver.Op, payload, out []byte) ([]byte, error) {
 	}
 	// What is sent meanwhile goes to out at once: nothing is copied, and no socket
 	// keeps a buffer of its own.
-	s.before = len(out)
+	s.before = uint32(len(out)) // what a turn sends is far below 4 GiB
 	s.inTurn, s.replies = true, append(out, s.replies...)
 	s.mu.Unlock()
 	err := s.p.n.handler.Message(s.handle(), op, payload)
@@ -180,7 +200,7 @@ func (s *session) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
 	case len(payload) > bound:
 		s.mu.Unlock()
 		return deliver.ErrMessageTooBig
-	case len(payload) > bound-(len(s.replies)-s.before):
+	case len(payload) > bound-(len(s.replies)-int(s.before)):
 		s.mu.Unlock()
 		s.kill(errSlowReader)
 		return deliver.ErrSlowReader

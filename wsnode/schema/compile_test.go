@@ -270,6 +270,8 @@ func TestConfigProblems(t *testing.T) {
 		{func(c *Config) { c.Types = nil }, "types: is empty, so no message would pass; list the types, or set unchecked: true"},
 		{func(c *Config) { c.OnRefusal = "" }, `on_refusal: "" is none of close, error_frame, drop`},
 		{func(c *Config) { c.Types[0].OnRefusal = "ban" }, `types[0].on_refusal: "ban" is none of close`},
+		{func(c *Config) { c.Types[0].PerSecond = 5 }, "types[0].burst: 0 lets no message through; set at least 1"},
+		{func(c *Config) { c.Types[0].PerSecond = 1 << 31 }, "types[0].per_second: 2147483648 is above 1000000000"},
 		{func(c *Config) { c.Strikes = 0 }, "strikes: 0 is not between 1 and 10000; for none, set on_refusal: close"},
 		{func(c *Config) { c.Types = append(c.Types, c.Types[0]) }, `types[1].name: "chat" is the name of types[0] too`},
 		{func(c *Config) { c.Types[0].Name = "" }, `types[0].name: "" is not 1 to 128 bytes`},

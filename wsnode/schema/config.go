@@ -27,6 +27,9 @@ type Config struct {
 type Type struct {
 	Name   string `yaml:"name" help:"value of the discriminator; the scope that a token needs"`
 	Schema string `yaml:"schema" help:"its schema: a file, or a place in one, as messages.json#/$defs/chat"`
+	// Whoever checks messages holds sockets to these two.
+	PerSecond uint32 `yaml:"per_second" help:"messages of this type a second from one socket; 0 for no limit but that of all messages"`
+	Burst     uint32 `yaml:"burst" help:"messages of this type that may come at once"`
 	// OnRefusal counts once the type is known.
 	OnRefusal Policy `yaml:"on_refusal" help:"as messages.on_refusal, for messages of this type; as that where empty"`
 }
@@ -71,6 +74,7 @@ const (
 	maxDepth       = 1000 // checking recurses
 	maxTypeBytes   = 128  // of a type's name, as of a scope
 	maxStrikes     = 10_000
+	maxPerSecond   = 1_000_000_000 // above it, a message costs less than a nanosecond
 	maxEffortGuard = 1_000_000
 )
 
@@ -114,6 +118,12 @@ func (c *Config) Validate() error {
 		}
 		if t.Name == "" || len(t.Name) > maxTypeBytes || !utf8.ValidString(t.Name) || strings.ContainsFunc(t.Name, unicode.IsControl) {
 			bad("types[%d].name: %q is not 1 to %d bytes of UTF-8 without control characters", i, t.Name, maxTypeBytes)
+		}
+		switch {
+		case t.PerSecond > maxPerSecond:
+			bad("types[%d].per_second: %d is above %d; set less, or 0 for no limit of its own", i, t.PerSecond, maxPerSecond)
+		case t.PerSecond > 0 && t.Burst < 1:
+			bad("types[%d].burst: 0 lets no message through; set at least 1", i)
 		}
 		if t.OnRefusal != "" && !t.OnRefusal.known() {
 			bad("types[%d].on_refusal: %q is none of close, error_frame, drop", i, t.OnRefusal)
