@@ -83,13 +83,14 @@ func (g *group) bucket(name []byte, fn func(b *bbolt.Bucket) error) error {
 	return nil
 }
 
-// HasToken, Session and Entry look up what was committed before the group; see
+// HasToken, Sessions and Entry look up what was committed before the group; see
 // ledger.Records.
 
 func (g *group) HasToken(id storage.TokenID) (bool, error) { return g.finder.find(id) != nil, nil }
 
-func (g *group) Session(key storage.SessionKey) (*storage.Session, error) {
-	return sessionOf(g.tx.Bucket(sessionsBucket), key)
+func (g *group) Sessions(keys []storage.SessionKey) ([]*storage.Session, error) {
+	out := make([]*storage.Session, len(keys))
+	return out, findSessions(g.tx.Bucket(sessionsBucket), keys, out)
 }
 
 func (g *group) Entry(sequence uint64) (storage.Entry, error) {

@@ -84,13 +84,6 @@ func ending(c *bbolt.Cursor, k, v []byte) (out []storage.Session, nextK, nextV [
 	return slices.CompactFunc(out, func(a, b storage.Session) bool { return a.ID == b.ID }), k, v, nil
 }
 
-// sessionOf finds a live session.
-func sessionOf(b *bbolt.Bucket, key storage.SessionKey) (*storage.Session, error) {
-	out := make([]*storage.Session, 1)
-	err := findSessions(b, []storage.SessionKey{key}, out)
-	return out[0], err
-}
-
 // findSessions sets out[i] to the live session of keys[i], but for zero keys. Each
 // record is read once for all that are looked for in it: sessions that were
 // granted together often end together.

@@ -102,8 +102,12 @@ type records struct{ *Store }
 
 func (r records) HasToken(id storage.TokenID) (bool, error) { return r.tokens[id] != nil, nil }
 
-func (r records) Session(key storage.SessionKey) (*storage.Session, error) {
-	return r.sessions[key.ID], nil
+func (r records) Sessions(keys []storage.SessionKey) ([]*storage.Session, error) {
+	out := make([]*storage.Session, len(keys))
+	for i, key := range keys {
+		out[i] = r.sessions[key.ID]
+	}
+	return out, nil
 }
 
 func (r records) Entry(sequence uint64) (storage.Entry, error) { return r.entry(sequence) }

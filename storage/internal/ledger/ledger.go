@@ -23,7 +23,7 @@ import (
 // committed; what the group under way has decided the ledger knows itself.
 type Records interface {
 	HasToken(id storage.TokenID) (bool, error)
-	Session(key storage.SessionKey) (*storage.Session, error)
+	Sessions(keys []storage.SessionKey) ([]*storage.Session, error) // live ones
 	Entry(sequence uint64) (storage.Entry, error)
 }
 

@@ -24,8 +24,11 @@ type kept struct {
 }
 
 func (k *kept) HasToken(id storage.TokenID) (bool, error) { return k.tokens[id] != nil, k.broken }
-func (k *kept) Session(key storage.SessionKey) (*storage.Session, error) {
-	return k.sessions[key.ID], k.broken
+func (k *kept) Sessions(keys []storage.SessionKey) (out []*storage.Session, err error) {
+	for _, key := range keys {
+		out = append(out, k.sessions[key.ID])
+	}
+	return out, k.broken
 }
 func (k *kept) Entry(seq uint64) (storage.Entry, error) {
 	e, ok := k.log[seq]

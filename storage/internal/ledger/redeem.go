@@ -72,17 +72,49 @@ func (l *Ledger) Redeem(batch []storage.Redemption, sessions []storage.Session, 
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.touch(batch, sessions)
+	first, err := l.retried(batch, sessions, observations, rec)
+	if err != nil {
+		return err
+	}
 	// One for all: whoever checks the grant of a session must see it where a later
 	// one of the batch takes its place.
 	asOf := storage.Revision{Epoch: l.epoch, Sequence: l.head}
 	for i := range batch {
-		var err error
-		results[i], err = l.redeem(&batch[i], &sessions[i], asOf, observations[i], rec)
-		if err != nil {
-			return err
-		}
+		results[i] = l.redeem(&batch[i], &sessions[i], asOf, observations[i], first)
 	}
 	return nil
+}
+
+// retried looks up the sessions that were granted before to what looks like a
+// retry, all at once and by their uses: a node that has lost its stream asks
+// again for all that was under way.
+func (l *Ledger) retried(batch []storage.Redemption, sessions []storage.Session, observations []uint64, rec Records) (first map[uint32]*storage.Session, err error) {
+	var uses []uint32
+	var keys []storage.SessionKey
+	for i := range batch {
+		prior := l.bySession.Get(sessions[i].ID)
+		if prior == 0 {
+			continue
+		}
+		u := l.uses.at(prior)
+		if l.over(u) || u.ended || u.token != batch[i].Token.ID || u.observation != observations[i] || u.group == l.group && u.grantedNow {
+			continue
+		}
+		uses = append(uses, prior)
+		keys = append(keys, storage.SessionKey{ExpiresAt: time.UnixMilli(u.expires), ID: u.session})
+	}
+	if len(keys) == 0 {
+		return nil, nil
+	}
+	found, err := rec.Sessions(keys)
+	if err != nil {
+		return nil, err
+	}
+	first = make(map[uint32]*storage.Session, len(uses))
+	for i, use := range uses {
+		first[use] = found[i]
+	}
+	return first, nil
 }
 
 // touch looks up what redeem will look up again. These look-ups do not depend on
@@ -97,8 +129,8 @@ func (l *Ledger) touch(batch []storage.Redemption, sessions []storage.Session) {
 	l.touched = sum
 }
 
-func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.Revision, observation uint64, rec Records) (storage.Redeemed, error) {
-	refused := func(err error) (storage.Redeemed, error) { return storage.Redeemed{Err: err}, nil }
+func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.Revision, observation uint64, retried map[uint32]*storage.Session) storage.Redeemed {
+	refused := func(err error) storage.Redeemed { return storage.Redeemed{Err: err} }
 	t := r.Token
 	if t.ID.Expiry().UnixMilli() <= l.swept {
 		return refused(storage.ErrExpired)
@@ -114,9 +146,9 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.
 			if u.ended {
 				return refused(storage.ErrSessionEnded)
 			}
-			first, err := l.liveSession(prior, rec)
-			if err != nil {
-				return storage.Redeemed{}, err
+			first := retried[prior]
+			if first == nil {
+				first = l.grantedNow(prior)
 			}
 			if sameObservation(first, s) {
 				switch {
@@ -125,7 +157,7 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.
 				case l.lockOn(t, first, l.head) != nil:
 					return refused(storage.ErrLocked)
 				}
-				return storage.Redeemed{Session: first, Retried: true}, nil
+				return storage.Redeemed{Session: first, Retried: true}
 			}
 		}
 	}
@@ -187,7 +219,7 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.
 	l.count.Sessions++
 	l.enqueue(i)
 	l.undo = append(l.undo, change{use: i, prior: prior, granted: s})
-	return storage.Redeemed{Session: s, Replaced: replaced}, nil
+	return storage.Redeemed{Session: s, Replaced: replaced}
 }
 
 // over reports whether nobody needs u any more: its session has ended, and its
@@ -215,17 +247,13 @@ func (l *Ledger) undoGrant(c *change) {
 	l.uses.giveBack(c.use)
 }
 
-// liveSession finds the whole of a live session.
-func (l *Ledger) liveSession(i uint32, rec Records) (*storage.Session, error) {
-	u := l.uses.at(i)
-	if u.group == l.group && u.grantedNow {
-		for n := len(l.undo) - 1; n >= 0; n-- {
-			if c := &l.undo[n]; c.use == i && c.granted != nil {
-				return c.granted, nil
-			}
+// grantedNow finds a session that the group under way has granted.
+func (l *Ledger) grantedNow(use uint32) *storage.Session {
+	for n := len(l.undo) - 1; ; n-- {
+		if c := &l.undo[n]; c.use == use && c.granted != nil {
+			return c.granted
 		}
 	}
-	return rec.Session(storage.SessionKey{ExpiresAt: time.UnixMilli(u.expires), ID: u.session})
 }
 
 // sameObservation reports whether b is asked for as a was.
