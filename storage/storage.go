@@ -60,9 +60,10 @@ type Store interface {
 	// ErrInstanceUnknown, ErrRevoked, ErrLocked, ErrUsed, ErrSessionTaken,
 	// ErrSessionLimit. A token of another epoch is revoked. A session id stays
 	// taken while its session is live or its token is stored. With CloseOldest,
-	// sessions are ended in the order in which they were granted, at most 100 by one
-	// redemption, in the same step with it; that order is known across restarts as
-	// far as their StartedAt tells.
+	// sessions are ended in the order in which they were granted, in the same step
+	// with it; that order is known across restarts as far as their StartedAt tells.
+	// One redemption ends at most 100 of them, and one alone where 1000 have ended in
+	// the same commit: of a bound that was lowered, later redemptions end the rest.
 	Redeem(ctx context.Context, batch []Redemption) ([]Redeemed, error)
 
 	// EndSessions ends live sessions and reports how many were live.

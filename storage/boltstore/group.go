@@ -12,8 +12,8 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
 )
 
-// group is what one transaction writes. Tokens, sessions and uses are gathered
-// first and written in the order of their keys: bbolt keeps what a transaction
+// group is what one transaction writes. Tokens, sessions, uses and entries of the
+// log are gathered first and written in the order of their keys: bbolt keeps what a transaction
 // adds to a page in one sorted slice, so that adding out of order is quadratic.
 // The rest is written as it is decided.
 type group struct {
@@ -23,12 +23,13 @@ type group struct {
 	settled chan struct{}
 	finder  finder
 
-	tokens []tokenPut
-	uses   []record.Redemption
-	grants []sessionsPut
-	ends   []record.Ended
-	pages  int   // touched by what was written already
-	broken error // writing into tx failed: the group cannot be committed
+	tokens  []tokenPut
+	uses    []record.Redemption
+	grants  []sessionsPut
+	ends    []record.Ended
+	entries []keyed // of the log
+	pages   int     // touched by what was written already
+	broken  error   // writing into tx failed: the group cannot be committed
 }
 
 type tokenPut struct {
@@ -47,27 +48,30 @@ func (g *group) reset() {
 	clear(g.calls)
 	clear(g.tokens)
 	clear(g.grants)
+	clear(g.entries)
 	clear(g.finder.open)
 	*g = group{
 		store:  g.store,
 		finder: finder{open: g.finder.open[:0], where: g.finder.where},
 		calls:  g.calls[:0], tokens: g.tokens[:0], uses: g.uses[:0], grants: g.grants[:0], ends: g.ends[:0],
+		entries: g.entries[:0],
 	}
 }
 
 func (g *group) dirty() bool {
-	return len(g.tokens)+len(g.uses)+len(g.ends)+g.pages > 0 || g.broken != nil
+	return len(g.tokens)+len(g.uses)+len(g.ends)+len(g.entries)+g.pages > 0 || g.broken != nil
 }
 
 // groupMark is a place in what was gathered.
-type groupMark struct{ tokens, uses, grants, ends int }
+type groupMark struct{ tokens, uses, grants, ends, entries int }
 
 func (g *group) mark() groupMark {
-	return groupMark{len(g.tokens), len(g.uses), len(g.grants), len(g.ends)}
+	return groupMark{len(g.tokens), len(g.uses), len(g.grants), len(g.ends), len(g.entries)}
 }
 
 func (g *group) rollbackTo(m groupMark) {
-	g.tokens, g.uses, g.grants, g.ends = g.tokens[:m.tokens], g.uses[:m.uses], g.grants[:m.grants], g.ends[:m.ends]
+	g.tokens, g.uses, g.grants = g.tokens[:m.tokens], g.uses[:m.uses], g.grants[:m.grants]
+	g.ends, g.entries = g.ends[:m.ends], g.entries[:m.entries]
 }
 
 // bucket is one of those at the top, to be written to at once: fn must be the
@@ -111,6 +115,9 @@ func (g *group) estimate() int64 {
 	for i := range g.grants {
 		bytes += len(g.grants[i].value) + 40
 	}
+	for i := range g.entries {
+		bytes += len(g.entries[i].value) + 32
+	}
 	bytes += 64 * (len(g.uses) + len(g.ends))
 	pages := 32 + g.pages
 	return int64(2*bytes + pages*g.store.pageSize)
@@ -125,6 +132,9 @@ func (g *group) write() error {
 	}
 	if err := g.writeSessions(); err != nil {
 		return fmt.Errorf("write sessions: %w", err)
+	}
+	if err := g.writeEntries(); err != nil {
+		return fmt.Errorf("write log: %w", err)
 	}
 	return nil
 }

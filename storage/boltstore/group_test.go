@@ -51,6 +51,11 @@ func held(t *testing.T, opts Options) (*Store, func()) {
 	g := &gate{}
 	opts.commit = g.commit
 	s := open(t, filepath.Join(t.TempDir(), "gatehouse.db"), opts)
+	return s, g.hold(s)
+}
+
+// hold holds the committer of s within a commit, and returns what lets it go.
+func (g *gate) hold(s *Store) func() {
 	arrived, release := make(chan struct{}), make(chan struct{})
 	g.set(func(tx *bbolt.Tx) error {
 		g.set(nil)
@@ -60,7 +65,7 @@ func held(t *testing.T, opts Options) (*Store, func()) {
 	})
 	go func() { _ = s.PutEdgeKeys(context.Background(), nil) }()
 	<-arrived
-	return s, func() { close(release) }
+	return func() { close(release) }
 }
 
 // A group is bounded, however many calls wait.

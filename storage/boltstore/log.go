@@ -24,7 +24,7 @@ func (s *Store) Append(ctx context.Context, e storage.Entry) (storage.Entry, err
 		if !added {
 			return nil
 		}
-		return g.writeEntry(&entry)
+		return g.addEntry(&entry)
 	}})
 	if err != nil {
 		return storage.Entry{}, err
@@ -32,7 +32,8 @@ func (s *Store) Append(ctx context.Context, e storage.Entry) (storage.Entry, err
 	return entry, nil
 }
 
-func (g *group) writeEntry(e *storage.Entry) error {
+// addEntry gathers an entry of the log, and writes what it does to a lock.
+func (g *group) addEntry(e *storage.Entry) error {
 	v, err := record.EncodeEntry(e)
 	if err != nil {
 		return fmt.Errorf("encode log entry: %w", err)
@@ -43,14 +44,9 @@ func (g *group) writeEntry(e *storage.Entry) error {
 			return fmt.Errorf("encode lock: %w", err)
 		}
 	}
-	seq := e.Revision.Sequence
-	if err := g.bucket(logBucket, func(b *bbolt.Bucket) error {
-		if err := b.Put(number(seq), v); err != nil {
-			return err
-		}
-		return b.SetSequence(seq)
-	}); err != nil || e.Kind == storage.Revoke || e.Kind == storage.Replace {
-		return err
+	g.entries = append(g.entries, keyed{number(e.Revision.Sequence), v})
+	if e.Kind == storage.Revoke || e.Kind == storage.Replace {
+		return nil
 	}
 	return g.bucket(locksBucket, func(b *bbolt.Bucket) error {
 		if e.Kind == storage.SetLock {
@@ -58,6 +54,22 @@ func (g *group) writeEntry(e *storage.Entry) error {
 		}
 		return b.Delete(e.Lock[:])
 	})
+}
+
+// writeEntries writes the group's entries, whose sequences rise.
+func (g *group) writeEntries() error {
+	if len(g.entries) == 0 {
+		return nil
+	}
+	b := g.tx.Bucket(logBucket)
+	b.FillPercent = fillPercent
+	for i := range g.entries {
+		if err := b.Put(g.entries[i].key, g.entries[i].value); err != nil {
+			return err
+		}
+	}
+	last, _ := numberOf(g.entries[len(g.entries)-1].key)
+	return b.SetSequence(last)
 }
 
 // lockOf is the lock that an entry sets.

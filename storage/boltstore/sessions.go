@@ -30,13 +30,13 @@ func (s *Store) Redeem(ctx context.Context, batch []storage.Redemption) ([]stora
 	return results, nil
 }
 
-// replace writes that sessions have ended for others.
+// replace gathers that sessions have ended for others.
 func (g *group) replace(results []storage.Redeemed) error {
 	for i := range results {
 		for j := range results[i].Replaced {
 			r := &results[i].Replaced[j]
 			g.ends = append(g.ends, record.Ended{Key: r.Key, Token: r.Token})
-			if err := g.writeEntry(&r.Entry); err != nil {
+			if err := g.addEntry(&r.Entry); err != nil {
 				return err
 			}
 		}

@@ -1,6 +1,7 @@
 package storagetest
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -98,6 +99,37 @@ var oldestCases = []testCase{
 		f.equal("replaced then", len(f.opened(2*time.Hour, 1).Replaced), 4)
 		f.pause()
 		f.equal("live", f.Stats().Sessions, 1)
+	}},
+	{"at most 1000 end in one commit, and one for each redemption beyond", func(f *fixture) {
+		const users, each, all = 13, 101, 1000
+		batch := func(n int, bound uint32) (out []storage.Redemption) {
+			for i := range n {
+				s := f.session()
+				s.StartedAt = f.now.Add(time.Duration(i/users) * time.Second)
+				t := f.issue(func(t *storage.Token) { t.Subject = fmt.Sprint("user ", i%users) })
+				out = append(out, storage.Redemption{Token: t, Session: s, SubjectSessions: bound, CloseOldest: true})
+			}
+			return out
+		}
+		for _, r := range f.redeemAll(batch(users*each, 0)...) {
+			f.ok(r.Err)
+		}
+		ends := func() (out []int) {
+			for _, r := range f.redeemAll(batch(users, 1)...) {
+				f.ok(r.Err)
+				out = append(out, len(r.Replaced))
+			}
+			return out
+		}
+		f.equal("replaced", ends(), []int{100, 100, 100, 100, 100, 100, 100, 100, 100, 100, 1, 1, 1})
+		f.equal("head", f.head().Sequence, all+3)
+		f.equal("replaced then", ends(), []int{2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 100, 100, 100})
+		f.equal("replaced at last", ends(), []int{1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2})
+		f.pause()
+		f.equal("live", f.Stats().Sessions, users)
+		got, err := f.Entries(f.ctx, storage.Revision{}, users*(each+3))
+		f.ok(err)
+		f.equal("entries", len(got), users*(each+2))
 	}},
 	{"nobody ends for a session that is refused", func(f *fixture) {
 		first := f.opened(0, 1)

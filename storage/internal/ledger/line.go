@@ -71,8 +71,12 @@ func (l *Ledger) LoadLines() {
 }
 
 // maxReplaced is how many sessions one redemption ends at most, as when the bound
-// was lowered: each newer session ends as many again.
-const maxReplaced = 100
+// was lowered: each newer session ends as many again. One group has no more than
+// maxReplacing entries by that, or one for each of its redemptions.
+const (
+	maxReplaced  = 100
+	maxReplacing = 1000
+)
 
 // oldest are the sessions that r ends, for there to be room for one more of its
 // subject: the oldest, but not the one that it renews.
@@ -82,7 +86,8 @@ func (l *Ledger) oldest(r *storage.Redemption, subject uint32) (out []uint32) {
 		return nil
 	}
 	first := l.uses.at(c.newest).next
-	for i, left := first, c.n; left >= r.SubjectSessions && len(out) < maxReplaced; {
+	most := min(maxReplaced, max(maxReplacing-len(l.fresh), 1))
+	for i, left := first, c.n; left >= r.SubjectSessions && len(out) < most; {
 		u := l.uses.at(i)
 		if u.session != r.Renews {
 			out = append(out, i)
