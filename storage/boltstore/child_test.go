@@ -12,6 +12,7 @@ import (
 // it run out of space. They run this binary again as one of these children.
 var children = map[string]func(path string) error{
 	"crash":   childCrash,
+	"history": childHistory,
 	"full":    childFull,
 	"traced":  childTraced,
 	"restore": childRestore,

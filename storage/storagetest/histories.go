@@ -21,6 +21,7 @@ func Histories(t *testing.T, open Open, rounds int) {
 	for round := range rounds {
 		t.Run(fmt.Sprintf("tokens/%d", round), func(t *testing.T) { tokenHistory(t, open(t), uint64(round)) })
 		t.Run(fmt.Sprintf("subject/%d", round), func(t *testing.T) { subjectHistory(t, open(t), uint64(round)) })
+		t.Run(fmt.Sprintf("line/%d", round), func(t *testing.T) { lineHistory(t, open(t), uint64(round)) })
 	}
 }
 
@@ -29,6 +30,9 @@ type historyCall struct {
 	what    string
 	token   byte
 	session byte
+	// Of a redemption at the subject's bound.
+	renews      byte // the token whose session it takes the place of
+	closeOldest bool
 }
 
 // recorder times calls of several callers.
@@ -46,9 +50,12 @@ func (r *recorder) run(client int, in historyCall, call func() string) {
 	r.ops = append(r.ops, op)
 }
 
+// patience is how long an order of calls is looked for.
+const patience = 60 * time.Second
+
 func (r *recorder) check(t *testing.T, m porcupine.Model) {
 	t.Helper()
-	switch got := porcupine.CheckOperationsTimeout(m, r.ops, 60*time.Second); got {
+	switch got := porcupine.CheckOperationsTimeout(m, r.ops, patience); got {
 	case porcupine.Ok:
 	case porcupine.Unknown:
 		t.Error("no order of the calls was found or ruled out in a minute: shorten the history")
@@ -172,6 +179,13 @@ func (s historyStore) redeem(r storage.Redemption) string {
 	}
 	if got[0].Retried {
 		return "retried"
+	}
+	if len(got[0].Replaced) > 0 {
+		var ended []byte
+		for _, x := range got[0].Replaced {
+			ended = append(ended, x.Token[15])
+		}
+		return fmt.Sprintf("ended %x", ended)
 	}
 	return outcome(got[0].Err)
 }
