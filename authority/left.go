@@ -54,7 +54,7 @@ func (r *receipts) addLeft(rc *receipt) {
 	for n := len(r.left) - 1; n >= 0; n-- {
 		l := r.left[n]
 		if l.has && l.head < rc.sequence {
-			return // and those before it sooner
+			continue // and was none of those it waits for
 		}
 		if l.registered >= rc.sequence || rc.rows[l.id] != nil {
 			continue

@@ -382,3 +382,19 @@ func TestLeavesBeforeItsReceiptIsOpened(t *testing.T) {
 		}
 	}
 }
+
+// TestRemovalsOverlap proves that a receipt has a row for each instance that was
+// registered at its commit, in whatever order those left that were leaving at the
+// same time.
+func TestRemovalsOverlap(t *testing.T) {
+	slow, quick := storage.InstanceID{1}, storage.InstanceID{2}
+	r := newReceipts(nil, storage.Revision{Epoch: 1}, time.Hour, map[storage.InstanceID]storage.Progress{})
+	r.left = []*leaver{{id: slow, node: "slow"}, {id: quick, node: "quick"}}
+	r.hasLeft(quick, 5, "goodbye", time.Time{})
+	r.hasLeft(slow, 9, "goodbye", time.Time{})
+	rc := &receipt{sequence: 7, rows: map[storage.InstanceID]*receiptRow{}}
+	r.addLeft(rc)
+	if len(rc.rows) != 1 || rc.rows[slow] == nil {
+		t.Errorf("rows %v, want that of the one that left after the commit", rc.rows)
+	}
+}
