@@ -261,8 +261,9 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 	if err != nil {
 		return err
 	}
+	whole := after // up to where the log may have gaps: the node knows, or the snapshot says it
 	if snapshot {
-		after = storage.Revision{Epoch: head.Epoch}
+		after, whole = storage.Revision{Epoch: head.Epoch}, head
 	}
 	rotated := s.ca.Changed()
 	if err := stream.Send(&pb.AttachResponse{Message: &pb.AttachResponse_Welcome{Welcome: &pb.AttachWelcome{
@@ -286,7 +287,7 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 			if err := a.ended(ctx); err != nil {
 				return err
 			}
-			if after, err = s.sendEntries(ctx, stream, after, head); err != nil {
+			if after, err = s.sendEntries(ctx, stream, after, head, whole); err != nil {
 				return err
 			}
 		}
@@ -374,8 +375,10 @@ func (s *Service) sendLocks(ctx context.Context, stream pb.NodeService_AttachSer
 }
 
 // sendEntries sends one message of entries above after, and returns through
-// where the node has them all: head once there is no more.
-func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachServer, after, head storage.Revision) (storage.Revision, error) {
+// where the node has them all: head once there is no more. An entry above whole
+// that was dropped before the node was told of it ends the stream: it attaches
+// again and gets a snapshot.
+func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachServer, after, head, whole storage.Revision) (storage.Revision, error) {
 	next := s.tail.Load()
 	if next == nil || next.after != after || next.head != head {
 		var err error
@@ -383,6 +386,9 @@ func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachS
 			return after, err
 		}
 		s.tail.Store(next)
+	}
+	if next.missing > whole.Sequence {
+		return after, fmt.Errorf("entry %d: %w", next.missing, errDropped)
 	}
 	return next.through, stream.Send(next.message)
 }
@@ -392,6 +398,7 @@ func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachS
 type tail struct {
 	after, head, through storage.Revision
 	message              *pb.AttachResponse // not to be changed
+	missing              uint64             // the last that is not in the log any more; 0 for none
 }
 
 func (s *Service) entriesAbove(ctx context.Context, after, head storage.Revision) (*tail, error) {
@@ -404,10 +411,19 @@ func (s *Service) entriesAbove(ctx context.Context, after, head storage.Revision
 		through = entries[len(entries)-1].Revision
 	}
 	out := &pb.Entries{Through: revisionOf(through), Entries: make([]*pb.Entry, len(entries))}
+	last, missing := after.Sequence, uint64(0)
 	for i := range entries {
 		out.Entries[i] = entryOf(&entries[i])
+		seq := entries[i].Revision.Sequence
+		if seq != last+1 {
+			missing = seq - 1
+		}
+		last = seq
 	}
-	return &tail{after, head, through, &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}}}, nil
+	if last < through.Sequence {
+		missing = through.Sequence
+	}
+	return &tail{after, head, through, &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}}, missing}, nil
 }
 
 func entryOf(e *storage.Entry) *pb.Entry {

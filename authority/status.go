@@ -33,6 +33,7 @@ var (
 	errVersion         = errors.New("incompatible version")
 	errNotAttached     = errors.New("node instance is not attached: call Attach first")
 	errReplaced        = errors.New("replaced by a newer Attach of this instance")
+	errDropped         = errors.New("dropped from the log before this node was told of it: attach again")
 	errStopping        = errors.New("authority is stopping")
 )
 
@@ -59,6 +60,7 @@ var statusTable = []struct {
 	{errNotAttached, codes.FailedPrecondition, pb.Reason_REASON_NOT_ATTACHED, "", 0},
 	{storage.ErrInstanceUnknown, codes.FailedPrecondition, pb.Reason_REASON_NOT_ATTACHED, errNotAttached.Error(), 0},
 	{errReplaced, codes.Aborted, pb.Reason_REASON_NOT_ATTACHED, "", 0},
+	{errDropped, codes.Aborted, pb.Reason_REASON_NOT_ATTACHED, "", 0},
 	{errStopping, codes.Unavailable, pb.Reason_REASON_STOPPING, "", time.Second},
 	{storage.ErrNotFound, codes.NotFound, pb.Reason_REASON_NOT_FOUND, "", 0},
 	{storage.ErrExists, codes.AlreadyExists, pb.Reason_REASON_ALREADY_EXISTS, "", 0},

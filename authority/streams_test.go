@@ -8,6 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
@@ -284,4 +287,37 @@ func TestSlowKeyReaderGetsTheNewest(t *testing.T) {
 		keys := n.next().GetEdgeKeys().GetKeys()
 		return keys[len(keys)-1].GetKeyId() == 51
 	})
+}
+
+// TestDroppedBeforeTold proves that no node is told of a log as whole that it
+// did not get: entries that are dropped while it reads slowly, as when the clock
+// jumps, end its stream, and it begins again with a snapshot.
+func TestDroppedBeforeTold(t *testing.T) {
+	f := newFixture(t)
+	n := f.node("node-1")
+	f.fillLog()
+	f.waitsToSend("sendEntries")
+	dropped, _ := f.store.Head()
+	_, err := f.store.Sweep(f.ctx, start.Add(2*time.Hour), 0)
+	f.ok(err)
+	if left, err := f.store.Entries(f.ctx, storage.Revision{Epoch: dropped.Epoch}, 1); err != nil || len(left) > 0 {
+		t.Fatalf("%d entries are left, %v", len(left), err)
+	}
+	var through *pb.Revision
+	for {
+		m, err := n.attach.Recv()
+		if err != nil {
+			f.equal("code", status.Code(err), codes.Aborted)
+			break
+		}
+		if r := m.GetEntries().GetThrough(); r != nil {
+			through = r
+		}
+		if through.GetSequence() == dropped.Sequence {
+			t.Fatal("the node is told that it has all of the log")
+		}
+	}
+	again := &node{fixture: f, name: "node-1", id: n.id}
+	f.equal("snapshot", again.begin(func(h *pb.AttachHello) { h.Applied = through }).GetSnapshot(), true)
+	again.end()
 }
