@@ -428,6 +428,9 @@ func (s *Service) entriesAbove(ctx context.Context, after, head storage.Revision
 
 func entryOf(e *storage.Entry) *pb.Entry {
 	out := &pb.Entry{Revision: revisionOf(e.Revision), GraceUntil: graceUntil(e)}
+	if e.Grace > 0 {
+		out.Grace = durationpb.New(e.Grace)
+	}
 	switch e.Kind {
 	case storage.Revoke:
 		out.Event = &pb.Entry_Revoked{Revoked: selectorOf(&e.Selector)}

@@ -63,6 +63,7 @@ type Entry struct {
 	// GraceUntil is until when sessions may renew, by the authority's clock; zero
 	// where they must end at once.
 	GraceUntil time.Time
+	Grace      time.Duration // how long that is, from the entry's commit; 0 where it is not told
 
 	// One of these is set; tenant goes with subject or stands alone. None is for
 	// an entry that ends nothing.
@@ -111,7 +112,7 @@ func entryFrom(in *pb.Entry) (Entry, error) {
 	switch ev := in.GetEvent().(type) {
 	case *pb.Entry_Revoked:
 		if until := in.GetGraceUntil(); until != nil {
-			e.GraceUntil = until.AsTime()
+			e.GraceUntil, e.Grace = until.AsTime(), in.GetGrace().AsDuration()
 		}
 		e.Replaced = in.GetReplaced()
 		err = e.setSelector(ev.Revoked)

@@ -57,11 +57,14 @@ func (g *graces) init() {
 }
 
 // measure takes a reading of the authority's clock: the quicker the answer, the
-// better it is known.
+// better it is known. One that the last can't explain says that the clock was set.
 func (g *graces) measure(s sample) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if old := g.sample; old.told.IsZero() || s.heard-s.sent <= old.heard-old.sent || s.sent-old.sent > sampleLife {
+	old := g.sample
+	passed := s.told.Sub(old.told)
+	jumped := passed < s.sent-old.heard || passed > s.heard-old.sent
+	if old.told.IsZero() || jumped || s.heard-s.sent <= old.heard-old.sent || s.sent-old.sent > sampleLife {
 		g.sample = s
 	}
 }
@@ -137,8 +140,12 @@ func (g *graces) over(now time.Duration) (out []*grace) {
 // beginGrace has the sockets that e hits renew. It returns false where e is to be
 // enforced at once.
 func (c *Client) beginGrace(e *Entry) bool {
+	now := c.clock()
 	n := &grace{entry: *e, end: c.graces.until(e.GraceUntil)}
-	if c.clock() >= n.end || !c.graces.put(n) {
+	if e.Grace > 0 { // the authority's clock may have been set since it was read
+		n.end = min(n.end, now+e.Grace)
+	}
+	if now >= n.end || !c.graces.put(n) {
 		return false
 	}
 	left := c.enforcer.Warn(&n.entry)

@@ -128,12 +128,34 @@ func TestGraceByTheClockOfTheAuthority(t *testing.T) {
 		{sample{start, 1 * time.Second, 5 * time.Second}, 1 * time.Second},
 		{sample{start.Add(time.Second), 6 * time.Second, 7 * time.Second}, 5 * time.Second},
 		{sample{start.Add(9 * time.Second), 8 * time.Second, 17 * time.Second}, 5 * time.Second}, // slower
-		{sample{start.Add(9 * time.Second), 67 * time.Second, 77 * time.Second}, 58 * time.Second},
+		{sample{start.Add(9 * time.Second), 17 * time.Second, 18 * time.Second}, 8 * time.Second},
+		{sample{start.Add(59 * time.Second), 67 * time.Second, 70 * time.Second}, 8 * time.Second},     // slower
+		{sample{start.Add(70 * time.Second), 78 * time.Second, 88 * time.Second}, 8 * time.Second},     // the last is too old
+		{sample{start.Add(time.Hour), 80 * time.Second, 90 * time.Second}, 80*time.Second - time.Hour}, // it was set ahead
+		{sample{start, 92 * time.Second, 99 * time.Second}, 92 * time.Second},                          // and back
 	} {
 		if g.measure(s.sample); g.until(start) != s.until {
 			t.Errorf("after %v: %v, want %v", s.sample, g.until(start), s.until)
 		}
 	}
+}
+
+// The authority's clock is set an hour ahead after the node has read it, and
+// before a revocation: the grace is no longer than it was given.
+func TestGraceOutlivesNoClock(t *testing.T) {
+	inLab(t, func(*lab) {}, func(l *lab) {
+		l.s.live = []*Identity{user("a")}
+		l.at(3 * time.Second)
+		l.a.RevokeUntil(wstest.BySubject("acme", "a"), time.Now().Add(time.Hour+500*time.Millisecond), 500*time.Millisecond)
+		l.at(3*time.Second + 400*time.Millisecond)
+		if len(l.s.enforced) != 0 {
+			t.Error("the grace is over before its end")
+		}
+		l.at(3*time.Second + 600*time.Millisecond)
+		if len(l.s.enforced) != 1 {
+			t.Error("the grace has outlived its length")
+		}
+	})
 }
 
 // A turn that comes before Enforce does ends its session, once, and counts it.

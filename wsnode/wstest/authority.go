@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -296,8 +297,14 @@ func (a *Authority) Revoke(s *pb.Selector) *pb.Revision {
 
 // RevokeWithin appends a revocation with a grace.
 func (a *Authority) RevokeWithin(s *pb.Selector, grace time.Duration) *pb.Revision {
+	return a.RevokeUntil(s, time.Now().Add(grace), grace)
+}
+
+// RevokeUntil is RevokeWithin by a clock that may be another.
+func (a *Authority) RevokeUntil(s *pb.Selector, until time.Time, grace time.Duration) *pb.Revision {
 	return a.append(func(e *pb.Entry) {
-		e.Event, e.GraceUntil = &pb.Entry_Revoked{Revoked: s}, timestamppb.New(time.Now().Add(grace))
+		e.Event, e.GraceUntil = &pb.Entry_Revoked{Revoked: s}, timestamppb.New(until)
+		e.Grace = durationpb.New(grace)
 	})
 }
 

@@ -970,7 +970,10 @@ type Entry struct {
 	// Optional. Of a revoked session: it ends since newer ones of its subject are
 	// live, of which there may be only so many. No receipt waits for that, and what
 	// it closes need not be counted.
-	Replaced      bool `protobuf:"varint,6,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	Replaced bool `protobuf:"varint,6,opt,name=replaced,proto3" json:"replaced,omitempty"`
+	// Optional. How long the grace was: it ends no later than this after a node
+	// is told of it, whatever has become of the authority's clock.
+	Grace         *durationpb.Duration `protobuf:"bytes,7,opt,name=grace,proto3" json:"grace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1058,6 +1061,13 @@ func (x *Entry) GetReplaced() bool {
 		return x.Replaced
 	}
 	return false
+}
+
+func (x *Entry) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
 }
 
 type isEntry_Event interface {
@@ -2026,7 +2036,7 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\tLockEntry\x12\x17\n" +
 	"\alock_id\x18\x01 \x01(\tR\x06lockId\x12@\n" +
 	"\bselector\x18\x02 \x01(\v2$.gatehouse.authority.v1.LockSelectorR\bselector\x12<\n" +
-	"\brevision\x18\x03 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\"\xc0\x02\n" +
+	"\brevision\x18\x03 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\"\xf1\x02\n" +
 	"\x05Entry\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\x12<\n" +
 	"\arevoked\x18\x02 \x01(\v2 .gatehouse.authority.v1.SelectorH\x00R\arevoked\x12;\n" +
@@ -2034,7 +2044,8 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\bunlocked\x18\x04 \x01(\tH\x00R\bunlocked\x12;\n" +
 	"\vgrace_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
 	"graceUntil\x12\x1a\n" +
-	"\breplaced\x18\x06 \x01(\bR\breplacedB\a\n" +
+	"\breplaced\x18\x06 \x01(\bR\breplaced\x12/\n" +
+	"\x05grace\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05graceB\a\n" +
 	"\x05event\"\xf3\x01\n" +
 	"\x0fHeartbeatAnswer\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x124\n" +
@@ -2191,39 +2202,40 @@ var file_gatehouse_authority_v1_node_service_proto_depIdxs = []int32{
 	31, // 29: gatehouse.authority.v1.Entry.revoked:type_name -> gatehouse.authority.v1.Selector
 	11, // 30: gatehouse.authority.v1.Entry.locked:type_name -> gatehouse.authority.v1.LockEntry
 	28, // 31: gatehouse.authority.v1.Entry.grace_until:type_name -> google.protobuf.Timestamp
-	27, // 32: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
-	28, // 33: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
-	27, // 34: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
-	15, // 35: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
-	17, // 36: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
-	18, // 37: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
-	0,  // 38: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
-	32, // 39: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
-	0,  // 40: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
-	20, // 41: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
-	21, // 42: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
-	22, // 43: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
-	26, // 44: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
-	33, // 45: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
-	28, // 46: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
-	27, // 47: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
-	27, // 48: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
-	34, // 49: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
-	29, // 50: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
-	24, // 51: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
-	34, // 52: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
-	28, // 53: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
-	1,  // 54: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
-	16, // 55: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
-	23, // 56: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
-	7,  // 57: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
-	19, // 58: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
-	25, // 59: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
-	57, // [57:60] is the sub-list for method output_type
-	54, // [54:57] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	29, // 32: gatehouse.authority.v1.Entry.grace:type_name -> google.protobuf.Duration
+	27, // 33: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
+	28, // 34: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
+	27, // 35: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
+	15, // 36: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
+	17, // 37: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
+	18, // 38: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
+	0,  // 39: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
+	32, // 40: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
+	0,  // 41: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
+	20, // 42: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
+	21, // 43: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
+	22, // 44: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
+	26, // 45: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
+	33, // 46: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
+	28, // 47: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
+	27, // 48: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
+	27, // 49: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
+	34, // 50: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
+	29, // 51: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
+	24, // 52: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
+	34, // 53: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
+	28, // 54: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
+	1,  // 55: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
+	16, // 56: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
+	23, // 57: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
+	7,  // 58: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
+	19, // 59: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
+	25, // 60: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
+	58, // [58:61] is the sub-list for method output_type
+	55, // [55:58] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_node_service_proto_init() }
