@@ -11,8 +11,8 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
 )
 
-// stepPurge is how many records of ended sessions one step takes out. They are
-// less dense than what other steps delete.
+// stepPurge is about how many ended sessions one step takes out of their records.
+// They are less dense than what other steps delete.
 const stepPurge = 500
 
 // purgeEnded takes out the records of sessions that have ended before their
@@ -25,6 +25,9 @@ func (s *Store) purgeEnded(ctx context.Context) error {
 	}
 	for len(ended) > 0 {
 		n := min(stepPurge, len(ended))
+		for n < len(ended) && ended[n].Key.ExpiresAt.Equal(ended[n-1].Key.ExpiresAt) {
+			n++ // their records are looked through once
+		}
 		if err := s.purge(ctx, ended[:n]); err != nil {
 			return err
 		}
@@ -81,59 +84,114 @@ func grantedEnded(e record.Ended) granted {
 }
 
 // purge takes sessions out of their records, and out of the file the records of
-// which nothing is left.
+// which nothing is left. It is given all that end together, in the order of their
+// ends.
 func (s *Store) purge(ctx context.Context, ended []record.Ended) error {
 	over := make(map[granted]bool, len(ended))
 	for _, e := range ended {
 		over[grantedEnded(e)] = true
 	}
-	return s.do(ctx, &call{items: len(ended), sweep: true, decide: func(g *group) error {
-		var keys, values [][]byte // a nil value for a record of which nothing is left
-		c := g.tx.Bucket(sessionsBucket).Cursor()
+	var from []byte
+	for {
+		keys, n, err := s.holding(ctx, ended, over, from)
+		if err != nil || len(keys) == 0 {
+			return err
+		}
+		err = s.do(ctx, &call{items: n, sweep: true, decide: func(g *group) error { return g.purge(keys, over) }})
+		if err != nil {
+			return err
+		}
+		from = append(keys[len(keys)-1], 0)
+	}
+}
+
+// holding finds the records of one step from a key on: those that hold some that
+// are over, and how many. Most that end with them hold none, and to read those is
+// not for the committer.
+func (s *Store) holding(ctx context.Context, ended []record.Ended, over map[granted]bool, from []byte) (keys [][]byte, n int, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		c := tx.Bucket(sessionsBucket).Cursor()
 		for i := range ended {
 			if i > 0 && ended[i].Key.ExpiresAt.Equal(ended[i-1].Key.ExpiresAt) {
 				continue
 			}
 			end := endKey(ended[i].Key.ExpiresAt)
-			for k, v := c.Seek(end[:]); bytes.HasPrefix(k, end[:]); k, v = c.Next() {
-				kept, changed, err := without(k, v, over)
+			first := end[:]
+			if bytes.Compare(first, from) < 0 {
+				first = from
+			}
+			for k, v := c.Seek(first); bytes.HasPrefix(k, end[:]); k, v = c.Next() {
+				had := n
+				err := eachSession(k, v, func(x *storage.Session) bool {
+					if over[grantedOf(x)] {
+						n++
+					}
+					return true
+				})
 				if err != nil {
 					return err
 				}
-				if changed {
-					keys, values = append(keys, bytes.Clone(k)), append(values, kept)
+				if n > had {
+					keys = append(keys, bytes.Clone(k))
+				}
+				if n >= stepPurge {
+					return nil
 				}
 			}
 		}
-		g.pages += len(keys)
-		return g.bucket(sessionsBucket, func(b *bbolt.Bucket) error {
-			for i, k := range keys {
-				if values[i] != nil {
-					if err := b.Put(k, values[i]); err != nil {
-						return err
-					}
-				} else if err := b.Delete(k); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	}})
+		return nil
+	})
+	return keys, n, err
 }
 
-// without makes a record anew without sessions that are over.
+// purge writes records anew without sessions that are over. A sweep that was
+// cancelled may have come by before.
+func (g *group) purge(keys [][]byte, over map[granted]bool) error {
+	var anew []keyed // without a value where nothing is left of a record
+	sessions := g.tx.Bucket(sessionsBucket)
+	for _, k := range keys {
+		v := sessions.Get(k)
+		if v == nil {
+			continue
+		}
+		kept, changed, err := without(k, v, over)
+		if err != nil {
+			return err
+		}
+		if changed {
+			anew = append(anew, keyed{k, kept})
+		}
+	}
+	if len(anew) == 0 {
+		return nil
+	}
+	g.pages += len(anew)
+	return g.bucket(sessionsBucket, func(b *bbolt.Bucket) error {
+		for _, r := range anew {
+			if r.value != nil {
+				if err := b.Put(r.key, r.value); err != nil {
+					return err
+				}
+			} else if err := b.Delete(r.key); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// without makes a record anew without sessions that are over, if it has any.
 func without(k, v []byte, over map[granted]bool) (kept []byte, changed bool, err error) {
 	all, err := sessionsOf(k, v)
 	if err != nil {
 		return nil, false, err
 	}
-	live := slices.DeleteFunc(slices.Clone(all), func(x storage.Session) bool {
-		return over[grantedOf(&x)]
-	})
-	if len(live) > 0 {
+	had := len(all)
+	live := slices.DeleteFunc(all, func(x storage.Session) bool { return over[grantedOf(&x)] })
+	if len(live) > 0 && len(live) < had {
 		kept = record.AppendAsOf(record.AppendSessions(nil, live), live[0].AsOf)
 	}
-	return kept, len(live) < len(all), nil
+	return kept, len(live) < had, nil
 }
 
 // rebuildEnded finds the sessions that have ended.
