@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"fmt"
 	"slices"
 	"time"
 )
@@ -24,11 +25,34 @@ type Acknowledgement struct {
 // Progress is what of a tells how far the instance is.
 func (a *Acknowledgement) Progress() Progress { return Progress{a.Through, a.Pending} }
 
+// CheckAcknowledgements is how Acknowledge begins: it tells of one that is not
+// well-formed.
+func CheckAcknowledgements(acks []Acknowledgement) error {
+	for i := range acks {
+		p := acks[i].Progress()
+		if err := p.Check(); err != nil {
+			return fmt.Errorf("acknowledgement of instance %x: %w", acks[i].Instance, err)
+		}
+	}
+	return nil
+}
+
 // Progress is how far an instance has enforced the log: through a sequence, but
 // for the entries within whose grace it waits.
 type Progress struct {
 	Through uint64
 	Pending []uint64 // sequences up to Through, rising
+}
+
+// Check tells why it is none: what is pending must rise up to Through, for it is
+// searched.
+func (p *Progress) Check() error {
+	for i, seq := range p.Pending {
+		if seq > p.Through || i > 0 && seq <= p.Pending[i-1] {
+			return fmt.Errorf("pending entry %d: they must rise up to %d", seq, p.Through)
+		}
+	}
+	return nil
 }
 
 // Has reports whether the entry with this sequence is enforced.

@@ -34,6 +34,9 @@ type keyed struct{ key, value []byte }
 
 // Acknowledge keeps acknowledgements; see storage.Store.
 func (s *Store) Acknowledge(ctx context.Context, acks []storage.Acknowledgement) error {
+	if err := storage.CheckAcknowledgements(acks); err != nil {
+		return err
+	}
 	items := len(acks)
 	values := make([][][]byte, len(acks)) // of each one's counts
 	for i := range acks {

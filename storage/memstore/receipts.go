@@ -25,6 +25,9 @@ func newReceipts() receipts {
 
 // Acknowledge keeps acknowledgements; see storage.Store.
 func (s *Store) Acknowledge(ctx context.Context, acks []storage.Acknowledgement) error {
+	if err := storage.CheckAcknowledgements(acks); err != nil {
+		return err
+	}
 	return s.write(ctx, func() error {
 		r := &s.receipts
 		for _, a := range acks {

@@ -33,6 +33,16 @@ var logCases = []testCase{
 			f.equal("head", now, e.Revision)
 		}
 	}},
+	{"a grace below zero is refused", func(f *fixture) {
+		e := f.entry(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "acme"}, Grace: -time.Second, RequestID: "r"})
+		if got, err := f.Append(f.ctx, e); err == nil {
+			f.Errorf("it was appended as %+v", got)
+		}
+		f.pause()
+		f.equal("head", f.head().Sequence, 0)
+		e.Grace = 0
+		f.append(e)
+	}},
 	{"an entry is kept whole", func(f *fixture) {
 		l := f.lock(storage.Selector{Tenant: "t", Subject: "s"})
 		want := []storage.Entry{

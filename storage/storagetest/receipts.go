@@ -85,6 +85,19 @@ var receiptCases = []testCase{
 		f.pause()
 		f.equal("acknowledged", f.acknowledged(), map[storage.InstanceID]uint64{f.node: 6})
 	}},
+	{"an acknowledgement whose pending entries do not rise up to it is refused, with its call", func(f *fixture) {
+		for range 9 {
+			f.revoke(storage.Selector{Tenant: "acme"})
+		}
+		for _, pending := range [][]uint64{{4, 2}, {2, 2}, {6}} {
+			acks := []storage.Acknowledgement{{Instance: f.node, Through: 4}, {Instance: f.node, Through: 5, Pending: pending}}
+			if err := f.Acknowledge(f.ctx, acks); err == nil {
+				f.Errorf("%v was acknowledged", pending)
+			}
+		}
+		f.pause()
+		f.equal("acknowledged", f.acknowledged(), map[storage.InstanceID]uint64{})
+	}},
 	{"entries are pending as the newest progress of an instance has it", func(f *fixture) {
 		want := func(p storage.Progress) {
 			f.Helper()

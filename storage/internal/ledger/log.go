@@ -13,6 +13,9 @@ import (
 // Append decides an entry of the log. The entry returned is what the caller is
 // told; added says that the store must keep it, and, of a lock, the lock.
 func (l *Ledger) Append(e storage.Entry, rec Records) (entry storage.Entry, added bool, err error) {
+	if e.Grace < 0 {
+		return storage.Entry{}, false, fmt.Errorf("log entry with a grace of %v, want 0 or more", e.Grace)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if e.RequestID != "" {

@@ -23,14 +23,12 @@ func Progress(b []byte) (storage.Progress, error) {
 	return progress("acknowledgement", m.Through, m.Pending)
 }
 
-// progress checks that what is pending rises up to through: it is searched.
 func progress(what string, through uint64, pending []uint64) (storage.Progress, error) {
-	for i, seq := range pending {
-		if seq > through || i > 0 && seq <= pending[i-1] {
-			return storage.Progress{}, corrupt(what, "its pending entries are out of order")
-		}
+	p := storage.Progress{Through: through, Pending: pending}
+	if err := p.Check(); err != nil {
+		return storage.Progress{}, corrupt(what, err.Error())
 	}
-	return storage.Progress{Through: through, Pending: pending}, nil
+	return p, nil
 }
 
 // EncodeDeparted gives the record of a departed instance; its head and its id
