@@ -82,6 +82,11 @@ func TestOpenRefuses(t *testing.T) {
 			must(t, os.WriteFile(path, b, 0o600))
 		}
 	}
+	live := func(id storage.SessionID, token storage.TokenID, ends time.Time) func(t *testing.T, path string) {
+		p := encodeSessions([]storage.Session{{ID: id, Token: token, Instance: testNode, Node: "node-1", ExpiresAt: ends}})[0]
+		return put(sessionsBucket, append(p.end[:], number(1<<40)...), p.value)
+	}
+	one := testSession(4)
 	session := binary.BigEndian.AppendUint64(number(uint64(benchStart.UnixMilli())), 1<<40)
 	for name, c := range map[string]struct {
 		make func(t *testing.T, path string)
@@ -105,6 +110,9 @@ func TestOpenRefuses(t *testing.T) {
 		"a session of a newer version":        {put(sessionsBucket, session, []byte{9}), storage.ErrNewer, "session"},
 		"a damaged session":                   {put(sessionsBucket, session, []byte{1, 10}), storage.ErrCorrupt, "session"},
 		"a session under no session's key":    {put(sessionsBucket, []byte("x"), []byte{1}), storage.ErrCorrupt, "session"},
+		"a session that is live twice":        {live(one.ID, testID(4), one.ExpiresAt), storage.ErrCorrupt, "twice"},
+		"and again, with another end":         {live(one.ID, testID(4), one.ExpiresAt.Add(time.Hour)), storage.ErrCorrupt, "twice"},
+		"a session with the id of another":    {live(testSession(0).ID, testID(1), one.ExpiresAt), storage.ErrCorrupt, "has the id of a use"},
 		"an ended session of a newer version": {put(endedBucket, number(1<<40), []byte{9}), storage.ErrNewer, "ended session"},
 		"a log entry of a newer version":      {put(logBucket, number(3), []byte{9}), storage.ErrNewer, "log entry"},
 		"a damaged log entry":                 {put(logBucket, number(3), []byte{1, 10}), storage.ErrCorrupt, "log entry"},

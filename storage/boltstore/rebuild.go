@@ -130,12 +130,17 @@ func (s *Store) rebuildSessions(tx *bbolt.Tx) error {
 		return err
 	}
 	err = tx.Bucket(sessionsBucket).ForEach(func(k, v []byte) error {
-		return eachSession(k, v, func(x *storage.Session) bool {
+		var known error
+		err := eachSession(k, v, func(x *storage.Session) bool {
 			if !ended[grantedOf(x)] {
-				s.ledger.LoadSession(x)
+				known = s.ledger.LoadSession(x)
 			}
-			return true
+			return known == nil
 		})
+		if err != nil {
+			return err
+		}
+		return known
 	})
 	s.ledger.LoadLines()
 	return err

@@ -53,7 +53,6 @@ func (l *Ledger) requeue(i, newest uint32) {
 // loaded is a use with when its session began, which the store has it by.
 type loaded struct {
 	use     uint32
-	subject uint32
 	started int64
 	id      storage.SessionID
 }

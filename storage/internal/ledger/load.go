@@ -1,6 +1,8 @@
 package ledger
 
 import (
+	"fmt"
+
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
 )
@@ -33,14 +35,22 @@ func (l *Ledger) LoadUse(r record.Redemption) {
 	l.bySession.Put(r.Session, i)
 }
 
-// LoadSession adds a live session, which LoadLines finds its place.
-func (l *Ledger) LoadSession(s *storage.Session) {
+// LoadSession adds a live session, which LoadLines finds its place. The error says
+// that no store can have it beside what was loaded before.
+func (l *Ledger) LoadSession(s *storage.Session) error {
 	i := l.bySession.Get(s.ID)
 	fresh := i == 0 // its token is swept
 	if fresh {
 		i = l.uses.take()
 	}
 	u := l.uses.at(i)
+	switch {
+	case fresh:
+	case !u.ended:
+		return fmt.Errorf("%w: session %x is live twice", storage.ErrCorrupt, s.ID)
+	case u.token != s.Token:
+		return fmt.Errorf("%w: session %x of token %x has the id of a use of token %x", storage.ErrCorrupt, s.ID, s.Token, u.token)
+	}
 	u.token, u.session, u.ended = s.Token, s.ID, false
 	if fresh {
 		l.bySession.Put(s.ID, i)
@@ -49,12 +59,13 @@ func (l *Ledger) LoadSession(s *storage.Session) {
 	u.subject = l.subjects.place(l.keys.key(s.Tenant, s.Subject))
 	u.tenant = l.tenants.place(l.keys.key(s.Tenant, ""))
 	u.instance = l.instances.place(s.Instance)
-	l.loading = append(l.loading, loaded{i, u.subject, s.StartedAt.UnixMilli(), s.ID})
+	l.loading = append(l.loading, loaded{i, s.StartedAt.UnixMilli(), s.ID})
 	l.subjects.add1(u.subject)
 	l.tenants.add1(u.tenant)
 	l.instances.add1(u.instance)
 	l.count.Sessions++
 	l.countSeen = l.count
+	return nil
 }
 
 // LoadEntry adds an entry of the log.
