@@ -253,12 +253,17 @@ func (s *Store) sweepPairs(ctx context.Context, bucket []byte, most uint64) erro
 		err = s.do(ctx, &call{items: len(over), sweep: true, decide: func(g *group) error {
 			g.pages += len(over) / 4
 			return g.bucket(bucket, func(b *bbolt.Bucket) error {
+				n := b.Sequence()
 				for _, k := range over {
+					if b.Get(k) == nil {
+						continue // a sweep that was cancelled has come by before
+					}
 					if err := b.Delete(k); err != nil {
 						return err
 					}
+					n--
 				}
-				return b.SetSequence(b.Sequence() - uint64(len(over)))
+				return b.SetSequence(n)
 			})
 		}})
 		if err != nil {

@@ -1,7 +1,9 @@
 package boltstore
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
@@ -89,6 +91,61 @@ func TestReceiptsAreBounded(t *testing.T) {
 		if counts, departed := look(); counts != "0001111111" || departed != "0000000111" {
 			t.Errorf("counts %s, departed %s", counts, departed)
 		}
+	}
+}
+
+// What a sweep that was cancelled has queued is still done, and then the same again
+// by the next: nothing is counted twice as dropped.
+func TestCancelledSweep(t *testing.T) {
+	g := &gate{}
+	opts := small
+	opts.counts, opts.commit = 7, g.commit
+	s := open(t, filepath.Join(t.TempDir(), "gatehouse.db"), opts)
+	defer check(t, s)
+	must(t, s.PutInstance(t.Context(), &storage.Instance{ID: testNode, Node: "node-1"}))
+	for i := range uint64(20) {
+		_, err := s.Append(t.Context(), storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "acme"}, KeepUntil: benchStart.Add(time.Hour)})
+		must(t, err)
+		must(t, s.Acknowledge(t.Context(), []storage.Acknowledgement{{Instance: testNode, Counts: []storage.Closed{{Sequence: i + 1, Closed: 1}}}}))
+	}
+	for _, c := range []struct {
+		what  string
+		sweep func(ctx context.Context) error
+	}{
+		{"counts", s.sweepReceipts},
+		{"entries", func(ctx context.Context) error {
+			_, err := s.sweepLog(ctx, benchStart.Add(time.Hour))
+			return err
+		}},
+	} {
+		release := g.hold(s)
+		ctx, cancel := context.WithCancel(t.Context())
+		first, second := make(chan error), make(chan error)
+		go func() { first <- c.sweep(ctx) }()
+		for len(s.queue) < 1 {
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+		if err := <-first; !errors.Is(err, context.Canceled) {
+			t.Errorf("%s: %v, want %v", c.what, err, context.Canceled)
+		}
+		go func() { second <- c.sweep(t.Context()) }()
+		for len(s.queue) < 2 {
+			time.Sleep(time.Millisecond)
+		}
+		release()
+		must(t, <-second)
+	}
+	must(t, s.view(t.Context(), func(tx *bbolt.Tx) error {
+		b, n := tx.Bucket(countsBucket), uint64(0)
+		err := b.ForEach(func(_, _ []byte) error { n++; return nil })
+		if n != opts.counts || b.Sequence() != n {
+			t.Errorf("%d counts are left, and %d counted, want %d", n, b.Sequence(), opts.counts)
+		}
+		return err
+	}))
+	if n := s.Stats().Entries; n != 0 {
+		t.Errorf("%d entries are counted, want 0", n)
 	}
 }
 

@@ -332,6 +332,20 @@ func (g *group) deleteAll(bucket []byte, keys [][]byte) error {
 // stepEntries is how many entries of the log one step drops.
 const stepEntries = 1000
 
+// dropEntries drops entries of the log, but for those that a sweep which was
+// cancelled has dropped before.
+func (g *group) dropEntries(over []storage.Entry, keys [][]byte) error {
+	log := g.tx.Bucket(logBucket)
+	var there []storage.Entry
+	for i := range over {
+		if log.Get(keys[i]) != nil {
+			there = append(there, over[i])
+		}
+	}
+	g.store.ledger.DropEntries(there)
+	return g.deleteAll(logBucket, keys)
+}
+
 func (s *Store) sweepLog(ctx context.Context, now time.Time) (n int, err error) {
 	for {
 		var over []storage.Entry
@@ -355,8 +369,7 @@ func (s *Store) sweepLog(ctx context.Context, now time.Time) (n int, err error) 
 			return n, err
 		}
 		err = s.do(ctx, &call{items: len(over), sweep: true, decide: func(g *group) error {
-			s.ledger.DropEntries(over)
-			return g.deleteAll(logBucket, keys)
+			return g.dropEntries(over, keys)
 		}})
 		if err != nil {
 			return n, err
@@ -379,9 +392,8 @@ func (s *Store) sweepBriefs(ctx context.Context, now time.Time) (n int, err erro
 			keys[i] = number(seq)
 		}
 		err := s.do(ctx, &call{items: len(over), sweep: true, decide: func(g *group) error {
-			s.ledger.DropEntries(over)
 			g.pages += len(keys) // they lie apart
-			return g.deleteAll(logBucket, keys)
+			return g.dropEntries(over, keys)
 		}})
 		if err != nil {
 			return n, err
