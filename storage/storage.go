@@ -469,7 +469,7 @@ type Entry struct {
 	Reason      string
 	Actor       string
 	CommittedAt time.Time // set by the caller, so that one clock rules
-	KeepUntil   time.Time // Sweep may drop it from then on, after all before it
+	KeepUntil   time.Time // Sweep may drop it from then on; but for one of Replace, after all before it
 	RequestID   string
 	// Grace is how long after the commit live sessions have to renew; 0 is none.
 	Grace time.Duration

@@ -59,9 +59,8 @@ var (
 		acknowledgedBucket, departedBucket, countsBucket,
 	}
 
-	// laterBuckets are not in the oldest files, and are made when one is opened.
-	// That left the format as it was: an older version passes over them and keeps
-	// every promise it made, it only adds nothing to what receipts are made of.
+	// laterBuckets are not in the oldest files of format 1, and are made when one is
+	// opened: what receipts are made of is then known from there on.
 	laterBuckets = [][]byte{acknowledgedBucket, departedBucket, countsBucket}
 
 	formatKey  = []byte("format")
@@ -105,8 +104,9 @@ func minuteOf(id storage.TokenID) uint64 {
 // useMinute is the minute of the slot that takes the uses of a token: the one in
 // which the token expires or, of a token that lives for long, the last of the 4,
 // 16, 64 and so on that expire with it there. Tokens of many lives are redeemed
-// side by side, and each slot that a commit writes to costs it some pages. A use is
-// kept for up to its token's life longer for that.
+// side by side, and each slot that a commit writes to costs it some pages. So a use
+// may lie in a later slot than its token, and outlive it: by less than the token
+// has lived, or than a minute where that is more, and by maxUseSpan at most.
 func useMinute(id storage.TokenID, issued time.Time) uint64 {
 	minute := minuteOf(id)
 	life := id.Expiry().Sub(issued) / time.Minute
@@ -117,7 +117,7 @@ func useMinute(id storage.TokenID, issued time.Time) uint64 {
 	return minute | (span - 1)
 }
 
-// maxUseSpan is about eleven days.
+// maxUseSpan is in minutes: about eleven days.
 const maxUseSpan = 1 << 14
 
 // prefixOf is the beginning of an id, its time and 16 of its random bits, as a
