@@ -92,6 +92,8 @@ func SpokenHistories(t *testing.T, processes [][]string) (answered, cutOff int) 
 			r.ops = append(r.ops, *op)
 			cutOff++
 		}
+		r.ops = append(r.ops, porcupine.Operation{Input: historyCall{what: "restart"}, Call: at + 1, Return: at + 2, Output: ""})
+		at += 2
 	}
 	r.check(t, lineModel.ToModel())
 	return answered, cutOff

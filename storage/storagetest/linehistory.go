@@ -3,6 +3,7 @@ package storagetest
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -61,6 +62,10 @@ func lineNext(state any, in historyCall) (want string, after any) {
 			want = storage.ErrNotFound.Error()
 		}
 		s.locked = false
+	case "restart": // all began at one time; of those the ids tell who is older
+		line := []byte(s.line)
+		slices.Sort(line)
+		s.line = string(line)
 	case "end":
 		if want = "0"; live(s.line, n) {
 			want, s.line = "1", strings.ReplaceAll(s.line, string(rune(n)), "")
