@@ -39,7 +39,7 @@ func (l *lab) wantTold(when, want string) {
 // An entry is enforced at the end of its grace, and those after it meanwhile.
 func TestGrace(t *testing.T) {
 	inLab(t, func(l *lab) { l.a.Features = []string{pb.FeatureAcknowledged} }, func(l *lab) {
-		l.s.live = []*Identity{user("a"), user("b"), user("a"), user("c")}
+		l.s.have(user("a"), user("b"), user("a"), user("c"))
 		l.at(time.Second)
 		l.a.RevokeWithin(wstest.BySubject("acme", "a"), 10*time.Second)
 		l.a.RevokeWithin(wstest.BySubject("acme", "nobody"), 10*time.Second)
@@ -50,7 +50,7 @@ func TestGrace(t *testing.T) {
 			t.Error("a grant in flight is given a grace")
 		}
 		l.wantTold("within both", "4 [1 4] map[3:1]")
-		if n := len(l.s.warned); n != 3 {
+		if n := l.s.warnings(); n != 3 {
 			t.Errorf("%d entries have warned, want 3", n)
 		}
 		if !l.InGrace(user("a")) || l.InGrace(user("b")) || l.InGrace(user("nobody")) {
@@ -86,14 +86,14 @@ func TestGrace(t *testing.T) {
 // What happens to the authority meanwhile does not move the end.
 func TestGraceWithoutAuthority(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
-		l.s.live = []*Identity{user("a")}
+		l.s.have(user("a"))
 		l.at(time.Second)
 		l.a.RevokeWithin(wstest.BySubject("acme", "a"), 10*time.Second)
 		l.at(2 * time.Second)
 		l.a.Down(errBroken)
 		l.at(11*time.Second + graceTick)
-		if len(l.s.enforced) != 1 {
-			t.Errorf("enforced %v, want the entry at the end of its grace", l.s.enforced)
+		if len(l.s.ends()) != 1 {
+			t.Errorf("enforced %v, want the entry at the end of its grace", l.s.ends())
 		}
 		l.a.Down(nil)
 		l.at(30 * time.Second)
@@ -108,13 +108,13 @@ func TestGraceByTheClockOfTheAuthority(t *testing.T) {
 		l.a.Hold(wstest.Welcomes, true)
 		l.a.Hold(wstest.Heartbeats, true)
 	}, func(l *lab) {
-		l.s.live = []*Identity{user("a")}
+		l.s.have(user("a"))
 		l.at(3 * time.Second) // its time is read now
 		l.a.Hold(wstest.Welcomes, false)
 		l.at(3*time.Second + 1)
 		l.a.RevokeWithin(wstest.BySubject("acme", "a"), 500*time.Millisecond)
 		l.at(3*time.Second + 2)
-		if len(l.s.enforced) != 1 {
+		if len(l.s.ends()) != 1 {
 			t.Error("the welcome was 3 s old by what the node knows, and so the grace over")
 		}
 	})
@@ -144,15 +144,15 @@ func TestGraceByTheClockOfTheAuthority(t *testing.T) {
 // before a revocation: the grace is no longer than it was given.
 func TestGraceOutlivesNoClock(t *testing.T) {
 	inLab(t, func(*lab) {}, func(l *lab) {
-		l.s.live = []*Identity{user("a")}
+		l.s.have(user("a"))
 		l.at(3 * time.Second)
 		l.a.RevokeUntil(wstest.BySubject("acme", "a"), time.Now().Add(time.Hour+500*time.Millisecond), 500*time.Millisecond)
 		l.at(3*time.Second + 400*time.Millisecond)
-		if len(l.s.enforced) != 0 {
+		if len(l.s.ends()) != 0 {
 			t.Error("the grace is over before its end")
 		}
 		l.at(3*time.Second + 600*time.Millisecond)
-		if len(l.s.enforced) != 1 {
+		if len(l.s.ends()) != 1 {
 			t.Error("the grace has outlived its length")
 		}
 	})
@@ -161,7 +161,7 @@ func TestGraceOutlivesNoClock(t *testing.T) {
 // A turn that comes before Enforce does ends its session, once, and counts it.
 func TestPastGrace(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
-		l.s.live = []*Identity{user("a"), user("b")}
+		l.s.have(user("a"), user("b"))
 		l.at(time.Second)
 		l.a.RevokeWithin(wstest.BySubject("acme", "a"), 10*time.Second+5*time.Millisecond)
 		ended := 0
@@ -189,14 +189,14 @@ func TestPastGrace(t *testing.T) {
 func TestGracesAreBounded(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
 		for i := range maxGraces + 1 {
-			l.s.live = append(l.s.live, user(fmt.Sprint(i)))
+			l.s.add(user(fmt.Sprint(i)))
 		}
 		for i := range maxGraces + 1 {
 			l.a.RevokeWithin(wstest.BySubject("acme", fmt.Sprint(i)), 10*time.Second)
 		}
 		l.at(time.Second)
-		if len(l.s.enforced) != 1 || len(l.graces.pending()) != maxGraces {
-			t.Errorf("%d entries are enforced, %d wait", len(l.s.enforced), len(l.graces.pending()))
+		if len(l.s.ends()) != 1 || len(l.graces.pending()) != maxGraces {
+			t.Errorf("%d entries are enforced, %d wait", len(l.s.ends()), len(l.graces.pending()))
 		}
 		// They are of a history that ends.
 		l.a.Restore()
@@ -210,13 +210,11 @@ func TestGracesAreBounded(t *testing.T) {
 // A node that leaves has told what it closed, of every entry.
 func TestGoodbyeWithinGrace(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
-		l.s.live = []*Identity{user("a")}
+		l.s.have(user("a"))
 		l.at(time.Second)
 		l.a.RevokeWithin(wstest.BySubject("acme", "a"), time.Minute)
 		l.at(2 * time.Second)
-		l.s.mu.Lock()
-		l.s.live = nil
-		l.s.mu.Unlock()
+		l.s.have()
 		if err := l.Goodbye(context.Background()); err != nil {
 			t.Fatal(err)
 		}

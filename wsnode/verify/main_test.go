@@ -87,6 +87,32 @@ func (s *sockets) Sessions() int {
 	return len(s.live)
 }
 
+// have sets whose sockets there are.
+func (s *sockets) have(live ...*Identity) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live = live
+}
+
+func (s *sockets) add(who *Identity) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.live = append(s.live, who)
+}
+
+func (s *sockets) warnings() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.warned)
+}
+
+// ends are the entries that were enforced.
+func (s *sockets) ends() []Entry {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.enforced)
+}
+
 func (s *sockets) fenced() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
