@@ -376,8 +376,8 @@ func (s *Service) sendLocks(ctx context.Context, stream pb.NodeService_AttachSer
 
 // sendEntries sends one message of entries above after, and returns through
 // where the node has them all: head once there is no more. An entry above whole
-// that was dropped before the node was told of it ends the stream: it attaches
-// again and gets a snapshot.
+// that was dropped before the node was told of it ends the stream, once the node
+// has all that lies below: it attaches again and gets a snapshot.
 func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachServer, after, head, whole storage.Revision) (storage.Revision, error) {
 	next := s.tail.Load()
 	if next == nil || next.after != after || next.head != head {
@@ -388,7 +388,9 @@ func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachS
 		s.tail.Store(next)
 	}
 	if next.missing > whole.Sequence {
-		return after, fmt.Errorf("entry %d: %w", next.missing, errDropped)
+		if next = next.below(whole.Sequence); next.through == after {
+			return after, fmt.Errorf("entry %d: %w", after.Sequence+1, errDropped)
+		}
 	}
 	return next.through, stream.Send(next.message)
 }
@@ -399,6 +401,24 @@ type tail struct {
 	after, head, through storage.Revision
 	message              *pb.AttachResponse // not to be changed
 	missing              uint64             // the last that is not in the log any more; 0 for none
+}
+
+// below is the part of t that lies below the first entry above whole which is
+// missing.
+func (t *tail) below(whole uint64) *tail {
+	all := t.message.GetEntries().GetEntries()
+	n, last := 0, t.after.Sequence
+	for ; n < len(all); n++ {
+		seq := all[n].GetRevision().GetSequence()
+		if seq-1 > max(last, whole) {
+			break
+		}
+		last = seq
+	}
+	through := storage.Revision{Epoch: t.through.Epoch, Sequence: max(last, whole)}
+	return &tail{t.after, t.head, through, &pb.AttachResponse{Message: &pb.AttachResponse_Entries{
+		Entries: &pb.Entries{Through: revisionOf(through), Entries: all[:n]},
+	}}, 0}
 }
 
 func (s *Service) entriesAbove(ctx context.Context, after, head storage.Revision) (*tail, error) {
