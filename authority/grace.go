@@ -2,7 +2,7 @@ package authority
 
 import (
 	"fmt"
-	"slices"
+	"maps"
 	"sync"
 	"time"
 
@@ -16,26 +16,37 @@ import (
 // looks after all that hit a socket of its own.
 const maxGraces = 1000
 
-// graces counts the revocations that are within their grace, from the start of
-// this process on. Safe for concurrent use.
+// graces counts the revocations that are within their grace, of those that this
+// process has appended. Safe for concurrent use.
 type graces struct {
-	mu   sync.Mutex
-	ends []time.Time
+	mu        sync.Mutex           // guards what follows
+	ends      map[uint64]time.Time // by sequence
+	appending int                  // that have a place, and no sequence yet
 }
 
-// begin counts one more; none of them is no grace.
-func (g *graces) begin(now time.Time, grace time.Duration) error {
-	if grace == 0 {
-		return nil
-	}
+func newGraces() *graces { return &graces{ends: map[uint64]time.Time{}} }
+
+// begin takes a place for one more, if there is any. Give it back with end.
+func (g *graces) begin(now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.ends = slices.DeleteFunc(g.ends, func(at time.Time) bool { return !at.After(now) })
-	if len(g.ends) >= maxGraces {
-		return fmt.Errorf("%d revocations are within their grace, which is the most: revoke without one, or later (%w)", len(g.ends), errQuota)
+	maps.DeleteFunc(g.ends, func(_ uint64, at time.Time) bool { return !at.After(now) })
+	if n := len(g.ends) + g.appending; n >= maxGraces {
+		return fmt.Errorf("%d revocations are within their grace, which is the most: revoke without one, or later (%w)", n, errQuota)
 	}
-	g.ends = append(g.ends, now.Add(grace))
+	g.appending++
 	return nil
+}
+
+// end gives the place to the entry that was appended, which may have one already;
+// nil where none was.
+func (g *graces) end(e *storage.Entry) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.appending--
+	if e != nil {
+		g.ends[e.Revision.Sequence] = e.GraceUntil()
+	}
 }
 
 // parseGrace checks the grace of a revocation; none is 0.

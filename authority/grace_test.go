@@ -1,6 +1,7 @@
 package authority_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -8,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage/storagetest"
 )
 
 // TestReceiptWithinGrace proves promise 4 of a revocation with a grace: a node
@@ -122,13 +124,44 @@ func TestGraceRequests(t *testing.T) {
 	f.ok(ask(&pb.RevokeRequest{RequestId: id}, time.Minute))
 	f.equal("audit line", f.lastLine("Revoke"), "caller=admin dry_run=false grace_ms=60000 outcome=ok reason= revision=1 subject=ada tenant=acme")
 	f.fails(ask(&pb.RevokeRequest{RequestId: id}, time.Second), "InvalidArgument invalid_request: request_id: it was used for another request; draw a new one")
-	for range 998 {
-		f.ok(ask(&pb.RevokeRequest{}, time.Minute))
+}
+
+// TestGracesAreBounded proves that what is within its grace has a bound, in which
+// each revocation takes one place, however often it is asked for, and one that
+// failed takes none.
+func TestGracesAreBounded(t *testing.T) {
+	f := newFixture(t, faulty)
+	ask := func(id string) (uint64, error) {
+		resp, err := f.revocations("admin").Revoke(f.ctx, &pb.RevokeRequest{Selector: bySubject("acme", "ada"), Grace: durationpb.New(time.Minute), RequestId: id})
+		return resp.GetRevision().GetSequence(), err
 	}
-	f.fails(ask(&pb.RevokeRequest{}, time.Minute), "ResourceExhausted quota_exceeded: 1000 revocations are within their grace, which is the most: revoke without one, or later (...")
-	f.revoke(bySubject("acme", "ada"))
+	const id, most = "sixteen-letters-", 1000
+	revoke := func(id string, want int) {
+		t.Helper()
+		seq, err := ask(id)
+		f.ok(err)
+		f.equal("revision", seq, want)
+	}
+	for range 3 {
+		f.store.(*storagetest.Faulty).Fail("Append", errors.New("told to"))
+		_, err := ask("")
+		f.fails(err, "Internal internal: internal error")
+		revoke(id, 1)
+	}
+	for n := 1; n < most; n++ {
+		revoke("", n+1)
+	}
+	full := func() {
+		t.Helper()
+		_, err := ask("another-request-")
+		f.fails(err, "ResourceExhausted quota_exceeded: 1000 revocations are within their grace, which is the most: revoke without one, or later (...")
+	}
+	full()
+	revoke(id, 1) // it has its place
+	full()
+	f.revoke(bySubject("acme", "ada")) // needs none
 	f.clock.advance(time.Minute)
-	f.ok(ask(&pb.RevokeRequest{}, time.Minute))
+	revoke("", most+2)
 }
 
 // TestHostilePending proves that a node can call pending only what can be.

@@ -46,16 +46,11 @@ func (s *Service) Revoke(ctx context.Context, req *pb.RevokeRequest) (*pb.Revoke
 		resp.Tokens, resp.Sessions, err = s.count(ctx, sel)
 		return resp, err
 	}
-	if err := s.room(c, false); err != nil {
+	e := storage.Entry{Kind: storage.Revoke, Selector: sel, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId()), Grace: grace}
+	if err := s.room(c, &e); err != nil {
 		return nil, err
 	}
-	if err := s.graces.begin(s.now(), grace); err != nil {
-		return nil, err
-	}
-	e, err := s.appendEntry(ctx, storage.Entry{
-		Kind: storage.Revoke, Selector: sel, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId()), Grace: grace,
-	})
-	if err != nil {
+	if e, err = s.appendEntry(ctx, e); err != nil {
 		return nil, err
 	}
 	note(ctx, slog.Uint64("revision", e.Revision.Sequence))
@@ -115,10 +110,18 @@ func scoped(c *caller, id string) string {
 func (s *Service) appendEntry(ctx context.Context, e storage.Entry) (storage.Entry, error) {
 	e.CommittedAt = s.now()
 	e.KeepUntil = s.newest.after(e.CommittedAt).Add(s.cfg.keepEntry() + e.Grace)
+	var appended *storage.Entry
+	if e.Grace > 0 && !s.again(&e) {
+		if err := s.graces.begin(e.CommittedAt); err != nil {
+			return e, err
+		}
+		defer func() { s.graces.end(appended) }()
+	}
 	e, err := s.store.Append(s.carried(ctx), e)
 	if err != nil {
 		return e, fmt.Errorf("append to the log: %w", err)
 	}
+	appended = &e
 	if e.Kind != storage.LiftLock {
 		s.receipts.open(&e, s.spanOf(ctx))
 	}
@@ -178,10 +181,10 @@ func (s *Service) Lock(ctx context.Context, req *pb.LockRequest) (*pb.LockRespon
 		resp.Tokens, resp.Sessions, err = s.count(ctx, sel)
 		return resp, err
 	}
-	if err := s.room(c, true); err != nil {
+	e := storage.Entry{Kind: storage.SetLock, Selector: sel, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId())}
+	if err := s.room(c, &e); err != nil {
 		return nil, err
 	}
-	e := storage.Entry{Kind: storage.SetLock, Selector: sel, Reason: req.GetReason(), Actor: c.Name, RequestID: scoped(c, req.GetRequestId())}
 	if _, err := io.ReadFull(s.random, e.Lock[:]); err != nil {
 		return nil, fmt.Errorf("draw lock id: %w", err)
 	}
@@ -252,10 +255,20 @@ const (
 	maxIssuerEntries = 1_000_000
 )
 
+// again reports whether the log has an entry's request already. Then it only says
+// what became of that, and needs no room.
+func (s *Service) again(e *storage.Entry) bool {
+	_, found := s.store.Requested(e.RequestID)
+	return found
+}
+
 // room reports whether the log has room for another entry of the caller's.
-func (s *Service) room(c *caller, lock bool) error {
+func (s *Service) room(c *caller, e *storage.Entry) error {
+	if s.again(e) {
+		return nil
+	}
 	st := s.store.Stats()
-	if lock && st.Locks >= maxLocks {
+	if e.Kind == storage.SetLock && st.Locks >= maxLocks {
 		return fmt.Errorf("%d locks stand, which is the most: lift some, or lock tenants and prefixes (%w)", st.Locks, errQuota)
 	}
 	if c.Role == issuer && st.Entries >= maxIssuerEntries {

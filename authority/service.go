@@ -60,7 +60,7 @@ type Service struct {
 	fleet    *fleet
 	tail     atomic.Pointer[tail]
 	receipts *receipts
-	graces   graces
+	graces   *graces
 	keeping  sync.Mutex // one writes acknowledgements at a time; locked before receipts
 	strikes  *strikes
 	unwanted *unwanted
@@ -98,6 +98,7 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 		cfg: cfg, ca: p.CA, audit: p.Audit, now: p.Now, random: p.Random,
 		strikes:   newStrikes(),
 		unwanted:  newUnwanted(),
+		graces:    newGraces(),
 		agents:    newAgents(),
 		writes:    newWrites(),
 		conns:     newConnections(p.CA),

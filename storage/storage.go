@@ -95,6 +95,10 @@ type Store interface {
 	// Entry finds one entry of the log, or ErrNotFound.
 	Entry(ctx context.Context, r Revision) (Entry, error)
 
+	// Requested finds which committed entry of the log has a request id, so that
+	// whoever bounds the log need not refuse a request that is in it already.
+	Requested(id string) (r Revision, found bool)
+
 	// Locks returns the standing locks in the order of their revisions.
 	Locks(ctx context.Context) ([]Lock, error)
 

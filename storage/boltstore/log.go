@@ -129,6 +129,9 @@ func (s *Store) Entry(ctx context.Context, r storage.Revision) (storage.Entry, e
 	return e, err
 }
 
+// Requested finds an entry by its request id; see storage.Store.
+func (s *Store) Requested(id string) (storage.Revision, bool) { return s.ledger.Requested(id) }
+
 // Locks returns the standing locks; see storage.Store.
 func (s *Store) Locks(ctx context.Context) (out []storage.Lock, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) (err error) {

@@ -78,6 +78,9 @@ func (s *Store) Entry(ctx context.Context, r storage.Revision) (e storage.Entry,
 	return e, err
 }
 
+// Requested finds an entry by its request id; see storage.Store.
+func (s *Store) Requested(id string) (storage.Revision, bool) { return s.ledger.Requested(id) }
+
 // Locks returns the standing locks; see storage.Store.
 func (s *Store) Locks(ctx context.Context) (out []storage.Lock, err error) {
 	err = s.read(ctx, func() error {

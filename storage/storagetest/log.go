@@ -103,8 +103,14 @@ var logCases = []testCase{
 		revoke := storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "acme", Subject: "ada"}, Reason: "r", Actor: "a", RequestID: "one"}
 		set := storage.Entry{Kind: storage.SetLock, Lock: lock, Selector: storage.Selector{Issuer: "i"}, Reason: "r", Actor: "a", RequestID: "two"}
 		lift := storage.Entry{Kind: storage.LiftLock, Lock: lock, Reason: "r", Actor: "a", RequestID: "three"}
+		f.requested("one", storage.Revision{})
 		first := []storage.Entry{f.append(revoke), f.append(set), f.append(lift)}
+		f.requested("two", first[1].Revision)
 		f.pause()
+		for i, id := range []string{"one", "two", "three"} {
+			f.requested(id, first[i].Revision)
+		}
+		f.requested("", storage.Revision{})
 		for i, again := range []storage.Entry{revoke, set, lift} {
 			again.CommittedAt, again.KeepUntil = f.now.Add(time.Hour), f.now.Add(48*time.Hour)
 			if again.Kind == storage.SetLock {

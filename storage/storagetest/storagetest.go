@@ -276,6 +276,14 @@ func (f *fixture) head() storage.Revision {
 	return r
 }
 
+// requested fails the test unless the committed entry with a request id is r;
+// zero for none.
+func (f *fixture) requested(id string, want storage.Revision) {
+	f.Helper()
+	r, found := f.Requested(id)
+	f.equal("requested", []any{r, found}, []any{want, want != storage.Revision{}})
+}
+
 func (f *fixture) ok(err error) {
 	f.Helper()
 	if err != nil {

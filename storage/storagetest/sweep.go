@@ -127,7 +127,9 @@ var sweepCases = []testCase{
 		e := storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "acme"}, RequestID: "one", KeepUntil: f.now}
 		f.append(e)
 		f.sweep(f.now, 0)
+		f.requested("one", storage.Revision{})
 		f.pause()
+		f.requested("one", storage.Revision{})
 		e.Reason = "other"
 		f.equal("revision", f.append(e).Revision.Sequence, 2)
 	}},

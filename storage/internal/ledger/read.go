@@ -14,6 +14,17 @@ func (l *Ledger) Head() (storage.Revision, <-chan struct{}) {
 	return storage.Revision{Epoch: l.epoch, Sequence: l.shown}, l.moved
 }
 
+// Requested is the revision of the committed entry that has a request id.
+func (l *Ledger) Requested(id string) (storage.Revision, bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	seq, ok := l.requests[digest(id)]
+	if !ok || seq > l.shown {
+		return storage.Revision{}, false
+	}
+	return storage.Revision{Epoch: l.epoch, Sequence: seq}, true
+}
+
 // Swept is the last Unix millisecond up to which expired tokens are gone.
 func (l *Ledger) Swept() int64 { return l.sweptSeen.Load() }
 
