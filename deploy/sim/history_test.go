@@ -164,10 +164,18 @@ func rowsText(rows map[string]*pb.ReceiptRow) (text string) {
 	return fmt.Sprint(out)
 }
 
-// hits reports whether an entry of the log ends a session: written anew here,
-// as the promise has it.
-func (t *issued) hits(e *storage.Entry, s *session) bool {
-	if e.Kind == storage.LiftLock || e.Revision.Epoch != t.revision.Epoch || e.Revision.Sequence <= t.revision.Sequence {
+// hits reports whether an entry of the log ends a session: written anew here, as
+// the promise has it. What was issued before a restore is hit by all that comes
+// after it. mu is locked.
+func (h *history) hits(e *storage.Entry, t *issued, s *session) bool {
+	switch {
+	case e.Kind == storage.LiftLock:
+		return false
+	case e.Revision.Epoch != t.revision.Epoch:
+		if !h.isBefore(t.revision.Epoch, e.Revision.Epoch) {
+			return false
+		}
+	case e.Revision.Sequence <= t.revision.Sequence:
 		return false
 	}
 	sel := &e.Selector
@@ -205,7 +213,7 @@ func (h *history) check() {
 		r := h.receipts[e.Revision]
 		for _, s := range h.order {
 			t := h.tokens[s.token]
-			if t == nil || !t.hits(e, s) {
+			if t == nil || !h.hits(e, t, s) {
 				continue
 			}
 			last := s.accepted[len(s.accepted)-1]

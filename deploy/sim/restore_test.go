@@ -33,8 +33,8 @@ func (w *world) takeBackup() {
 }
 
 // restore ends the authority and starts one on the last backup, or takes one if
-// there is none yet.
-func (w *world) restore(kill bool, after time.Duration) {
+// there is none yet. Of a store that is lost nobody can tell which nodes it knew.
+func (w *world) restore(kill, lost bool, after time.Duration) {
 	if w.backup == nil {
 		w.takeBackup()
 		return
@@ -45,10 +45,30 @@ func (w *world) restore(kill bool, after time.Duration) {
 		epoch = w.backup.Epoch()
 	}
 	was := w.store
-	w.store = memstore.Restore(w.backup, epoch)
+	replaced := was.Backup()
+	if lost {
+		replaced = nil
+	}
+	w.store = memstore.Restore(w.backup, replaced, epoch)
+	if w.rules.fleetLost {
+		w.forgetFleet()
+	}
 	w.history.restored(was, w.store)
 	time.Sleep(after)
 	w.startAuthority()
+}
+
+// forgetFleet makes a restored store one that knows of no node.
+func (w *world) forgetFleet() {
+	all, err := w.store.Instances(context.Background())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	for _, i := range all {
+		if err := w.store.RemoveInstance(context.Background(), i.ID, time.Now(), "test"); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 }
 
 // restored notes what the store before a restore knew.
@@ -94,6 +114,16 @@ func (h *history) says(m *machine, msg proto.Message) {
 	}
 }
 
+// isBefore reports whether a history was over when another began. mu is locked.
+func (h *history) isBefore(epoch, other uint64) bool {
+	for _, r := range h.restores {
+		if r.epoch == other {
+			return r.before[epoch]
+		}
+	}
+	return false
+}
+
 // checkRestores holds what nodes accepted against what a restore promises:
 // nothing that was issued before it is accepted by a node that has attached
 // since, nor by any once the session fence is over. mu is locked.
@@ -116,8 +146,10 @@ func (h *history) checkRestores() {
 }
 
 // A restore ends what was issued before it, on nodes that attach and on those
-// that can't. With the history of the backup it would not: a node that has
-// applied all of that finds nothing new.
+// that can't, and a receipt of after it waits for both. With the history of the
+// backup it would not: a node that has applied all of that finds nothing new. And
+// without the nodes of before, receipts would be complete that do not speak for
+// them.
 func TestRestore(t *testing.T) {
 	schedule := func(w *world) {
 		w.startNode(nodeName(0))
@@ -129,27 +161,35 @@ func TestRestore(t *testing.T) {
 			w.runPlanned(time.Now().Add(100 * time.Millisecond))
 		}
 		cutOff.link.hold(true, true)
-		w.restore(true, 100*time.Millisecond)
+		w.restore(true, false, 100*time.Millisecond)
+		for _, subject := range subjects {
+			w.revokeUser(subject)
+		}
 		for range 12 {
 			w.connectSome()
 			w.runPlanned(time.Now().Add(300 * time.Millisecond))
 		}
 	}
-	found := 0
+	found := map[string]int{}
 	for seed := uint64(1); seed <= 10; seed++ {
 		faults, trace := run(t, seed, rules{}, schedule)
 		if len(faults) > 0 {
 			t.Fatalf("seed %d: %s\n%s", seed, strings.Join(faults, "\n"), strings.Join(trace, "\n"))
 		}
-		faults, _ = run(t, seed, rules{oneEpoch: true}, schedule)
-		for _, f := range faults {
-			if strings.Contains(f, "issued before a restore, to which") {
-				found++
-				break
+		for broken, r := range map[string]rules{
+			"issued before a restore, to which": {oneEpoch: true},
+			", complete at":                     {fleetLost: true},
+		} {
+			faults, _ = run(t, seed, r, schedule)
+			for _, f := range faults {
+				if strings.Contains(f, broken) {
+					found[broken]++
+					break
+				}
 			}
 		}
 	}
-	if found == 0 {
-		t.Error("a restore that goes on with its history breaks nothing: the schedule tests nothing")
+	if len(found) != 2 {
+		t.Errorf("without their rules the schedules break %v: of the rest they test nothing", found)
 	}
 }

@@ -217,7 +217,7 @@ func (w *world) step() {
 	case n < 96:
 		w.takeBackup()
 	case n < 98:
-		w.restore(w.chance(70), w.between(10*time.Millisecond, sessionFence/2))
+		w.restore(w.chance(70), w.chance(30), w.between(10*time.Millisecond, sessionFence/2))
 	default:
 		w.event("nothing for a while")
 		time.Sleep(w.between(0, sessionFence))

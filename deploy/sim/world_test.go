@@ -131,6 +131,8 @@ type rules struct {
 	wrap     func(storage.Store) storage.Store // changes what the authority knows of its store
 	most     uint32                            // sessions of a subject, the newest; 0 leaves that to the seed
 	oneEpoch bool                              // a restore goes on with the history of its backup
+	// fleetLost has a restored store know of no node that was registered before.
+	fleetLost bool
 }
 
 func newWorld(t *testing.T, seed uint64, r rules) *world {

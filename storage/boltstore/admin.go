@@ -102,12 +102,21 @@ func (s *Store) endSessionsOf(ctx context.Context, id storage.InstanceID) error 
 
 // Instances returns the registered instances; see storage.Store.
 func (s *Store) Instances(ctx context.Context) (out []storage.Instance, err error) {
-	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		return tx.Bucket(instancesBucket).ForEach(func(k, v []byte) error {
-			i, err := record.Instance(storage.InstanceID(k), v)
-			out = append(out, i)
-			return err
-		})
+	err = s.view(ctx, func(tx *bbolt.Tx) (err error) {
+		out, err = instancesOf(tx)
+		return err
+	})
+	return out, err
+}
+
+func instancesOf(tx *bbolt.Tx) (out []storage.Instance, err error) {
+	err = tx.Bucket(instancesBucket).ForEach(func(k, v []byte) error {
+		if len(k) != len(storage.InstanceID{}) {
+			return fmt.Errorf("%w: key of a node instance: %x", storage.ErrCorrupt, k)
+		}
+		i, err := record.Instance(storage.InstanceID(k), v)
+		out = append(out, i)
+		return err
 	})
 	return out, err
 }

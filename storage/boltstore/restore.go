@@ -13,6 +13,7 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
 )
 
 // RestoreOptions say what Restore accepts.
@@ -42,7 +43,8 @@ type Restored struct {
 // the other.
 //
 // The store begins a new epoch: every token in it is revoked, no session is
-// live, no node instance is registered, and the log of revocations is empty.
+// live, and the log of revocations is empty. Registered are the node instances
+// that may have sockets of before; see storage.AfterRestore.
 // Locks, credentials and edge keys are those of the backup. That tokens live on
 // can't be asked for: what was redeemed since the backup would be redeemed
 // again, and what was revoked would not be.
@@ -92,7 +94,7 @@ func Restore(path string, r io.Reader, opts RestoreOptions) (_ Restored, err err
 	if out.Head.Epoch, err = newEpoch(); err != nil {
 		return Restored{}, err
 	}
-	if err := begin(tmp, &h, out.Head.Epoch, system); err != nil {
+	if err := begin(tmp, &h, out.Head.Epoch, system, old.registered()); err != nil {
 		return Restored{}, err
 	}
 	opts.step("begun")
@@ -173,8 +175,34 @@ func verifyBackup(f *os.File, h *header) error {
 	return nil
 }
 
+// registered is what the claimed store knows of the fleet; nil where it can't be
+// read.
+func (h *claim) registered() *storage.Registered {
+	if h.db == nil {
+		return nil
+	}
+	var out storage.Registered
+	err := guard(func() error {
+		return h.db.View(func(tx *bbolt.Tx) (err error) {
+			out, err = registered(tx)
+			return err
+		})
+	})
+	if err != nil {
+		return nil
+	}
+	return &out
+}
+
+func registered(tx *bbolt.Tx) (out storage.Registered, err error) {
+	out.Head.Epoch, _ = numberOf(tx.Bucket(metaBucket).Get(epochKey))
+	out.Head.Sequence = tx.Bucket(logBucket).Sequence()
+	out.Instances, err = instancesOf(tx)
+	return out, err
+}
+
 // begin begins a new history in the file of a backup.
-func begin(path string, h *header, epoch uint64, system storage.SystemID) error {
+func begin(path string, h *header, epoch uint64, system storage.SystemID, replaced *storage.Registered) error {
 	db, err := openFile(path, &bbolt.Options{
 		Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, InitialMmapSize: int(h.pages + h.pages/8),
 	})
@@ -186,11 +214,12 @@ func begin(path string, h *header, epoch uint64, system storage.SystemID) error 
 			if err := checkFormat(tx); err != nil {
 				return err
 			}
-			meta, log := tx.Bucket(metaBucket), tx.Bucket(logBucket)
-			was, _ := numberOf(meta.Get(epochKey))
-			head := log.Sequence()
-			if (storage.Revision{Epoch: was, Sequence: head}) != h.head {
-				return fmt.Errorf("it ends at revision %d.%d, and its header says %d.%d (%w)", was, head, h.head.Epoch, h.head.Sequence, errDamaged)
+			backup, err := registered(tx)
+			if err != nil {
+				return err
+			}
+			if was := backup.Head; was != h.head {
+				return fmt.Errorf("it ends at revision %d.%d, and its header says %d.%d (%w)", was.Epoch, was.Sequence, h.head.Epoch, h.head.Sequence, errDamaged)
 			}
 			for _, name := range ofHistory {
 				if err := tx.DeleteBucket(name); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) { // one of laterBuckets
@@ -200,9 +229,19 @@ func begin(path string, h *header, epoch uint64, system storage.SystemID) error 
 					return err
 				}
 			}
+			for _, i := range storage.AfterRestore(backup, replaced, time.Now()) {
+				v, err := record.EncodeInstance(&i)
+				if err != nil {
+					return err
+				}
+				if err := tx.Bucket(instancesBucket).Put(i.ID[:], v); err != nil {
+					return err
+				}
+			}
 			// Sequences go on, so that those of locks stay below the head.
+			meta := tx.Bucket(metaBucket)
 			return errors.Join(
-				tx.Bucket(logBucket).SetSequence(head),
+				tx.Bucket(logBucket).SetSequence(h.head.Sequence),
 				meta.Put(epochKey, number(epoch)),
 				meta.Put(systemKey, system[:]),
 			)

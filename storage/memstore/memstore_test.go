@@ -14,7 +14,10 @@ func TestStore(t *testing.T) { storagetest.Run(t, open) }
 
 // A restored store, in which nothing of before counts, keeps every promise too.
 func TestRestored(t *testing.T) {
-	storagetest.Run(t, func(*testing.T) storage.Store { return memstore.Restore(memstore.New().Backup(), 0) })
+	storagetest.Run(t, func(*testing.T) storage.Store {
+		b := memstore.New().Backup()
+		return memstore.Restore(b, b, 0)
+	})
 }
 
 func TestModel(t *testing.T)     { storagetest.Model(t, open, nil) }
