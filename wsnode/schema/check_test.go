@@ -338,6 +338,7 @@ func BenchmarkCheck(b *testing.B) {
 		"not JSON":      `{"type":"chat","text":"hello","room":"lobby","to":[{"id":1},{"id":2}],"reply":17`,
 		"too deep":      strings.Repeat("[", 64<<10),
 		"name flood":    `{"type":"chat"` + strings.Repeat(`,"a":1`, 10_000) + "}",
+		"alike names":   `{"type":"ping","x":[` + strings.Repeat("{"+listedAll(200, func(i int) string { return fmt.Sprintf(`"0123456%03d89abcdef":1`, i) })+"},", 4) + "1]}",
 		"1 MB of text":  `{"type":"ping","text":"` + strings.Repeat("x", 1<<20) + `"}`,
 		"deep but fine": `{"type":"ping","x":` + strings.Repeat("[", 31) + strings.Repeat("]", 31) + "}",
 	} {
