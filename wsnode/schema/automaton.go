@@ -67,29 +67,29 @@ func (a *automaton) classOf(r rune) uint8 {
 }
 
 // newAutomaton makes the automaton of a pattern, or nil if that would be too
-// large.
-func newAutomaton(re *syntax.Regexp) *automaton {
+// large, and says how many instructions it has looked at.
+func newAutomaton(re *syntax.Regexp) (*automaton, int) {
 	prog, err := syntax.Compile(re.Simplify())
 	if err != nil {
-		return nil
+		return nil, 0
 	}
 	b := builder{prog: prog, states: map[string]uint16{}}
 	if !b.classes() {
-		return nil
+		return nil, b.effort
 	}
 	b.step = make([]bool, len(prog.Inst))
 	start, ok := b.state([]uint32{uint32(prog.Start)}, before{begin: true})
 	if !ok {
-		return nil
+		return nil, b.effort
 	}
 	b.a.running = start
 	for state := stateFirst; int(state) < len(b.sets); state++ {
 		if !b.transitions(state) {
-			return nil
+			return nil, b.effort
 		}
 	}
 	b.prune()
-	return &b.a
+	return &b.a, b.effort
 }
 
 // builder makes an automaton of the states that a text can lead to.

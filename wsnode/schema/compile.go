@@ -20,17 +20,18 @@ func Compile(files fs.FS, cfg Config) (*Set, error) {
 	}
 	var docs []*document
 	var problems []error
-	read := map[string]bool{}
+	read, left := map[string]bool{}, maxFileBytes
 	add := func(file string) {
 		if read[file] {
 			return
 		}
 		read[file] = true
-		text, err := fs.ReadFile(files, file)
+		text, err := readFile(files, file, left)
 		if err != nil {
-			problems = append(problems, fmt.Errorf("schema file: %w", err))
+			problems = append(problems, err)
 			return
 		}
+		left -= len(text)
 		d, err := readDocument(file, fileURL(file), text)
 		if err != nil {
 			problems = append(problems, err)
@@ -66,7 +67,7 @@ func Compile(files fs.FS, cfg Config) (*Set, error) {
 		return nil, errors.Join(problems...)
 	}
 	for _, d := range docs {
-		if err := d.contradictions(); err != nil {
+		if err := d.contradictions(&c.patterns); err != nil {
 			problems = append(problems, err)
 		}
 	}
@@ -77,8 +78,8 @@ func Compile(files fs.FS, cfg Config) (*Set, error) {
 		return nil, err
 	}
 	if !cfg.Guards.DuplicateNames {
-		for i, n := range s.nodes { // of which the type has been looked at when they are asked
-			s.nodes[i] = s.program.chosen(n, &s.types, i)
+		for i, texts := range s.types.textsOf(len(s.nodes)) { // the type has been looked at when they are asked
+			s.nodes[i] = s.program.chosen(s.nodes[i], s.types.name, texts)
 		}
 	}
 	return s, nil
@@ -95,6 +96,9 @@ type compiler struct {
 	// $id; a part of one is known under it within the same document alone.
 	byURL map[string]resource
 	lib   *jsonschema.Compiler
+
+	schemas  int // in docs
+	patterns patterns
 }
 
 type resource struct {
@@ -105,11 +109,14 @@ type resource struct {
 // newCompiler walks the documents and checks that their references stay among
 // them.
 func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
-	c := &compiler{cfg: cfg, docs: docs, byURL: map[string]resource{}, lib: jsonschema.NewCompiler()}
+	c := &compiler{cfg: cfg, docs: docs, byURL: map[string]resource{}, lib: jsonschema.NewCompiler(), patterns: newPatterns()}
 	var problems []error
 	for _, d := range docs {
-		d.walk(cfg)
+		d.walk(c)
 		problems = append(problems, d.problems...)
+		if c.schemas > maxSchemas {
+			return nil, fmt.Errorf("with %s the files of this route have more than %d schemas; leave out what no message needs", d.file, maxSchemas)
+		}
 		for at, pointer := range d.resources {
 			if other, ok := c.byURL[at]; ok {
 				problems = append(problems, fmt.Errorf("%s#%s: $id %s is that of %s#%s too", d.file, pointer, at, other.doc.file, other.at))
@@ -127,7 +134,7 @@ func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
 	}
 	c.lib.DefaultDraft(jsonschema.Draft2020)
 	c.lib.UseLoader(c)
-	c.lib.UseRegexpEngine(func(pattern string) (jsonschema.Regexp, error) { return compilePattern(pattern) })
+	c.lib.UseRegexpEngine(func(pattern string) (jsonschema.Regexp, error) { return c.patterns.compile(pattern) })
 	for name, check := range formats {
 		c.lib.RegisterFormat(&jsonschema.Format{Name: name, Validate: func(v any) error {
 			if text, ok := v.(string); ok && !check([]byte(text)) {
@@ -225,16 +232,23 @@ func (c *compiler) placeOf(s *jsonschema.Schema) place {
 	return place{file, pointer}
 }
 
-// dynamicAnchors are those of the resource that a schema is part of. The library
-// knows them, but does not tell.
-func (c *compiler) dynamicAnchors(s *jsonschema.Schema) (map[string]*jsonschema.Schema, error) {
+// resourceOf is the resource that a schema is part of; it has no document if it is
+// one of the standard's own.
+func (c *compiler) resourceOf(s *jsonschema.Schema) resource {
 	at, fragment, _ := strings.Cut(s.Location, "#")
-	anchors := map[string]string{}
 	if at == dialect || strings.HasPrefix(at, dialectMeta) {
-		anchors["meta"] = ""
-	} else {
-		doc := c.byURL[at].doc
-		anchors = doc.dynamic[doc.schemas[unescape(fragment)]]
+		return resource{at: at}
+	}
+	doc := c.byURL[at].doc
+	return resource{doc, doc.schemas[unescape(fragment)]}
+}
+
+// dynamicAnchors are those of a resource. The library knows them, but does not
+// tell.
+func (c *compiler) dynamicAnchors(in resource) (map[string]*jsonschema.Schema, error) {
+	at, anchors := in.at, map[string]string{"meta": ""}
+	if in.doc != nil {
+		at, anchors = in.doc.url, in.doc.dynamic[in.at]
 	}
 	out := make(map[string]*jsonschema.Schema, len(anchors))
 	for name, pointer := range anchors {

@@ -2,6 +2,7 @@ package schema
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"reflect"
 	"strings"
@@ -91,6 +92,13 @@ func TestCompileRefuses(t *testing.T) {
 		{"schemas that are one another", `{"$ref":"#/$defs/a","$defs":{"a":{"anyOf":[{"minLength":1},{"not":{"$ref":"#/$defs/b"}}]},"b":{"if":true,"then":{"$ref":"#/$defs/a"}}}}`, "", "refers back to itself"},
 		{"schemas that are one another by a property", `{"dependentSchemas":{"a":{"$ref":"#"}}}`, "", "chat.json#: refers back to itself"},
 		{"a schema that is itself by an anchor", `{"$dynamicAnchor":"x","allOf":[{"$dynamicRef":"#x"}]}`, "", "chat.json#: refers back to itself"},
+		{"more schemas than there may be", `{"anyOf":[true` + strings.Repeat(",true", maxSchemas) + `]}`, "", "with chat.json the files of this route have more than 20000 schemas"},
+		{"more schemas than there may be, in two files", `{"anyOf":[true` + strings.Repeat(",true", maxSchemas/2) + `]}`, `{"anyOf":[true` + strings.Repeat(",true", maxSchemas/2) + `]}`, "with common.json the files of this route have more than 20000 schemas"},
+		{"files that are larger than they may be", `{}` + strings.Repeat(" ", maxFileBytes), "", "with chat.json the files of this route have more than 8388608 bytes"},
+		{"files that are larger than they may be together", `{}` + strings.Repeat(" ", maxFileBytes/2), `{}` + strings.Repeat(" ", maxFileBytes/2), "with common.json the files of this route have more than 8388608 bytes"},
+		{"a schema whose place is too long", `{"properties":{"` + strings.Repeat("x", maxPointerBytes) + `":{}}}`, "", "...: the place of a schema takes more than 4096 bytes"},
+		{"a pattern too large", `{"pattern":"^(?:` + strings.Repeat(`\\p{L}{1000}`, 20) + `)$"}`, "", "with those before it, it is too large; shorten repetitions such as {1000}"},
+		{"patterns too large together", `{"anyOf":[` + listedAll(200, func(i int) string { return fmt.Sprintf(`{"pattern":"^\\p{L}{%d}$"}`, 300+i) }) + `]}`, "", "with those before it, it is too large"},
 		{"more values than an enum may have", `{"enum":[0` + strings.Repeat(",0", maxEnum) + `]}`, "", "chat.json#: enum has 10001 values, more than 10000"},
 		{"a step too fine", `{"multipleOf":0.1234567890123456789}`, "", "chat.json#/multipleOf: has more than 18 digits"},
 		{"contentEncoding", `{"contentEncoding":"base64"}`, "", "chat.json#/contentEncoding: contentEncoding is not checked; remove it, or set annotate: true"},
@@ -162,6 +170,59 @@ func TestCompileNamesEveryProblem(t *testing.T) {
 	for _, want := range []string{"chat.json#/foo", "chat.json#/bar", "chat.json#/$ref", "order.json#/baz"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v\nlacks %q", err, want)
+		}
+	}
+}
+
+// What waits for somebody to write would keep a start, or a reload, from ending.
+func TestCompileReadsRegularFiles(t *testing.T) {
+	for _, mode := range []fs.FileMode{fs.ModeNamedPipe, fs.ModeDevice | fs.ModeCharDevice, fs.ModeSocket, fs.ModeDir} {
+		files := fstest.MapFS{"chat.json": {Data: []byte("{}"), Mode: mode}}
+		if _, err := Compile(files, oneType(nil)); err == nil || !strings.Contains(err.Error(), "schema file: chat.json is no regular file") {
+			t.Errorf("%v: %v", mode, err)
+		}
+	}
+}
+
+// Twice as much to read takes twice as much, whatever refers to what. Allocations
+// are what can be counted.
+func TestCompileIsLinear(t *testing.T) {
+	for name, schema := range map[string]func(n int) string{
+		"dynamic anchors": func(n int) string {
+			return `{"$defs":{` + listedAll(n, func(i int) string { return fmt.Sprintf(`"d%d":{"$dynamicAnchor":"a%d"}`, i, i) }) + `},"anyOf":[` + listedAll(n, func(i int) string { return fmt.Sprintf(`{"$dynamicRef":"#a%d"}`, i) }) + `]}`
+		},
+		"required names beside patterns": func(n int) string {
+			return `{"required":[` + listedAll(n, func(i int) string { return fmt.Sprintf(`"x%d"`, i) }) + `],"additionalProperties":false,"patternProperties":{"x":true,` + listedAll(n, func(i int) string { return fmt.Sprintf(`"y%d":true`, i) }) + `}}`
+		},
+	} {
+		once := func(n int) float64 {
+			files := folder("chat.json", schema(n))
+			return testing.AllocsPerRun(1, func() { mustCompile(t, files, oneType(nil)) })
+		}
+		if few, many := once(100), once(400); many > 5*few {
+			t.Errorf("%s: %v allocations for 100, %v for 400", name, few, many)
+		}
+	}
+}
+
+// Alternatives that share a large enum are not told apart by it, and those of many
+// texts are.
+func TestChoicesOfManyTexts(t *testing.T) {
+	texts := func(prefix string, n int) string {
+		return listedAll(n, func(i int) string { return fmt.Sprintf(`"%s%d"`, prefix, i%(n-1)) }) // one of them twice
+	}
+	s := mustCompile(t, folder("chat.json", `{"properties":{
+		"apart": {"oneOf":[{"required":["k"],"properties":{"k":{"enum":[`+texts("a", 5000)+`]}}},{"required":["k"],"properties":{"k":{"enum":[`+texts("b", 5000)+`]}}}]},
+		"same": {"anyOf":[`+listedAll(300, func(int) string { return `{"$ref":"#/$defs/many"}` })+`]},
+		"later": {"anyOf":[{"required":["k"],"properties":{"k":{"const":"a"}}},{"required":["k"],"properties":{"k":{"const":"b"}}}]}
+	},"$defs":{"many":{"required":["k"],"properties":{"k":{"enum":[`+texts("a", 5000)+`]}}}}}`), oneType(nil))
+	for in, want := range map[string]error{
+		`{"type":"chat","apart":{"k":"a4998"}}`: nil, `{"type":"chat","apart":{"k":"b0"}}`: nil, `{"type":"chat","apart":{"k":"c"}}`: ErrNotAllowed,
+		`{"type":"chat","same":{"k":"a7"}}`: nil, `{"type":"chat","same":{"k":"b7"}}`: ErrTooComplex,
+		`{"type":"chat","later":{"k":"b"}}`: nil, `{"type":"chat","later":{"k":"c"}}`: ErrNotAllowed,
+	} {
+		if _, err := s.Check([]byte(in)); !errors.Is(err, want) {
+			t.Errorf("%s: %v, want %v", in, err, want)
 		}
 	}
 }

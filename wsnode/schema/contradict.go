@@ -19,10 +19,10 @@ type placed struct {
 // contradictions reports schemas of the document that allow no value of a kind,
 // whatever it is, by what stands side by side in them. Whoever means that writes
 // false.
-func (d *document) contradictions() error {
+func (d *document) contradictions(known *patterns) error {
 	var problems []error
 	for _, s := range d.objects {
-		s.contradict(func(keyword, format string, args ...any) {
+		s.contradict(known, func(keyword, format string, args ...any) {
 			problems = append(problems, fmt.Errorf("%s#%s: %s; write false if that is meant", d.file, child(s.at, keyword), fmt.Sprintf(format, args...)))
 		})
 	}
@@ -38,7 +38,7 @@ var opposites = []struct {
 	{"minimum", "maximum", "number", true}, {"minimum", "exclusiveMaximum", "number", false}, {"exclusiveMinimum", "maximum", "number", false}, {"exclusiveMinimum", "exclusiveMaximum", "number", false},
 }
 
-func (s placed) contradict(bad func(keyword, format string, args ...any)) {
+func (s placed) contradict(known *patterns, bad func(keyword, format string, args ...any)) {
 	for _, o := range opposites {
 		low, high := s.number(o.low), s.number(o.high)
 		if low == nil || high == nil || o.low == "minContains" && s.object["contains"] == nil {
@@ -52,7 +52,7 @@ func (s placed) contradict(bad func(keyword, format string, args ...any)) {
 		}
 	}
 	s.contradictValues(bad)
-	s.contradictProperties(bad)
+	s.contradictProperties(known, bad)
 	if prefix, ok := s.object["prefixItems"].([]any); ok && s.object["items"] == false {
 		if least := s.number("minItems"); least != nil && least.Cmp(big.NewRat(int64(len(prefix)), 1)) > 0 {
 			bad("minItems", "%s is above the %d of prefixItems, and items is false, so no array is allowed", s.object["minItems"], len(prefix))
@@ -97,29 +97,33 @@ func (s placed) contradictValues(bad func(keyword, format string, args ...any)) 
 	bad("enum", "has no value of the type %s, so nothing is allowed", strings.Join(slices.Sorted(maps.Keys(types)), " or "))
 }
 
+// mostMatches bounds the look for contradictions that takes every name with every
+// pattern.
+const mostMatches = 100_000
+
 // contradictProperties looks at required.
-func (s placed) contradictProperties(bad func(keyword, format string, args ...any)) {
+func (s placed) contradictProperties(known *patterns, bad func(keyword, format string, args ...any)) {
 	required, _ := s.object["required"].([]any)
 	if most := s.number("maxProperties"); most != nil && most.Cmp(big.NewRat(int64(len(required)), 1)) < 0 {
 		bad("maxProperties", "%s is below the %d that are required, so no object is allowed", s.object["maxProperties"], len(required))
 	}
 	properties, _ := s.object["properties"].(map[string]any)
 	patterns, _ := s.object["patternProperties"].(map[string]any)
+	closed := s.object["additionalProperties"] == false && len(required)*len(patterns) <= mostMatches
 	for _, name := range required {
 		name, ok := name.(string)
 		if !ok {
 			continue
 		}
-		declared, known := properties[name]
-		for text := range patterns {
-			if p, err := compilePattern(text); err == nil && p.MatchString(name) {
-				known = true
-			}
+		declared, isDeclared := properties[name]
+		matches := func(text string) bool {
+			p, err := known.compile(text)
+			return err != nil || p.MatchString(name)
 		}
 		switch {
 		case declared == false:
 			bad("required", "%q is required and its schema is false, so no object is allowed", name)
-		case !known && s.object["additionalProperties"] == false:
+		case closed && !isDeclared && !slices.ContainsFunc(slices.Collect(maps.Keys(patterns)), matches):
 			bad("required", "%q is required, but not among properties, and additionalProperties is false, so no object is allowed", name)
 		}
 	}

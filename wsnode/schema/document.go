@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"maps"
 	"math"
 	"net/url"
@@ -17,7 +19,15 @@ const (
 	dialectMeta = "https://json-schema.org/draft/2020-12/meta/"
 )
 
-// schemaGuards bound schema files, which the node's operator has written.
+// Bounds of the schema files of a route, which the node's operator has written: no
+// mistake in them keeps a start busy, or a reload beside open sockets.
+const (
+	maxFileBytes    = 8 << 20 // of all of them
+	maxSchemas      = 20_000  // in all of them; the library looks each up among all
+	maxPointerBytes = 4096
+)
+
+// schemaGuards bound what a file says.
 var schemaGuards = Guards{Depth: 200, Names: 1 << 20, Tokens: 1 << 22, MaxInteger: math.MaxUint64, HazardousNames: true}
 
 // document is a schema file: what is in it, and where.
@@ -41,6 +51,30 @@ type document struct {
 type reference struct {
 	at     string   // its JSON Pointer
 	target *url.URL // absolute
+}
+
+// readFile reads a schema file of so many bytes at most.
+func readFile(files fs.FS, name string, most int) ([]byte, error) {
+	info, err := fs.Stat(files, name)
+	if err != nil {
+		return nil, fmt.Errorf("schema file: %w", err)
+	}
+	if !info.Mode().IsRegular() { // a pipe would wait for somebody to write
+		return nil, fmt.Errorf("schema file: %s is no regular file", name)
+	}
+	f, err := files.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("schema file: %w", err)
+	}
+	defer f.Close()
+	text, err := io.ReadAll(io.LimitReader(f, int64(most)+1))
+	if err != nil {
+		return nil, fmt.Errorf("schema file: %w", err)
+	}
+	if len(text) > most {
+		return nil, fmt.Errorf("schema file: with %s the files of this route have more than %d bytes; leave out what no message needs", name, maxFileBytes)
+	}
+	return text, nil
 }
 
 // readDocument parses a schema file.
@@ -104,11 +138,11 @@ var formerly = map[string]string{
 // walker notes what stands where in a document, and what is wrong with it.
 type walker struct {
 	*document
-	cfg *Config
+	c *compiler
 }
 
-func (d *document) walk(cfg *Config) {
-	w := walker{d, cfg}
+func (d *document) walk(c *compiler) {
+	w := walker{d, c}
 	base, err := url.Parse(d.url)
 	if err != nil {
 		w.problem("", "%v", err)
@@ -131,6 +165,13 @@ func child(at, name string) string { return at + "/" + pointerEscapes.Replace(na
 // base is what its references are relative to. What has the wrong type is left
 // for the compiler to report.
 func (w *walker) schema(v any, at, resource string, base *url.URL) {
+	if w.c.schemas++; w.c.schemas > maxSchemas {
+		return // which newCompiler reports
+	}
+	if len(at) > maxPointerBytes {
+		w.problem(at[:64]+"...", "the place of a schema takes more than %d bytes to write", maxPointerBytes)
+		return
+	}
 	object, ok := v.(map[string]any)
 	if ok {
 		resource, base = w.identify(object, at, resource, base)
@@ -162,7 +203,7 @@ func (w *walker) schema(v any, at, resource string, base *url.URL) {
 				w.schema(members[member], child(here, member), resource, base)
 			}
 		}
-		if (what == advice || name == "contentSchema") && !w.cfg.Annotate {
+		if (what == advice || name == "contentSchema") && !w.c.cfg.Annotate {
 			w.problem(here, "%s is not checked; remove it, or set annotate: true", name)
 		}
 		w.keyword(name, value, here, base)
@@ -213,17 +254,17 @@ func (w *walker) keyword(name string, value any, at string, base *url.URL) {
 		}
 		w.refs = append(w.refs, reference{at, base.ResolveReference(ref)})
 	case name == "pattern" && isText:
-		if _, err := compilePattern(text); err != nil {
+		if _, err := w.c.patterns.compile(text); err != nil {
 			w.problem(at, "%w", err)
 		}
 	case name == "patternProperties":
 		members, _ := value.(map[string]any)
 		for _, pattern := range slices.Sorted(maps.Keys(members)) {
-			if _, err := compilePattern(pattern); err != nil {
+			if _, err := w.c.patterns.compile(pattern); err != nil {
 				w.problem(at, "%w", err)
 			}
 		}
-	case name == "format" && isText && !w.cfg.Annotate && formats[text] == nil:
+	case name == "format" && isText && !w.c.cfg.Annotate && formats[text] == nil:
 		w.problem(at, "format %q is not checked; remove it, or set annotate: true", text)
 	case name == "properties":
 		members, _ := value.(map[string]any)
@@ -242,7 +283,7 @@ func (w *walker) keyword(name string, value any, at string, base *url.URL) {
 
 func (w *walker) declare(property, at string) {
 	w.names[property] = true
-	if hazardous(property) && !w.cfg.Guards.HazardousNames {
+	if hazardous(property) && !w.c.cfg.Guards.HazardousNames {
 		w.problem(at, "every message with a property %q is refused; choose another name, or set guards.hazardous_names: true", property)
 	}
 }

@@ -26,9 +26,17 @@ type lowering struct {
 	// resource with that anchor among those entered. By number, and by content.
 	scopes  []map[string]*jsonschema.Schema
 	scopeOf map[string]int32
-	where   []place // of each node
-	consts  []any   // of all const and enum, but for their texts
+	entered map[entering]int32 // what enter has found
+	where   []place            // of each node
+	consts  []any              // of all const and enum, but for their texts
+	choices int                // names and texts that chooser may still look at
 	err     error
+}
+
+// entering is a resource and the scope around it.
+type entering struct {
+	scope int32
+	in    resource
 }
 
 // lowered is a schema in a scope. Where $dynamicRef plays no part there is one
@@ -45,7 +53,7 @@ func (p place) String() string { return p.file + "#" + p.pointer }
 func (p place) below(name string) place { return place{p.file, child(p.pointer, name)} }
 
 func newLowering(c *compiler) *lowering {
-	l := &lowering{c: c, done: map[lowered]int32{}, scopes: []map[string]*jsonschema.Schema{{}}, scopeOf: map[string]int32{"": 0}, where: make([]place, 1)}
+	l := &lowering{c: c, done: map[lowered]int32{}, scopes: []map[string]*jsonschema.Schema{{}}, scopeOf: map[string]int32{"": 0}, entered: map[entering]int32{}, choices: maxChoices, where: make([]place, 1)}
 	l.p = &program{
 		nodes: []node{{kinds: kindAny}}, values: make([]valueRule, 1), texts: make([]textRule, 1), numbers: make([]numberRule, 1),
 		arrays: make([]arrayRule, 1), objects: make([]objectRule, 1), mixes: make([]mixRule, 1), reasons: map[reason]saying{}, copies: map[int32]int32{},
@@ -105,11 +113,23 @@ func (l *lowering) fail(at place, format string, args ...any) {
 
 // enter returns the scope within a schema's resource.
 func (l *lowering) enter(scope int32, s *jsonschema.Schema) int32 {
-	anchors, err := l.c.dynamicAnchors(s)
-	if err != nil {
-		l.fail(l.c.placeOf(s), "%w", err)
-		return scope
+	e := entering{scope, l.c.resourceOf(s)}
+	inner, ok := l.entered[e]
+	if !ok {
+		anchors, err := l.c.dynamicAnchors(e.in)
+		if err != nil {
+			l.fail(l.c.placeOf(s), "%w", err)
+			return scope
+		}
+		inner = l.scopeWithin(scope, anchors)
+		l.entered[e] = inner
 	}
+	return inner
+}
+
+// scopeWithin returns the scope with these anchors too, where it has none of the
+// name.
+func (l *lowering) scopeWithin(scope int32, anchors map[string]*jsonschema.Schema) int32 {
 	var inner map[string]*jsonschema.Schema
 	for name, target := range anchors {
 		if _, ok := l.scopes[scope][name]; ok {
@@ -261,7 +281,7 @@ func (l *lowering) text(n int32, s *jsonschema.Schema) int32 {
 		l.reason(n, kwMaxLength, "")
 	}
 	if s.Pattern != nil {
-		rule.pattern = prepared(s.Pattern)
+		rule.pattern = s.Pattern.(*pattern)
 		l.reason(n, kwPattern, "")
 	}
 	if s.Format != nil {
@@ -275,12 +295,6 @@ func (l *lowering) text(n int32, s *jsonschema.Schema) int32 {
 	}
 	l.p.texts = append(l.p.texts, rule)
 	return int32(len(l.p.texts) - 1)
-}
-
-func prepared(re jsonschema.Regexp) *pattern {
-	p := re.(*pattern)
-	p.prepare()
-	return p
 }
 
 // array lowers what applies to arrays.

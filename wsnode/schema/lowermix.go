@@ -25,11 +25,11 @@ func (l *lowering) mix(n int32, s *jsonschema.Schema, scope int32, mix *mixRule)
 	mix.all = append(mix.all, l.list(s.AllOf, scope)...)
 	mix.all = slices.DeleteFunc(mix.all, func(n int32) bool { return n == 0 })
 	if len(s.AnyOf) > 0 {
-		mix.any, mix.anyChoice = l.list(s.AnyOf, scope), chooser(s.AnyOf)
+		mix.any, mix.anyChoice = l.list(s.AnyOf, scope), l.chooser(s.AnyOf)
 		l.reason(n, kwAnyOf, "")
 	}
 	if len(s.OneOf) > 0 {
-		mix.one, mix.oneChoice = l.list(s.OneOf, scope), chooser(s.OneOf)
+		mix.one, mix.oneChoice = l.list(s.OneOf, scope), l.chooser(s.OneOf)
 		l.reason(n, kwOneOf, "")
 	}
 	if s.Not != nil {
@@ -53,16 +53,23 @@ func (l *lowering) mix(n int32, s *jsonschema.Schema, scope int32, mix *mixRule)
 	return int32(len(l.p.mixes) - 1), unevaluated
 }
 
+// maxChoices bounds what all choosers look at together. Schemas that are referred
+// to are looked at each time.
+const maxChoices = 1_000_000
+
 // chooser finds a property by whose text at most one of several schemas can allow
 // an object, or returns nil.
-func chooser(schemas []*jsonschema.Schema) *choice {
+func (l *lowering) chooser(schemas []*jsonschema.Schema) *choice {
 	if len(schemas) < 2 {
 		return nil
 	}
 	wanted := make([]map[string][]string, len(schemas))
 	for i, s := range schemas {
 		wanted[i] = map[string][]string{}
-		fixedTexts(s, wanted[i], 8)
+		l.fixedTexts(s, wanted[i], 8)
+	}
+	if l.choices < 0 { // what was found may lack something
+		return nil
 	}
 names:
 	for _, name := range slices.Sorted(maps.Keys(wanted[0])) {
@@ -89,12 +96,12 @@ names:
 
 // fixedTexts finds the properties without which a schema allows no object, and
 // that it allows certain texts alone. It follows so many references.
-func fixedTexts(s *jsonschema.Schema, to map[string][]string, references int) {
-	if references == 0 {
+func (l *lowering) fixedTexts(s *jsonschema.Schema, to map[string][]string, references int) {
+	if l.choices -= 1 + len(s.Required); references == 0 || l.choices < 0 {
 		return
 	}
 	if s.Ref != nil {
-		fixedTexts(s.Ref, to, references-1)
+		l.fixedTexts(s.Ref, to, references-1)
 	}
 	for _, name := range s.Required {
 		p := s.Properties[name]
@@ -108,6 +115,9 @@ func fixedTexts(s *jsonschema.Schema, to map[string][]string, references int) {
 		case p.Enum != nil:
 			values = p.Enum.Values
 		}
+		if l.choices -= len(values); l.choices < 0 {
+			return
+		}
 		var texts []string
 		for _, v := range values {
 			text, ok := v.(string)
@@ -115,12 +125,11 @@ func fixedTexts(s *jsonschema.Schema, to map[string][]string, references int) {
 				texts = nil
 				break
 			}
-			if !slices.Contains(texts, text) {
-				texts = append(texts, text)
-			}
+			texts = append(texts, text)
 		}
 		if len(texts) > 0 {
-			to[name] = texts
+			slices.Sort(texts)
+			to[name] = slices.Compact(texts)
 		}
 	}
 }
@@ -232,10 +241,11 @@ func (p *program) hurry(namesDiffer bool) {
 			choice *choice
 			nodes  []int32
 		}{{p.mixes[i].anyChoice, p.mixes[i].any}, {p.mixes[i].oneChoice, p.mixes[i].one}} {
-			for j := range c.nodes {
-				if c.choice != nil && namesDiffer {
-					c.nodes[j] = p.chosen(c.nodes[j], c.choice, j)
-				}
+			if c.choice == nil || !namesDiffer {
+				continue
+			}
+			for j, texts := range c.choice.textsOf(len(c.nodes)) {
+				c.nodes[j] = p.chosen(c.nodes[j], c.choice.name, texts)
 			}
 		}
 	}
@@ -261,16 +271,16 @@ func (p *program) hurry(namesDiffer bool) {
 	}
 }
 
-// chosen returns a node to be used in the place of one among which c chooses: it
-// does not look again at the property by which it was chosen.
-func (p *program) chosen(n int32, c *choice, which int) int32 {
+// chosen returns a node to be used in the place of one that was chosen by the texts
+// of a property: it does not look at that again.
+func (p *program) chosen(n int32, name string, texts []string) int32 {
 	nd := p.nodes[n]
 	if nd.object == 0 {
 		return n
 	}
 	rule := p.objects[nd.object]
-	i := slices.IndexFunc(rule.props, func(o propRule) bool { return o.name == c.name })
-	if i < 0 || !rule.props[i].declared || !p.allowsTexts(rule.props[i].node, c, which) {
+	i := slices.IndexFunc(rule.props, func(o propRule) bool { return o.name == name })
+	if i < 0 || !rule.props[i].declared || !p.allowsTexts(rule.props[i].node, texts) {
 		return n
 	}
 	rule.props = slices.Clone(rule.props)
@@ -286,18 +296,14 @@ func (p *program) chosen(n int32, c *choice, which int) int32 {
 	return other
 }
 
-// allowsTexts reports whether a node allows all the texts by which c chooses one
-// of its schemas.
-func (p *program) allowsTexts(n int32, c *choice, which int) bool {
+// allowsTexts reports whether a node allows all of the texts.
+func (p *program) allowsTexts(n int32, texts []string) bool {
 	nd := &p.nodes[n]
 	if nd.kinds&kindString == 0 || nd.value == 0 || nd.text != 0 || nd.mixed != 0 {
 		return false
 	}
-	for _, s := range c.texts.slots {
-		if s.index == 0 || c.which[s.index-1] != int32(which) {
-			continue
-		}
-		if !p.values[nd.value].texts.has(s.text) {
+	for _, text := range texts {
+		if !p.values[nd.value].texts.has(text) {
 			return false
 		}
 	}

@@ -25,7 +25,7 @@ func (l *lowering) object(n int32, s *jsonschema.Schema, scope int32, mix *mixRu
 		p.declared, p.node = true, l.lower(s.Properties[name], scope)
 	}
 	for _, re := range slices.SortedFunc(maps.Keys(s.PatternProperties), func(a, b jsonschema.Regexp) int { return strings.Compare(a.String(), b.String()) }) {
-		b.rule.patterns = append(b.rule.patterns, patternRule{prepared(re), l.lower(s.PatternProperties[re], scope)})
+		b.rule.patterns = append(b.rule.patterns, patternRule{re.(*pattern), l.lower(s.PatternProperties[re], scope)})
 	}
 	switch additional := s.AdditionalProperties.(type) {
 	case bool:

@@ -31,35 +31,92 @@ type pattern struct {
 	automaton *automaton
 	// Steps for each byte of a text, in parts of bytesPerStep.
 	weight int
+	effort int // that it took to make
 }
 
-// compilePattern compiles a pattern of JSON Schema.
-func compilePattern(text string) (*pattern, error) {
+// patterns are those of a route's schemas, each compiled once.
+type patterns struct {
+	known map[string]*pattern
+	left  int // of maxPatternEffort
+}
+
+// maxPatternEffort bounds what it takes to make all patterns of a route, in
+// instructions that are looked at: some seconds at most.
+const maxPatternEffort = 100_000_000
+
+func newPatterns() patterns { return patterns{map[string]*pattern{}, maxPatternEffort} }
+
+func (p *patterns) compile(text string) (*pattern, error) {
+	if known, ok := p.known[text]; ok {
+		return known, nil
+	}
+	made, err := compilePattern(text, p.left)
+	if err != nil {
+		return nil, err
+	}
+	p.known[text] = made
+	p.left -= made.effort
+	return made, nil
+}
+
+// compilePattern compiles a pattern of JSON Schema, if it takes no more than most
+// of effort before it is known what it will be.
+func compilePattern(text string, most int) (*pattern, error) {
 	translated, err := translate(text)
 	if err != nil {
 		return nil, err
 	}
-	re, err := regexp.Compile(translated)
+	re, err := syntax.Parse(translated, syntax.Perl)
 	if err != nil {
-		return nil, fmt.Errorf("pattern %q: %s", text, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+		return nil, patternError(text, err)
 	}
-	return &pattern{Regexp: re}, nil
+	p := &pattern{effort: rangeEffort * ranges(re)}
+	if p.effort > most {
+		return nil, fmt.Errorf("pattern %.100q: with those before it, it is too large; shorten repetitions such as {1000}, or use maxLength", text)
+	}
+	if p.Regexp, err = regexp.Compile(translated); err != nil {
+		return nil, patternError(text, err)
+	}
+	p.hurry(re)
+	return p, nil
 }
 
-// prepare makes a pattern fast.
-func (p *pattern) prepare() {
-	if p.weight != 0 {
-		return
+func patternError(text string, err error) error {
+	return fmt.Errorf("pattern %q: %s", text, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+}
+
+// rangeEffort is the effort that goes into a range of characters: several programs
+// are made of it, and all are sorted.
+const rangeEffort = 10
+
+// ranges counts the ranges of characters that a pattern has once its repetitions
+// are written out.
+func ranges(re *syntax.Regexp) int {
+	switch re.Op {
+	case syntax.OpLiteral:
+		return len(re.Rune)
+	case syntax.OpCharClass:
+		return 1 + len(re.Rune)/2
 	}
-	re, err := syntax.Parse(p.String(), syntax.Perl)
-	if err != nil { // but it has been compiled
-		panic(err)
+	n := 1
+	for _, sub := range re.Sub {
+		n += ranges(sub)
 	}
+	if re.Op == syntax.OpRepeat {
+		n *= max(re.Min, re.Max, 1)
+	}
+	return n
+}
+
+// hurry makes a pattern fast.
+func (p *pattern) hurry(re *syntax.Regexp) {
 	if p.runs = newRuns(re); p.runs != nil {
 		p.weight = 1
 		return
 	}
-	if p.automaton = newAutomaton(re); p.automaton != nil {
+	var effort int
+	p.automaton, effort = newAutomaton(re)
+	if p.effort += effort; p.automaton != nil {
 		p.weight = 5
 		return
 	}

@@ -55,12 +55,11 @@ func TestPatternsMeanWhatECMA262Says(t *testing.T) {
 		{`^é+$`, "éé", "e"},
 		{`^$`, "", "\n"},
 	} {
-		re, err := compilePattern(test.pattern)
+		re, err := compilePattern(test.pattern, maxPatternEffort)
 		if err != nil {
 			t.Errorf("%v", err)
 			continue
 		}
-		re.prepare()
 		for _, match := range []func(string) bool{re.MatchString, func(text string) bool { return re.match([]byte(text)) }} {
 			if !match(test.matches) {
 				t.Errorf("%q does not match %q", test.pattern, test.matches)
@@ -84,11 +83,11 @@ func TestPatternsAreFast(t *testing.T) {
 		{[]string{`(a|b)*a(a|b){20}`, `^(?:a|b)*a(?:a|b){14}`}, false, false},
 	} {
 		for _, pattern := range test.patterns {
-			p, err := compilePattern(pattern)
+			p, err := compilePattern(pattern, maxPatternEffort)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if p.prepare(); (p.runs != nil) != test.runs || (p.automaton != nil) != test.table {
+			if (p.runs != nil) != test.runs || (p.automaton != nil) != test.table {
 				t.Errorf("%q: runs %v, automaton %v; want %v, %v", pattern, p.runs != nil, p.automaton != nil, test.runs, test.table)
 			}
 		}
@@ -108,11 +107,10 @@ func FuzzMatch(f *testing.F) {
 		if len(pattern) > 100 || len(text) > 1000 || !utf8.ValidString(text) {
 			return
 		}
-		p, err := compilePattern(pattern)
+		p, err := compilePattern(pattern, maxPatternEffort)
 		if err != nil {
 			return
 		}
-		p.prepare()
 		if got, want := p.match([]byte(text)), p.MatchString(text); got != want {
 			t.Fatalf("%q in %q: %v, package regexp says %v (runs %v, automaton %v)", pattern, text, got, want, p.runs != nil, p.automaton != nil)
 		}
@@ -123,7 +121,7 @@ func FuzzMatch(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a := newAutomaton(re); a != nil && a.match([]byte(text)) != p.MatchString(text) {
+		if a, _ := newAutomaton(re); a != nil && a.match([]byte(text)) != p.MatchString(text) {
 			t.Fatalf("%q in %q: an automaton does not say %v", pattern, text, p.MatchString(text))
 		}
 	})
@@ -175,7 +173,7 @@ func TestPatternsThatWouldMeanSomethingElse(t *testing.T) {
 		{`a{2000}`, "invalid repeat count"},
 		{`a\`, "backslash"},
 	} {
-		re, err := compilePattern(test.pattern)
+		re, err := compilePattern(test.pattern, maxPatternEffort)
 		if err == nil {
 			t.Errorf("%q became %q", test.pattern, re)
 		} else if !strings.Contains(err.Error(), test.why) || !strings.HasPrefix(err.Error(), "pattern ") {
@@ -198,7 +196,7 @@ func FuzzTranslate(f *testing.F) {
 		if !strings.ContainsAny(pattern, `\.[(`) && out != pattern {
 			t.Fatalf("%q became %q", pattern, out)
 		}
-		if re, err := compilePattern(pattern); err == nil && re.String() != out {
+		if re, err := compilePattern(pattern, maxPatternEffort); err == nil && re.String() != out {
 			t.Fatalf("%q is compiled as %q, translated as %q", pattern, re, out)
 		}
 	})

@@ -3,7 +3,6 @@ package schema
 import (
 	"math"
 	"math/bits"
-	"slices"
 )
 
 // program is the schemas of a set as tables that refer to one another by index.
@@ -165,6 +164,18 @@ type choice struct {
 	which []int32 // text -> index of the schema
 }
 
+// textsOf returns the texts by which each of n schemas is chosen.
+func (c *choice) textsOf(n int) [][]string {
+	out := make([][]string, n)
+	for _, s := range c.texts.slots {
+		if s.index != 0 {
+			i := c.which[s.index-1]
+			out[i] = append(out[i], s.text)
+		}
+	}
+	return out
+}
+
 // unbounded is no upper bound.
 const unbounded = math.MaxInt64
 
@@ -268,5 +279,13 @@ func (t *textTable) find(in *tape, e *entry, key int64) int32 {
 }
 
 func (t *textTable) has(text string) bool {
-	return slices.ContainsFunc(t.slots, func(s textSlot) bool { return s.index != 0 && s.text == text })
+	if len(t.slots) == 0 {
+		return false
+	}
+	mask := uint64(len(t.slots) - 1)
+	for at := spread(keyOf([]byte(text)), t.shift); ; at++ {
+		if s := &t.slots[at&mask]; s.index == 0 || s.text == text {
+			return s.index != 0
+		}
+	}
 }
