@@ -32,6 +32,8 @@ type graces struct {
 	wake  chan struct{} // of one: there are some
 	news  chan struct{} // of one: some have ended, which the authority is to be told
 
+	ending sync.Mutex // held while some are enforced, so that each counts once; locked before mu
+
 	mu      sync.Mutex // guards what follows
 	waiting []*grace   // in the order of their sequences
 	sample  sample
@@ -89,6 +91,18 @@ func (g *graces) put(n *grace) bool {
 	return true
 }
 
+// drop forgets one that has ended nothing, and reports whether it is that.
+func (g *graces) drop(n *grace) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if n.late > 0 {
+		return false
+	}
+	g.waiting = slices.DeleteFunc(g.waiting, func(w *grace) bool { return w == n })
+	g.setFirst()
+	return true
+}
+
 func (g *graces) setFirst() {
 	first := time.Duration(never)
 	for _, n := range g.waiting {
@@ -138,7 +152,7 @@ func (g *graces) over(now time.Duration) (out []*grace) {
 }
 
 // beginGrace has the sockets that e hits renew. It returns false where e is to be
-// enforced at once.
+// enforced at once, as where there are none.
 func (c *Client) beginGrace(e *Entry) bool {
 	now := c.clock()
 	n := &grace{entry: *e, end: c.graces.until(e.GraceUntil)}
@@ -149,9 +163,8 @@ func (c *Client) beginGrace(e *Entry) bool {
 		return false
 	}
 	left := c.enforcer.Warn(&n.entry)
-	if !left() {
-		c.endGrace(n)
-		return true
+	if !left() && c.graces.drop(n) {
+		return false
 	}
 	c.graces.mu.Lock()
 	n.any = left
@@ -159,19 +172,30 @@ func (c *Client) beginGrace(e *Entry) bool {
 	return true
 }
 
-// endGrace enforces an entry whose grace is over, and counts what that closed.
-func (c *Client) endGrace(n *grace) {
-	closed := c.enforcer.Enforce([]Entry{n.entry})[0]
+// endAll enforces entries whose grace is over, all at once, since that may wait
+// for sockets, and counts what each closed.
+func (c *Client) endAll(over []*grace) {
+	entries := make([]Entry, len(over))
+	for i, n := range over {
+		entries[i] = n.entry
+	}
 	g := &c.graces
+	g.ending.Lock()
+	defer g.ending.Unlock()
+	counts := make(map[*grace]Count, len(over))
+	for i, of := range c.enforcer.Enforce(entries) {
+		counts[over[i]] = of
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	at := slices.Index(g.waiting, n)
-	if at < 0 { // forgotten meanwhile
-		return
-	}
-	closed.Closed += n.late
-	c.count(&n.entry, closed) // first: whoever sees it gone sees what it closed
-	g.waiting = slices.Delete(g.waiting, at, at+1)
+	g.waiting = slices.DeleteFunc(g.waiting, func(n *grace) bool { // what is not there was forgotten meanwhile
+		of, ended := counts[n]
+		if ended {
+			of.Closed += n.late
+			c.count(&n.entry, of) // first: whoever sees it gone sees what it closed
+		}
+		return ended
+	})
 	g.setFirst()
 }
 
@@ -196,11 +220,8 @@ func (c *Client) endGraces(ctx context.Context) {
 				return
 			case <-time.After(graceTick):
 			}
-			over := c.graces.over(c.clock())
-			for _, n := range over {
-				c.endGrace(n)
-			}
-			if len(over) > 0 {
+			if over := c.graces.over(c.clock()); len(over) > 0 {
+				c.endAll(over)
 				signal(c.graces.news)
 			}
 		}

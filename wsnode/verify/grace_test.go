@@ -83,6 +83,29 @@ func TestGrace(t *testing.T) {
 	})
 }
 
+// Graces that end together are enforced together: none waits for the sockets of
+// another.
+func TestGracesEndTogether(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.s.have(user("a"), user("b"), user("c"), user("a"))
+		calls := 0
+		l.s.mu.Lock()
+		l.s.enforce = func() { calls++ }
+		l.s.mu.Unlock()
+		l.at(time.Second)
+		for _, subject := range []string{"a", "b", "c"} {
+			l.a.RevokeWithin(wstest.BySubject("acme", subject), 10*time.Second)
+		}
+		l.at(12 * time.Second)
+		l.wantTold("after their end", "3 [] map[1:2 2:1 3:1]")
+		l.s.mu.Lock()
+		defer l.s.mu.Unlock()
+		if calls != 1 {
+			t.Errorf("they were enforced in %d calls, want one", calls)
+		}
+	})
+}
+
 // What happens to the authority meanwhile does not move the end.
 func TestGraceWithoutAuthority(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
@@ -188,12 +211,11 @@ func TestPastGrace(t *testing.T) {
 // More graces than a node looks after are none.
 func TestGracesAreBounded(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
-		for i := range maxGraces + 1 {
-			l.s.add(user(fmt.Sprint(i)))
+		l.s.have(user("waits"), user("one too many")) // few: each look asks for the sockets of each entry
+		for range maxGraces {
+			l.a.RevokeWithin(wstest.BySubject("acme", "waits"), 10*time.Second)
 		}
-		for i := range maxGraces + 1 {
-			l.a.RevokeWithin(wstest.BySubject("acme", fmt.Sprint(i)), 10*time.Second)
-		}
+		l.a.RevokeWithin(wstest.BySubject("acme", "one too many"), 10*time.Second)
 		l.at(time.Second)
 		if len(l.s.ends()) != 1 || len(l.graces.pending()) != maxGraces {
 			t.Errorf("%d entries are enforced, %d wait", len(l.s.ends()), len(l.graces.pending()))

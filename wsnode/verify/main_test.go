@@ -94,12 +94,6 @@ func (s *sockets) have(live ...*Identity) {
 	s.live = live
 }
 
-func (s *sockets) add(who *Identity) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.live = append(s.live, who)
-}
-
 func (s *sockets) warnings() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -328,9 +328,7 @@ func (c *Client) Goodbye(ctx context.Context) error {
 	if err := c.ends.flushed(ctx); err != nil {
 		return fmt.Errorf("report ended sessions: %w", err)
 	}
-	for _, n := range c.graces.over(never) { // nobody is left to renew
-		c.endGrace(n)
-	}
+	c.endAll(c.graces.over(never)) // nobody is left to renew
 	c.bye.Do(func() { close(c.goodbye) })
 	select {
 	case <-c.left:
