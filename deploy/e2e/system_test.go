@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -160,15 +161,23 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	t.Fatalf("%s: not within %v", what, patience)
 }
 
-// address is a free one on loopback.
+var lastPort atomic.Int64
+
+// address is a free one on loopback, of the ports that the kernel gives to nobody
+// who asks for any. One of those could be a connection's before the program that it
+// is for listens there, or while that program starts again.
 func address(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	const first, ports = 10_000, 20_000
+	for range ports {
+		at := fmt.Sprintf("127.0.0.1:%d", first+(int64(os.Getpid())*100+lastPort.Add(1))%ports)
+		if l, err := net.Listen("tcp", at); err == nil {
+			_ = l.Close()
+			return at
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatalf("no free port from %d to %d", first, first+ports)
+	return ""
 }
 
 // newSystem initialises an authority and starts it.
