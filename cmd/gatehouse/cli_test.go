@@ -36,6 +36,7 @@ type caller struct {
 	dir       string // with the credential
 	environ   []string
 	terminal  bool
+	sees      func(stderr string) // called with all of it at each write; may be nil
 }
 
 func newCaller(t testing.TB) *caller {
@@ -61,7 +62,8 @@ func (c *caller) run(stdin string, args ...string) result {
 }
 
 func (c *caller) runCtx(ctx context.Context, stdin io.Reader, args ...string) result {
-	var stdout, stderr bytes.Buffer
+	var stdout bytes.Buffer
+	stderr := watched{seen: c.sees}
 	cli := &cli{
 		stdin: stdin, stdout: &stdout, stderr: &stderr, environ: c.environ, terminal: c.terminal, stderrTerminal: c.terminal,
 		now: func() time.Time { return testNow }, zone: testZone, random: rand.Reader,
@@ -72,6 +74,39 @@ func (c *caller) runCtx(ctx context.Context, stdin io.Reader, args ...string) re
 	}
 	names := strings.NewReplacer(c.dir, "DIR", c.authority.addr, "ADDRESS")
 	return result{code, names.Replace(stdout.String()), names.Replace(stderr.String())}
+}
+
+// watched is a buffer of which seen, if there is one, learns at each write.
+type watched struct {
+	bytes.Buffer
+	seen func(all string)
+}
+
+func (w *watched) Write(b []byte) (int, error) {
+	n, err := w.Buffer.Write(b)
+	if w.seen != nil {
+		w.seen(w.String())
+	}
+	return n, err
+}
+
+// interrupt runs a command on a terminal, by a person who interrupts it as soon as
+// text is shown. What was shown of the progress is not part of the result.
+func (c *caller) interrupt(text string, stdin io.Reader, args ...string) result {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	c.terminal, c.sees = true, func(stderr string) {
+		if strings.Contains(stderr, text) {
+			cancel()
+		}
+	}
+	got := c.runCtx(ctx, stdin, args...)
+	c.terminal, c.sees = false, nil
+	const cleared = "\r\x1b[K"
+	if i := strings.LastIndex(got.stderr, cleared); i >= 0 {
+		got.stderr = got.stderr[i+len(cleared):]
+	}
+	return got
 }
 
 // check compares all of a result.

@@ -59,7 +59,7 @@ func TestRevokeWithGrace(t *testing.T) {
 	within := rowsHeader +
 		"node-1  " + instance(1) + "  yes       2       1          12 ms\n" +
 		"node-2  " + instance(2) + "  in grace  0       0          by 2026-11-23 13:00:30 CET (in 30 s)\n"
-	c.check(c.run("", "revoke", "--subject", "u42", "--grace", "30s", "--timeout", "100ms"), exitUnconfirmed,
+	c.check(c.run("", "revoke", "--subject", "u42", "--grace", "30s", "--timeout", "500ms"), exitUnconfirmed,
 		"revoked: 12 tokens, 3 live sockets; 2 sockets closed on 1 of 2 nodes in 12 ms\n"+within,
 		"gatehouse: error: not confirmed by 1 of 2 nodes: node-2 (instance "+instance(2)+", where sockets have until 2026-11-23 13:00:30 CET (in 30 s) to renew)\n"+
 			"gatehouse: hint: ask again with gatehouse revocation show 7.1\n")
@@ -313,7 +313,7 @@ func TestReceipts(t *testing.T) {
 func TestRevokeJSON(t *testing.T) {
 	c := newCaller(t)
 	c.authority.silence()
-	got := c.run("", "revoke", "--subject=u42", "--timeout=100ms", "-o", "json")
+	got := c.run("", "revoke", "--subject=u42", "--timeout=500ms", "-o", "json")
 	c.check(got, exitUnconfirmed, `{
   "revision": "7.1",
   "tokens": 12,
@@ -422,13 +422,8 @@ func TestRevokeGoesOnWithoutACount(t *testing.T) {
 
 func TestInterruptedWhileWaiting(t *testing.T) {
 	c := newCaller(t)
-	c.authority.hang = true
-	ctx, cancel := context.WithCancel(context.Background())
-	c.authority.receipt = func(rev *pb.Revision, asked int) *pb.Receipt {
-		time.AfterFunc(100*time.Millisecond, cancel)
-		return testReceipt(rev, false)
-	}
-	c.check(c.runCtx(ctx, strings.NewReader(""), "revoke", "--subject=u42"), exitInterrupted,
+	c.authority.silence()
+	c.check(c.interrupt("waiting for 1 of 2 nodes", strings.NewReader(""), "revoke", "--subject=u42"), exitInterrupted,
 		"revoked: 12 tokens, 3 live sockets; 2 sockets closed on 1 of 2 nodes in 12 ms\n"+silentRows,
 		"gatehouse: error: revoked, but who has enforced it could not be learnt: interrupted\n"+
 			"gatehouse: hint: ask again with gatehouse revocation show 7.1\n")
@@ -436,12 +431,9 @@ func TestInterruptedWhileWaiting(t *testing.T) {
 
 func TestInterruptedAtThePrompt(t *testing.T) {
 	c := newCaller(t)
-	c.terminal = true
 	never, w := io.Pipe()
 	defer w.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
-	defer cancel()
-	got := c.runCtx(ctx, never, "revoke", "--tenant=acme", "--reason=x")
+	got := c.interrupt("Type acme to go on: ", never, "revoke", "--tenant=acme", "--reason=x")
 	if got.code != exitInterrupted || !strings.HasSuffix(got.stderr, "Type acme to go on: \ngatehouse: error: interrupted\n") {
 		t.Errorf("%+v", got)
 	}
