@@ -33,11 +33,8 @@ one on the state folder for as long as it takes, with the first admin's credenti
 from there.
 
 Exit codes are those of gatehouse: see gatehouse help exit-codes.`,
-		Args: daemon.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return daemon.Usage("gatehouse-authority ca --help shows how", "gatehouse-authority ca needs a command")
-		},
 	}
+	daemon.NeedsVerb(cmd)
 	cmd.AddCommand(caRotateCommand(p, stdout, stderr), caListCommand(p, stdout, stderr), caRetireCommand(p, stdout, stderr))
 	return cmd
 }

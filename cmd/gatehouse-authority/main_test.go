@@ -73,6 +73,30 @@ func TestCommandLine(t *testing.T) {
 	}
 }
 
+// A command's help shows its own flags; those of the settings, of which there are
+// many, are told by the root's.
+func TestHelpShowsAFlagOnce(t *testing.T) {
+	help := func(args ...string) string {
+		t.Helper()
+		var out bytes.Buffer
+		if code := run(context.Background(), append(args, "--help"), nil, &out, &out); code != 0 {
+			t.Fatalf("%v: exit code %d: %s", args, code, out.String())
+		}
+		return out.String()
+	}
+	if !strings.Contains(help(), "--sessions-max-ttl") {
+		t.Errorf("no settings in %s", help())
+	}
+	for _, args := range [][]string{{"ca"}, {"ca", "list"}, {"config"}, {"config", "check"}, {"enroll"}, {"init"}, {"help"}, {"completion", "bash"}} {
+		if got := help(args...); strings.Contains(got, "--sessions-max-ttl") || !strings.HasSuffix(got, "\n\nFlags of every command, such as --config: gatehouse-authority --help\n") {
+			t.Errorf("%v: %s", args, got)
+		}
+	}
+	if got := help("ca", "list"); !strings.Contains(got, "--output") {
+		t.Errorf("its own flags are missing in %s", got)
+	}
+}
+
 func TestConfigCheckFindsWhatAStartWould(t *testing.T) {
 	dir := t.TempDir()
 	for _, name := range []string{"ca/ca.crt", "ca/ca.key"} {

@@ -24,27 +24,6 @@ const rootExample = `  gatehouse token issue --subject u42 --audience chat
   gatehouse revoke --subject u42 --reason "laptop stolen"
   gatehouse revoke --token-stdin < leaked.txt`
 
-// usageTemplate is cobra's, but for the flags that all verbs share: they are
-// shown once, by gatehouse --help.
-const usageTemplate = `Usage:{{if and .Runnable (not .HasAvailableSubCommands)}}
-  {{.UseLine}}{{end}}{{if .HasAvailableSubCommands}}
-  {{.CommandPath}} [command]{{end}}{{if .HasExample}}
-
-Examples:
-{{.Example}}{{end}}{{if .HasAvailableSubCommands}}
-
-Commands:{{range .Commands}}{{if .IsAvailableCommand}}
-  {{rpad .Name .NamePadding }} {{.Short}}{{end}}{{end}}{{end}}{{if .HasAvailableLocalFlags}}
-
-Flags:
-{{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}{{end}}{{if .HasHelpSubCommands}}
-
-Topics of gatehouse help:{{range .Commands}}{{if .IsAdditionalHelpTopicCommand}}
-  {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}{{end}}{{if .HasParent}}
-
-Flags of every command, such as -o json and --address: gatehouse --help{{end}}
-`
-
 func (c *cli) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use: "gatehouse", Short: "Issue, see and revoke handshake tokens", Long: rootHelp, Example: rootExample,
@@ -60,7 +39,7 @@ func (c *cli) rootCommand() *cobra.Command {
 	root.SetIn(c.stdin)
 	root.SetOut(c.stdout)
 	root.SetErr(c.stderr)
-	root.SetUsageTemplate(usageTemplate)
+	root.SetUsageTemplate(settings.UsageTemplate("-o json and --address"))
 	root.SetVersionTemplate(versionLine() + "\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usage(cmd.CommandPath()+" --help lists the flags", "%w", err)

@@ -94,8 +94,8 @@ func NoArgs(cmd *cobra.Command, args []string) error {
 	return Usage(helpOf(cmd), "%s takes no argument, but got %q", cmd.CommandPath(), args[0])
 }
 
-// needsVerb makes a command that does nothing by itself refuse to do nothing.
-func needsVerb(cmd *cobra.Command) {
+// NeedsVerb makes a command that does nothing by itself refuse to do nothing.
+func NeedsVerb(cmd *cobra.Command) {
 	cmd.Args = NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		return Usage(helpOf(cmd), "%s needs a command", cmd.CommandPath())
@@ -142,7 +142,7 @@ SIGTERM or SIGINT ends it gracefully; a second one ends it at once.` + p.Signals
 
 func (p *Program[T]) configCommand(stdout io.Writer) *cobra.Command {
 	config := &cobra.Command{Use: "config", Short: "Check or print the configuration"}
-	needsVerb(config)
+	NeedsVerb(config)
 	config.AddCommand(&cobra.Command{
 		Use: "check", Short: "Load the configuration as a start does and report every problem",
 		Example: "  " + p.Name + " config check --config ./" + strings.TrimPrefix(p.Name, "gatehouse-") + ".yaml",
@@ -212,11 +212,17 @@ func (p *Program[T]) Execute(ctx context.Context, root *cobra.Command, args []st
 	root.InitDefaultCompletionCmd(args...)
 	for _, cmd := range root.Commands() {
 		if cmd.Name() == "completion" {
-			needsVerb(cmd)
+			NeedsVerb(cmd)
 		}
 	}
 	completeNoFiles(root)
-	root.SetHelpCommand(helpCommand())
+	help := helpCommand()
+	root.SetHelpCommand(help)
+	usage := settings.UsageTemplate("--config")
+	help.SetUsageTemplate(usage)
+	for _, cmd := range root.Commands() { // the root keeps cobra's, which has the flags of all settings
+		cmd.SetUsageTemplate(usage)
+	}
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
