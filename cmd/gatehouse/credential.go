@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -156,9 +158,11 @@ func (c *cli) credentialRenewCommand() *cobra.Command {
 		Use: "renew", Short: "Renew the certificate that this program calls with, in its files",
 		Long: `Renew the certificate that this program calls with: the one in --cert-file,
 for the key in --key-file, which stays. The CAs of the authority, of which there
-are two while it rotates them, are written to --ca-file. The old certificate
-stays good until its end, and programs that call with tlsfile.Credentials take
-up the new files without a restart. Run it once a month, as by cron.`,
+are two while it rotates them, are written to --ca-file. One call with the new
+files shows that they work, and the authority that nobody needs the old
+certificate; that stays good until its end. Programs that call with
+tlsfile.Credentials take up the new files without a restart. Run it once a
+month, as by cron.`,
 		Example: `  gatehouse credential renew
   gatehouse credential renew --ca-file login/ca.crt --cert-file login/tls.crt --key-file login/tls.key`,
 		Args: noArgs,
@@ -182,15 +186,30 @@ up the new files without a restart. Run it once a month, as by cron.`,
 				issued = resp.GetIssued()
 				return []byte(issued.GetCertificatePem()), replaceCAs(l.CAFile, []byte(issued.GetCaPem()))
 			})
-			switch {
-			case err != nil:
+			if err != nil {
 				return err
-			case c.format == formatJSON:
+			}
+			if err := c.show(cmd.Context()); err != nil {
+				return partly(err, 0, "the certificate is renewed, but a call with it failed")
+			}
+			if c.format == formatJSON {
 				return c.printMessage(issued)
 			}
 			return c.printf("%s: until %s\n", plain(l.CertFile), issued.GetExpiresAt().AsTime().In(c.zone).Format(time.DateOnly))
 		},
 	}
+}
+
+// show calls once with what the files hold now, so that the authority knows who
+// no longer depends on a CA that is to be retired.
+func (c *cli) show(ctx context.Context) error {
+	cl, err := c.connect()
+	if err != nil {
+		return err
+	}
+	defer cl.close()
+	_, err = healthpb.NewHealthClient(cl.conn).Check(ctx, &healthpb.HealthCheckRequest{})
+	return err
 }
 
 // replaceCAs writes the CAs where they are not what the file has already.

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"crypto/tls"
+	"encoding/pem"
 	"errors"
 	"io/fs"
 	"os"
@@ -126,6 +128,9 @@ func TestCredentialRenew(t *testing.T) {
 	if read("tls.crt") == cert || read("tls.key") != key || read("ca.crt") != ca {
 		t.Error("not the certificate alone was renewed")
 	}
+	if block, _ := pem.Decode([]byte(read("tls.crt"))); !bytes.Equal(c.authority.lastShown().Raw, block.Bytes) {
+		t.Error("the authority was not shown the new certificate")
+	}
 	c.authority.caPEM = ca + ca
 	c.check(made.run("", "credential", "renew"), exitOK, "DIR/alice/tls.crt: until 2027-11-23\n", "")
 	if read("ca.crt") != ca+ca {
@@ -134,6 +139,13 @@ func TestCredentialRenew(t *testing.T) {
 	if info, err := os.Stat(filepath.Join(dir, "ca.crt")); err != nil || info.Mode().Perm() != 0o644 {
 		t.Errorf("ca.crt: %v, %v", info.Mode(), err)
 	}
+	cert = read("tls.crt")
+	c.authority.errs["Check"] = withReason(codes.Unavailable, pb.Reason_REASON_STOPPING, "the authority stops")
+	if got := made.run("", "credential", "renew"); got.code != exitUnavailable || got.stdout != "" || read("tls.crt") == cert ||
+		!strings.HasPrefix(got.stderr, "gatehouse: error: the certificate is renewed, but a call with it failed: the authority stops\n") {
+		t.Errorf("%+v", got)
+	}
+	delete(c.authority.errs, "Check")
 	cert, c.authority.caPEM = read("tls.crt"), "x"
 	if got := made.run("", "credential", "renew"); got.code != exitFailure || !strings.Contains(got.stderr, "what the authority tells of its CAs holds no certificate") || read("tls.crt") != cert {
 		t.Errorf("%+v", got)

@@ -26,6 +26,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -65,6 +67,7 @@ type fakeAuthority struct {
 
 	mu       sync.Mutex
 	requests []proto.Message
+	shown    *x509.Certificate // at the last call; nil with an API key
 	fails    map[string]int
 	sequence uint64
 	asked    map[uint64]int // receipts, by sequence
@@ -114,6 +117,7 @@ func startAuthority(t testing.TB) *fakeAuthority {
 	pb.RegisterCredentialServiceServer(srv, f)
 	pb.RegisterAuditServiceServer(srv, f)
 	pb.RegisterMaintenanceServiceServer(srv, f)
+	healthpb.RegisterHealthServer(srv, health.NewServer())
 	go func() { _ = srv.Serve(l) }() // ends by Stop
 	t.Cleanup(srv.Stop)
 	return f
@@ -131,6 +135,10 @@ func (f *fakeAuthority) admit(ctx context.Context, method string, req proto.Mess
 	name := method[strings.LastIndex(method, "/")+1:]
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.shown = nil
+	if chain := info.State.PeerCertificates; len(chain) > 0 {
+		f.shown = chain[0]
+	}
 	if req != nil {
 		f.requests = append(f.requests, proto.Clone(req))
 	}
@@ -153,6 +161,13 @@ func requestsOf[M proto.Message](f *fakeAuthority) []M {
 		}
 	}
 	return out
+}
+
+// lastShown is the certificate that the last call was made with.
+func (f *fakeAuthority) lastShown() *x509.Certificate {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.shown
 }
 
 // withReason is an error as the authority sends it.
