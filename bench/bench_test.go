@@ -128,8 +128,14 @@ func TestWrongUse(t *testing.T) {
 	}
 	short, err := choose("", false)
 	all, errAll := choose("", true)
-	if err != nil || errAll != nil || len(all) != len(benchmarks) || len(short) != len(all)-3 {
-		t.Errorf("%d benchmarks are short and %d in all, %v, %v", len(short), len(all), err, errAll)
+	if err != nil || errAll != nil || len(all) != len(benchmarks) {
+		t.Errorf("%d benchmarks in all, want %d; %v, %v", len(all), len(benchmarks), err, errAll)
+	}
+	for _, b := range benchmarks {
+		runs := slices.ContainsFunc(short, func(c benchmark) bool { return c.name == b.name })
+		if told := strings.HasSuffix(b.about, "(long)"); b.long != told || b.long == runs {
+			t.Errorf("%s: long %v, told %v; without -long it runs: %v", b.name, b.long, told, runs)
+		}
 	}
 	var out bytes.Buffer
 	if code := run(t.Context(), []string{"-list"}, &out, &out); code != 0 || strings.Count(out.String(), "\n") != len(benchmarks) {

@@ -45,17 +45,12 @@ func benchExpiry(ctx context.Context, l *lab) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.close()) }()
-	login, err := l.dial(v.authority.addr, "login")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, login.Close()) }()
 	fleet, err := l.simFleet(ctx, v.authority.addr, 1)
 	if err != nil {
 		return err
 	}
 	defer fleet[0].cut()
-	x := &expiry{authority: v.authority, login: login, node: fleet[0], tokens: l.part(1_000_000, 10_000), perSecond: l.part(4000, 200)}
+	x := &expiry{authority: v.authority, login: v.login, node: fleet[0], tokens: l.part(1_000_000, 10_000), perSecond: l.part(4000, 200)}
 	samples, err := l.inTurns(contender{fmt.Sprintf("expiry of %v", Number(x.tokens)), func() (sample, error) { return l.expireOnce(ctx, x) }})
 	if err != nil {
 		return err

@@ -204,11 +204,6 @@ func benchRedeem(ctx context.Context, l *lab) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.close()) }()
-	login, err := l.dial(v.authority.addr, "login")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, login.Close()) }()
 	r, err := openRedeem(ctx, v.toAuthority)
 	if err != nil {
 		return err
@@ -217,7 +212,7 @@ func benchRedeem(ctx context.Context, l *lab) (err error) {
 	t := l.report.table("redeem", "the Redeem stream, figures a token, in random order of the last so many issued",
 		"tokens/s", "of bare", "CPU-µs/token", "user µs", "allocs", "p50 ms", "p99 ms", "core busy %", "calls/commit")
 	for _, c := range redeemCases {
-		samples, err := l.redeemInTurns(ctx, v, r, login, c)
+		samples, err := l.redeemInTurns(ctx, v, r, c)
 		if err != nil {
 			return err
 		}
@@ -229,9 +224,9 @@ func benchRedeem(ctx context.Context, l *lab) (err error) {
 	return nil
 }
 
-func (l *lab) redeemInTurns(ctx context.Context, v *versus, r *redeemer, login *grpc.ClientConn, c redeemCase) (_ [][]sample, err error) {
+func (l *lab) redeemInTurns(ctx context.Context, v *versus, r *redeemer, c redeemCase) (_ [][]sample, err error) {
 	prepare := func(tokens int) ([]*pb.RedeemRequest, error) {
-		tickets, err := issueTickets(ctx, login, tokens, issueRequest)
+		tickets, err := issueTickets(ctx, v.login, tokens, issueRequest)
 		if err != nil {
 			return nil, err
 		}

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
 )
@@ -79,12 +77,7 @@ func benchRedeemNode(ctx context.Context, l *lab) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, v.close()) }()
-	login, err := l.dial(v.authority.addr, "login")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, login.Close()) }()
-	if err := l.addBareRedeem(ctx, v, login); err != nil {
+	if err := l.addBareRedeem(ctx, v); err != nil {
 		return err
 	}
 	fleet, err := l.simFleet(ctx, v.authority.addr, 1)
@@ -95,7 +88,7 @@ func benchRedeemNode(ctx context.Context, l *lab) (err error) {
 	t := l.report.table("redeem-node", fmt.Sprintf("handshakes redeemed by a node's own client over mTLS, %d bytes asked and %d answered each, beside as many bare unary calls of those sizes", v.requestSize, v.answerSize),
 		"tokens/s", "of bare", "CPU-µs/token", "user µs", "allocs", "p50 ms", "p99 ms", "core busy %", "calls/commit")
 	for _, c := range nodeCases {
-		samples, err := l.redeemNodeInTurns(ctx, v, fleet[0], login, c)
+		samples, err := l.redeemNodeInTurns(ctx, v, fleet[0], c)
 		if err != nil {
 			return err
 		}
@@ -110,8 +103,8 @@ func benchRedeemNode(ctx context.Context, l *lab) (err error) {
 }
 
 // addBareRedeem starts a bare peer for what one redemption takes on the wire.
-func (l *lab) addBareRedeem(ctx context.Context, v *versus, login *grpc.ClientConn) error {
-	tickets, err := issueTickets(ctx, login, 1, issueRequest)
+func (l *lab) addBareRedeem(ctx context.Context, v *versus) error {
+	tickets, err := issueTickets(ctx, v.login, 1, issueRequest)
 	if err != nil {
 		return err
 	}
@@ -134,7 +127,7 @@ func (l *lab) addBareRedeem(ctx context.Context, v *versus, login *grpc.ClientCo
 	return l.addBare(v, "node", requests[0], answer)
 }
 
-func (l *lab) redeemNodeInTurns(ctx context.Context, v *versus, n *simNode, login *grpc.ClientConn, c nodeCase) ([][]sample, error) {
+func (l *lab) redeemNodeInTurns(ctx context.Context, v *versus, n *simNode, c nodeCase) ([][]sample, error) {
 	perSecond := 60_000 // about as many as are redeemed in a second
 	if c.waiting < 1000 {
 		perSecond = 20_000
@@ -145,7 +138,7 @@ func (l *lab) redeemNodeInTurns(ctx context.Context, v *versus, n *simNode, logi
 		contender{fmt.Sprintf("node, %d wait at once", c.waiting), func() (sample, error) {
 			var all sample
 			for all.ops < tokens {
-				tickets, err := issueTickets(ctx, login, min(chunk, tokens), issueRequest)
+				tickets, err := issueTickets(ctx, v.login, min(chunk, tokens), issueRequest)
 				if err != nil {
 					return all, err
 				}

@@ -81,11 +81,6 @@ func benchRestart(ctx context.Context, l *lab) (err error) {
 	}
 	defer func() { err = errors.Join(err, v.close()) }()
 	again := spec{Kind: "authority", Keys: keys, Addr: v.authority.addr, Dir: v.authority.dir}
-	login, err := l.dial(v.authority.addr, "login")
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, login.Close()) }()
 	fleet, err := l.simFleet(ctx, v.authority.addr, nodes)
 	if err != nil {
 		return err
@@ -93,7 +88,7 @@ func benchRestart(ctx context.Context, l *lab) (err error) {
 	defer func() { _ = fleet.each(func(_ int, n *simNode) error { n.cut(); return nil }) }()
 
 	samples, err := l.inTurns(contender{fmt.Sprintf("restart, %d nodes", nodes), func() (s sample, err error) {
-		tickets, err := issueTickets(ctx, login, handshakes, issueRequest)
+		tickets, err := issueTickets(ctx, v.login, handshakes, issueRequest)
 		if err != nil {
 			return s, err
 		}

@@ -55,7 +55,6 @@ func (l *lab) followBare(ctx context.Context, addr string, n int) (_ *followers,
 // revoker is what the revocations of a run need.
 type revoker struct {
 	*versus
-	login  *grpc.ClientConn
 	issuer *child
 	api    pb.RevocationServiceClient
 	fleet  simFleet
@@ -73,10 +72,6 @@ func benchRevoke(ctx context.Context, l *lab) (err error) {
 	}
 	defer func() { err = errors.Join(err, v.close()) }()
 	r := &revoker{versus: v, api: pb.NewRevocationServiceClient(v.toAuthority)}
-	if r.login, err = l.dial(v.authority.addr, "login"); err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, r.login.Close()) }()
 	keys, err := l.keys()
 	if err != nil {
 		return err

@@ -13,7 +13,8 @@ import (
 type versus struct {
 	authority, bare         *child
 	toAuthority, toBare     *grpc.ClientConn
-	request                 *blob // of the size of the authority's requests
+	login                   *grpc.ClientConn // of an issuer, to the authority; used, it connects
+	request                 *blob            // of the size of the authority's requests
 	requestSize, answerSize int
 }
 
@@ -28,6 +29,9 @@ func (l *lab) authorityAlone(caller string, procs int) (_ *versus, err error) {
 		return nil, err
 	}
 	if v.toAuthority, err = l.dial(v.authority.addr, caller); err != nil {
+		return nil, errors.Join(err, v.close())
+	}
+	if v.login, err = l.dial(v.authority.addr, "login"); err != nil {
 		return nil, errors.Join(err, v.close())
 	}
 	return v, nil
@@ -50,7 +54,7 @@ func (l *lab) addBare(v *versus, caller string, request, reply proto.Message) (e
 
 func (v *versus) close() error {
 	var errs []error
-	for _, c := range []*grpc.ClientConn{v.toAuthority, v.toBare} {
+	for _, c := range []*grpc.ClientConn{v.toAuthority, v.toBare, v.login} {
 		if c != nil {
 			errs = append(errs, c.Close())
 		}
