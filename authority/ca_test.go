@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
@@ -85,10 +84,7 @@ func TestRotateCA(t *testing.T) {
 	oldIssuer, old := f.signedBy(f.ca, "login", 0), f.ca.Cert()
 	stale := f.dial(oldIssuer)
 	defer stale.Close()
-	issue := func(c *grpc.ClientConn) error {
-		_, err := pb.NewTokenServiceClient(c).IssueToken(f.ctx, &pb.IssueTokenRequest{Subject: "ada", Audience: "chat"})
-		return err
-	}
+	issue := f.issueOn
 	f.ok(issue(stale))
 
 	_, err = f.credentials("viewer").RotateCA(f.ctx, &pb.RotateCARequest{Reason: "x"})

@@ -18,6 +18,12 @@ import (
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
+// issueOn issues a token on a connection, if its caller may.
+func (f *fixture) issueOn(c *grpc.ClientConn) error {
+	_, err := pb.NewTokenServiceClient(c).IssueToken(f.ctx, &pb.IssueTokenRequest{Subject: "ada", Audience: "chat"})
+	return err
+}
+
 func TestCredentialWithCertificate(t *testing.T) {
 	f := newFixture(t)
 	key, csr := f.request()
@@ -51,10 +57,7 @@ func TestCredentialWithCertificate(t *testing.T) {
 		t.Cleanup(func() { _ = c.Close() })
 		return c
 	}
-	issue := func(c *grpc.ClientConn) error {
-		_, err := pb.NewTokenServiceClient(c).IssueToken(f.ctx, &pb.IssueTokenRequest{Subject: "ada", Audience: "chat"})
-		return err
-	}
+	issue := f.issueOn
 	old := conn(resp.GetIssued().GetCertificatePem(), key)
 	f.ok(issue(old))
 
