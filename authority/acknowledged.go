@@ -16,7 +16,7 @@ const (
 	// keepInterval is how long acknowledgements are gathered before they are
 	// written: receipts tell of them at once, and nodes repeat what was lost.
 	keepInterval = 100 * time.Millisecond
-	// maxUnkept is how many counts may wait to be written.
+	// maxUnkept is how many counts of one node may wait to be written.
 	maxUnkept = 200_000
 	// maxKept is how many counts are written at once.
 	maxKept = 4096
@@ -26,6 +26,7 @@ const (
 type unkept map[storage.InstanceID]*unkeptOf
 
 type unkeptOf struct {
+	node     string
 	progress storage.Progress
 	counts   map[uint64]unkeptCount // by sequence
 }
@@ -36,23 +37,22 @@ type unkeptCount struct {
 	at                time.Time     // when it was heard first
 }
 
-func (u unkept) of(id storage.InstanceID) *unkeptOf {
+func (u unkept) of(id storage.InstanceID, node string) *unkeptOf {
 	if u[id] == nil {
-		u[id] = &unkeptOf{counts: map[uint64]unkeptCount{}}
+		u[id] = &unkeptOf{node: node, counts: map[uint64]unkeptCount{}}
 	}
 	return u[id]
 }
 
-// unkeep notes an acknowledgement to be written; mu is held. Beyond what may
-// wait nothing more of its instance is written until that attaches anew, and
-// tells again.
-func (r *receipts) unkeep(id storage.InstanceID, told storage.Progress, counts []*pb.Enforced, now time.Time) {
-	if r.cut[id] {
-		return
-	}
-	if r.waiting+len(counts) > maxUnkept {
+// unkeep notes an acknowledgement of a node's instance to be written; mu is held.
+// Beyond what may wait of its node nothing more of the instance is written until
+// it attaches anew, and tells again: errCut says that it has to.
+func (r *receipts) unkeep(id storage.InstanceID, node string, told storage.Progress, counts []*pb.Enforced, now time.Time) error {
+	if r.waiting[node]+len(counts) > maxUnkept {
 		r.cut[id] = true
-		return
+	}
+	if r.cut[id] {
+		return errCut
 	}
 	durable := r.durable[id]
 	from := durable // or what will be by then, if nothing fails
@@ -61,9 +61,9 @@ func (r *receipts) unkeep(id storage.InstanceID, told storage.Progress, counts [
 	}
 	to := advance(from, told)
 	if to.Equal(&from) && len(counts) == 0 {
-		return
+		return nil
 	}
-	of := r.unkept.of(id)
+	of := r.unkept.of(id, node)
 	of.progress = to
 	for _, n := range counts {
 		seq := n.GetSequence()
@@ -77,7 +77,7 @@ func (r *receipts) unkeep(id storage.InstanceID, told storage.Progress, counts [
 		c, again := of.counts[seq]
 		if !again {
 			c.at = now
-			r.waiting++
+			r.waiting[node]++
 		}
 		c.closed, c.lingering = n.GetClosed(), n.GetLingering()
 		if row != nil && row.done {
@@ -88,6 +88,14 @@ func (r *receipts) unkeep(id storage.InstanceID, told storage.Progress, counts [
 	select {
 	case r.news <- struct{}{}:
 	default:
+	}
+	return nil
+}
+
+// written says that n counts of a node wait no more; mu is held.
+func (r *receipts) written(node string, n int) {
+	if r.waiting[node] -= n; r.waiting[node] == 0 {
+		delete(r.waiting, node)
 	}
 }
 
@@ -114,7 +122,7 @@ func (r *receipts) begin(id storage.InstanceID) {
 // forget forgets what an instance has said; mu is held.
 func (r *receipts) forget(id storage.InstanceID) {
 	if of := r.unkept[id]; of != nil {
-		r.waiting -= len(of.counts)
+		r.written(of.node, len(of.counts))
 		delete(r.unkept, id)
 	}
 	delete(r.applied, id)
@@ -147,7 +155,7 @@ func (r *receipts) wrote(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for id, was := range r.writing {
-		r.waiting -= len(was.counts)
+		r.written(was.node, len(was.counts))
 		if r.fleet.owner(id) == "" {
 			continue
 		}
@@ -156,7 +164,7 @@ func (r *receipts) wrote(err error) {
 			continue
 		}
 		again := r.unkept[id] == nil
-		of := r.unkept.of(id)
+		of := r.unkept.of(id, was.node)
 		if again {
 			of.progress = was.progress
 		}
@@ -165,7 +173,7 @@ func (r *receipts) wrote(err error) {
 				newer.at = c.at
 				c = newer
 			} else {
-				r.waiting++
+				r.waiting[was.node]++
 			}
 			of.counts[seq] = c
 		}

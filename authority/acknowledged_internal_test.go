@@ -63,8 +63,8 @@ func TestManyCountsAreKeptInParts(t *testing.T) {
 			t.Errorf("count %+v, %v, want %+v", counts[id], err, want)
 		}
 	}
-	if s.receipts.waiting != 0 || len(s.receipts.unkept) != 0 {
-		t.Errorf("%d counts of %d instances still wait", s.receipts.waiting, len(s.receipts.unkept))
+	if len(s.receipts.waiting) != 0 || len(s.receipts.unkept) != 0 {
+		t.Errorf("%v counts of %d instances still wait", s.receipts.waiting, len(s.receipts.unkept))
 	}
 }
 
@@ -75,11 +75,12 @@ func TestUnkeptIsBounded(t *testing.T) {
 	const n = maxUnkept + 10
 	s, store, id := newKeeper(t, 0)
 	r := s.receipts
+	var err error
 	for first := 1; first <= n; first += maxEnforced {
-		r.enforced(id, storage.Progress{Through: uint64(first + maxEnforced - 1)}, enforcedFrom(first, maxEnforced), testStart)
+		err = r.enforced(id, storage.Progress{Through: uint64(first + maxEnforced - 1)}, enforcedFrom(first, maxEnforced), testStart)
 	}
-	if r.waiting > maxUnkept || !r.cut[id] {
-		t.Fatalf("%d counts wait, cut off: %t", r.waiting, r.cut[id])
+	if r.waiting["node-0"] > maxUnkept || !r.cut[id] || err != errCut {
+		t.Fatalf("%d counts wait, cut off: %t, %v", r.waiting["node-0"], r.cut[id], err)
 	}
 	last := r.unkept[id].progress.Through
 	if err := s.keepAcknowledged(t.Context(), nil); err != nil {
@@ -128,12 +129,12 @@ func TestNewInstanceIsNotAcknowledged(t *testing.T) {
 	}
 	r.enforced(id, storage.Progress{Through: 3}, enforcedFrom(3, 1), testStart)
 	r.begin(id)
-	if got := r.acknowledged(id).Through; got != 2 || r.waiting != 1 {
-		t.Errorf("on another stream: acknowledged through %d, %d counts wait; want 2 and 1", got, r.waiting)
+	if got := r.acknowledged(id).Through; got != 2 || r.waiting["node-0"] != 1 {
+		t.Errorf("on another stream: acknowledged through %d, %v counts wait; want 2 and 1", got, r.waiting)
 	}
 	r.fleet.remove(id)
 	r.begin(id)
-	if got := r.acknowledged(id).Through; got != 0 || r.waiting != 0 || len(r.applied) != 0 {
-		t.Errorf("anew: acknowledged through %d, %d counts wait, applied %v", got, r.waiting, r.applied)
+	if got := r.acknowledged(id).Through; got != 0 || len(r.waiting) != 0 || len(r.applied) != 0 {
+		t.Errorf("anew: acknowledged through %d, %v counts wait, applied %v", got, r.waiting, r.applied)
 	}
 }

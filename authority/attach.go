@@ -203,8 +203,11 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 				return err
 			}
 			counts := ownCounts(&inst, through, m.Acknowledgement.GetEnforced())
-			s.receipts.enforced(inst.ID, told, counts, s.now())
+			err = s.receipts.enforced(inst.ID, told, counts, s.now())
 			s.auditEnforced(&inst, counts, s.now())
+			if err != nil {
+				return err
+			}
 		case *pb.AttachRequest_Goodbye:
 			if !s.fleet.detach(inst.ID, a) {
 				return errReplaced // what it says no longer goes for the instance

@@ -146,6 +146,32 @@ func TestCountsSurviveKills(t *testing.T) {
 	f.equal("after the node was killed", rows(f.receipt("admin", r)), want)
 }
 
+// TestNodeThatIsCutOff proves that a node of which too many counts wait loses its
+// stream, and with a new one nothing, and that another node does not notice.
+func TestNodeThatIsCutOff(t *testing.T) {
+	f := newFixture(t, faulty)
+	n, other := f.node("node-1"), f.node("node-2")
+	r := f.revoke(bySubject("acme", "ada")).GetRevision()
+	relent := f.service.CrowdCounts("node-1")
+	count := &pb.Enforced{Sequence: 1, Closed: 4}
+	n.acknowledge(r, count)
+	f.fails(drained(n.attach), "Aborted not_attached: acknowledgements of this node instance can't be kept: attach again, and tell them again")
+	other.acknowledge(r, count)
+	f.heard(r, "node-1:4/0@0s node-2:4/0@0s complete")
+	f.ok(f.service.Keep(f.ctx))
+	f.equal("other, on disk", other.beat(r).GetAcknowledged(), r)
+
+	relent()
+	n.begin(func(h *pb.AttachHello) { h.Applied = r })
+	f.equal("on disk", n.beat(r).GetAcknowledged().GetSequence(), 0)
+	n.acknowledge(r, count)
+	n.beat(r)
+	f.ok(f.service.Keep(f.ctx))
+	f.equal("on disk", n.beat(r).GetAcknowledged(), r)
+	f.kill()
+	f.equal("after a kill", rows(f.receipt("admin", r)), "node-1:4/0@1µs node-2:4/0@1µs complete")
+}
+
 // TestAcknowledgementsAreRetried proves that a store which fails for a while
 // loses none, and that nobody is called acknowledged meanwhile.
 func TestAcknowledgementsAreRetried(t *testing.T) {

@@ -25,6 +25,18 @@ func (s *Service) Tend(ctx context.Context) error { return s.tend(ctx) }
 // Keep writes the acknowledgements that wait, as Run does.
 func (s *Service) Keep(ctx context.Context) error { return s.keepAcknowledged(ctx, nil) }
 
+// CrowdCounts has no more counts of a node be kept until it is told to relent.
+func (s *Service) CrowdCounts(node string) (relent func()) {
+	r := s.receipts
+	add := func(n int) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.written(node, -n)
+	}
+	add(maxUnkept)
+	return func() { add(-maxUnkept) }
+}
+
 // Rules is the table of who may call what.
 var Rules = rules
 

@@ -308,8 +308,8 @@ func (b *bait) stands() {
 		b.t.Fatalf("%d instances", n)
 	}
 	r := b.receipts
-	if r.waiting > maxUnkept || len(r.early) > maxEarly || len(b.enforcements.told) > maxEnforcements {
-		b.t.Fatalf("%d counts wait, %d are early, %d are told of", r.waiting, len(r.early), len(b.enforcements.told))
+	if r.unkeptCounts() > len(r.waiting)*maxUnkept || len(r.waiting) > 1 || len(r.early) > maxEarly || len(b.enforcements.told) > maxEnforcements {
+		b.t.Fatalf("%v counts wait, %d are early, %d are told of", r.waiting, len(r.early), len(b.enforcements.told))
 	}
 }
 

@@ -158,7 +158,11 @@ func (f *fleet) count(head storage.Revision, since time.Time) (c fleetCounts) {
 func (r *receipts) unkeptCounts() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.waiting
+	all := 0
+	for _, n := range r.waiting {
+		all += n
+	}
+	return all
 }
 
 // activeSince is from when on the key that makes tokens at now has done so.

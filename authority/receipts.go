@@ -49,7 +49,7 @@ type receipts struct {
 	// or is being written.
 	durable         map[storage.InstanceID]storage.Progress
 	unkept, writing unkept
-	waiting         int                         // counts of both
+	waiting         map[string]int              // counts of both, by node
 	cut             map[storage.InstanceID]bool // of which nothing more is written
 	left            []*leaver                   // the last to leave, or about to, in their order
 	news            chan struct{}               // of one: something waits
@@ -88,7 +88,7 @@ func newReceipts(f *fleet, head storage.Revision, releaseAfter time.Duration, ac
 	return &receipts{
 		fleet: f, releaseAfter: releaseAfter, floor: head.Sequence,
 		applied: maps.Clone(acknowledged), durable: acknowledged,
-		unkept: unkept{}, cut: map[storage.InstanceID]bool{}, news: make(chan struct{}, 1),
+		unkept: unkept{}, waiting: map[string]int{}, cut: map[storage.InstanceID]bool{}, news: make(chan struct{}, 1),
 		early: map[uint64]map[storage.InstanceID]*pb.Enforced{},
 	}
 }
@@ -159,8 +159,8 @@ func (r *receipts) row(seq uint64, id storage.InstanceID) *receiptRow {
 }
 
 // enforced notes how far an instance has enforced the log, with what each of
-// counts ended.
-func (r *receipts) enforced(id storage.InstanceID, told storage.Progress, counts []*pb.Enforced, now time.Time) {
+// counts ended. After an error its stream has to end: it has to tell again.
+func (r *receipts) enforced(id storage.InstanceID, told storage.Progress, counts []*pb.Enforced, now time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, n := range counts {
@@ -178,8 +178,9 @@ func (r *receipts) enforced(id storage.InstanceID, told storage.Progress, counts
 			r.wake()
 		}
 	}
-	if r.fleet.owner(id) == "" { // gone comes after fleet.remove
-		return
+	node := r.fleet.owner(id)
+	if node == "" { // gone comes after fleet.remove
+		return nil
 	}
 	from := r.applied[id]
 	if to := advance(from, told); !to.Equal(&from) {
@@ -198,7 +199,7 @@ func (r *receipts) enforced(id storage.InstanceID, told storage.Progress, counts
 			}
 		}
 	}
-	r.unkeep(id, told, counts, now)
+	return r.unkeep(id, node, told, counts, now)
 }
 
 // advance is where an instance is that was at from and says so: what was

@@ -157,8 +157,8 @@ func TestReceiptsAreBounded(t *testing.T) {
 	r.fleet.remove(ids[0])
 	r.gone(ids[0], 0, "goodbye", testStart)
 	r.enforced(ids[0], storage.Progress{Through: 9}, nil, testStart) // from a stream that has not ended yet
-	if len(r.applied) != 0 || len(r.unkept) != 0 || r.waiting != 0 {
-		t.Errorf("%d instances are remembered, %d with %d counts to be written", len(r.applied), len(r.unkept), r.waiting)
+	if len(r.applied) != 0 || len(r.unkept) != 0 || len(r.waiting) != 0 {
+		t.Errorf("%d instances are remembered, %d with %v counts to be written", len(r.applied), len(r.unkept), r.waiting)
 	}
 }
 

@@ -33,6 +33,7 @@ var (
 	errVersion         = errors.New("incompatible version")
 	errNotAttached     = errors.New("node instance is not attached: call Attach first")
 	errReplaced        = errors.New("replaced by a newer Attach of this instance")
+	errCut             = errors.New("acknowledgements of this node instance can't be kept: attach again, and tell them again")
 	errDropped         = errors.New("dropped from the log before this node was told of it: attach again")
 	errStopping        = errors.New("authority is stopping")
 )
@@ -60,6 +61,7 @@ var statusTable = []struct {
 	{errNotAttached, codes.FailedPrecondition, pb.Reason_REASON_NOT_ATTACHED, "", 0},
 	{storage.ErrInstanceUnknown, codes.FailedPrecondition, pb.Reason_REASON_NOT_ATTACHED, errNotAttached.Error(), 0},
 	{errReplaced, codes.Aborted, pb.Reason_REASON_NOT_ATTACHED, "", 0},
+	{errCut, codes.Aborted, pb.Reason_REASON_NOT_ATTACHED, "", 0},
 	{errDropped, codes.Aborted, pb.Reason_REASON_NOT_ATTACHED, "", 0},
 	{errStopping, codes.Unavailable, pb.Reason_REASON_STOPPING, "", time.Second},
 	{storage.ErrNotFound, codes.NotFound, pb.Reason_REASON_NOT_FOUND, "", 0},

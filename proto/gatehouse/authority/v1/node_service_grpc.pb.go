@@ -36,7 +36,7 @@ type NodeServiceClient interface {
 	// new one ends the old.
 	//
 	// Callers: node. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (version),
-	// ABORTED (replaced by a newer Attach), UNAVAILABLE.
+	// ABORTED (replaced by a newer Attach, or to be begun anew), UNAVAILABLE.
 	Attach(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[AttachRequest, AttachResponse], error)
 	// Redeem turns tokens into sessions, many to a message. The first message of
 	// each side is its hello. Responses come in the order of the requests, and
@@ -114,7 +114,7 @@ type NodeServiceServer interface {
 	// new one ends the old.
 	//
 	// Callers: node. Errors: INVALID_ARGUMENT, FAILED_PRECONDITION (version),
-	// ABORTED (replaced by a newer Attach), UNAVAILABLE.
+	// ABORTED (replaced by a newer Attach, or to be begun anew), UNAVAILABLE.
 	Attach(grpc.BidiStreamingServer[AttachRequest, AttachResponse]) error
 	// Redeem turns tokens into sessions, many to a message. The first message of
 	// each side is its hello. Responses come in the order of the requests, and
