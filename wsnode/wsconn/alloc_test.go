@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"unsafe"
 )
 
 // browserHead is the size of what a browser sends behind a proxy.
@@ -42,16 +43,15 @@ func TestFeedAllocs(t *testing.T) {
 		name string
 		wire []byte
 		step int // bytes a call; zero for all at once
-		pool bool
 	}{
-		{"a whole message", textFrame("hello"), 0, false},
-		{"many at once", bytes.Repeat(textFrame(multibyte), 50), 0, false},
-		{"a ping and a pong", cat(pingFrame("abc"), pongFrame("abc")), 0, false},
-		{"a message in part", textFrame(kilo), 300, true},
-		{"a message byte by byte", textFrame(multibyte), 1, true},
-		{"a message of 64 KiB in part", textFrame(strings.Repeat("x", 64<<10)), 9000, true},
-		{"a fragmented message", cat(frame(text, kilo), pingFrame("p"), frame(cont, kilo), frame(fin|cont, kilo)), 0, true},
-		{"a fragmented message in part, with a ping", cat(frame(text, kilo), pingFrame("p"), frame(fin|cont, kilo)), 7, true},
+		{"a whole message", textFrame("hello"), 0},
+		{"many at once", bytes.Repeat(textFrame(multibyte), 50), 0},
+		{"a ping and a pong", cat(pingFrame("abc"), pongFrame("abc")), 0},
+		{"a message in part", textFrame(kilo), 300},
+		{"a message byte by byte", textFrame(multibyte), 1},
+		{"a message of 64 KiB in part", textFrame(strings.Repeat("x", 64<<10)), 9000},
+		{"a fragmented message", cat(frame(text, kilo), pingFrame("p"), frame(cont, kilo), frame(fin|cont, kilo)), 0},
+		{"a fragmented message in part, with a ping", cat(frame(text, kilo), pingFrame("p"), frame(fin|cont, kilo)), 7},
 	} {
 		p := openPeer(t, &testLimits)
 		in, out := make([]byte, len(c.wire)), make([]byte, 0, 128<<10)
@@ -71,8 +71,27 @@ func TestFeedAllocs(t *testing.T) {
 				rest = rest[n:]
 			}
 		})
-		if got != 0 && !(c.pool && raceEnabled) { // under -race a sync.Pool drops items
+		if got != 0 && !raceEnabled { // under -race a sync.Pool drops items
 			t.Errorf("%s: %v allocs, want 0", c.name, got)
+		}
+	}
+}
+
+// A socket at rest keeps no more than this, and its part is given back.
+func TestConnBytes(t *testing.T) {
+	if got := unsafe.Sizeof(Conn{}); got > 24 {
+		t.Errorf("a connection is %d bytes, want at most 24", got)
+	}
+	p := openPeer(t, &testLimits)
+	for _, wire := range [][]byte{textFrame("hello"), pingFrame("p"), cat(frame(text, "a"), frame(fin|cont, "b")), frame(fin|text, multibyte)} {
+		for _, cut := range []int{0, 1, len(wire) / 2} {
+			p.feed(wire[:cut])
+			if between := p.c.part != nil; between != (cut > 0) {
+				t.Errorf("% x is fed, and something is kept: %t", wire[:cut], between)
+			}
+			if p.feed(wire[cut:]); p.c.part != nil {
+				t.Errorf("% x, cut at %d: something is kept after it", wire, cut)
+			}
 		}
 	}
 }
@@ -105,6 +124,7 @@ func TestOpeningAllocs(t *testing.T) {
 			if err != nil || len(sent) == 0 {
 				t.Fatal(err)
 			}
+			conn.Release()
 		})
 		if got != 0 && !raceEnabled { // under -race a sync.Pool drops items
 			t.Errorf("%s: %v allocs, want 0", c.name, got)

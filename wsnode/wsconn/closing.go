@@ -44,6 +44,7 @@ func (c *Conn) Close(code ws.StatusCode, reason string, now time.Time, out []byt
 // up, but for where in its frames the connection is.
 func (c *Conn) startClosing(now time.Time) {
 	c.state = StateClosing
+	c.needPart()
 	c.discard = int32(c.limits.ClosingBytes)
 	c.deadline = now.Add(c.limits.CloseTimeout)
 	early := c.takePipelined()

@@ -36,7 +36,7 @@ func TestPeerCloses(t *testing.T) {
 			if fmt.Sprint(p.events) != fmt.Sprint(c.events) || !bytes.Equal(p.out, c.out) {
 				t.Errorf("%s (%s): %q, sent % x; want %q, % x", c.rule, how, p.events, p.out, c.events, c.out)
 			}
-			if p.c.State() != StateClosed || !p.c.Deadline().IsZero() || p.c.buf != nil {
+			if p.c.State() != StateClosed || !p.c.Deadline().IsZero() || held(&p.c) > 0 {
 				t.Errorf("%s (%s): %v, deadline %v", c.rule, how, p.c.State(), p.c.Deadline())
 			}
 		}
@@ -134,7 +134,7 @@ func TestWeClose(t *testing.T) {
 			if !bytes.Equal(p.out, serverClose(1001, "bye")) {
 				t.Fatalf("%s: sent % x", c.rule, p.out)
 			}
-			if p.c.buf != nil {
+			if held(&p.c) > 0 {
 				t.Errorf("%s (%s): a closing connection keeps a buffer", c.rule, how)
 			}
 			feed(p, c.after)
@@ -230,7 +230,7 @@ func TestDeadlines(t *testing.T) {
 		if err := p.c.Expire(at(5).Add(-1)); err != nil {
 			t.Fatalf("early: %v", err)
 		}
-		if err := p.c.Expire(at(5)); err != ErrHandshakeTimeout || p.c.buf != nil {
+		if err := p.c.Expire(at(5)); err != ErrHandshakeTimeout || held(&p.c) > 0 {
 			t.Fatal(err)
 		}
 		if _, err := p.c.Feed([]byte(goodHead[5:]), at(5), p, nil); err != nil {
@@ -283,7 +283,7 @@ func TestDeadlines(t *testing.T) {
 			if !p.c.Deadline().Equal(at(8)) {
 				t.Errorf("%s: deadline %v, want %v", name, p.c.Deadline(), at(8))
 			}
-			if err := p.c.Expire(at(8)); err != ErrMessageTimeout || p.c.State() != StateClosing || p.c.buf != nil {
+			if err := p.c.Expire(at(8)); err != ErrMessageTimeout || p.c.State() != StateClosing || held(&p.c) > 0 {
 				t.Errorf("%s: %v, %v", name, err, p.c.State())
 			}
 			out := p.c.Close(1008, "", at(8), nil)

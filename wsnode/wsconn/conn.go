@@ -75,38 +75,23 @@ type Sink interface {
 }
 
 // Conn is one connection. It keeps a copy of what has arrived in part and of
-// nothing else: an idle one owns no buffer. One goroutine at a time.
+// nothing else: an open one that waits for its next message is 24 bytes, and owns
+// no buffer. One goroutine at a time.
 type Conn struct {
-	// What every frame needs stands first, within 64 bytes.
-	limits     *Limits
-	buf        *buffer   // bytes of the head, pipelined bytes, or a message in part and behind it a control frame in part
-	deadline   time.Time // of the head, of what has arrived in part, or of the closing handshake
-	rest       int64     // payload bytes of the frame under way that have not arrived
-	have       int       // bytes of buf that belong to the message under way
-	state      State
-	heldBytes  uint8     // how much of a frame head is held
-	frameOp    ws.OpCode // of the frame under way
-	messageOp  ws.OpCode // of the message under way: text or binary
-	fin        bool      // the data frame under way is its message's last
-	fragmented bool      // a message has begun whose last frame has not
-	pipelined  bool      // buf holds frames that came before Accept
-	closeSent  bool
-
-	fragments  int32    // frames of the message under way
-	discard    int32    // bytes that may yet be discarded while closing
-	held       [16]byte // the decoded key while verifying, then a frame head in part
-	mask       [4]byte  // of the frame under way
-	maskPos    uint8    // where in mask its next byte falls
-	unfinished uint8    // bytes at the end of buf that begin a character
-	ended      bool     // no byte that follows can be understood, or matters
-	pingSent   bool     // and no pong has come since
-	request    *Request // how far the head is parsed; only if it came in part
+	limits    *Limits
+	*part     // nil at rest: while open with nothing in part, and once closed
+	state     State
+	pipelined bool // part.buf holds frames that came before Accept
+	closeSent bool
+	ended     bool // no byte that follows can be understood, or matters
+	pingSent  bool // and no pong has come since
 }
 
 // Reset makes c a new connection whose request head is awaited from now on. c
 // keeps l. Give back what c held before by Release.
 func (c *Conn) Reset(l *Limits, now time.Time) {
-	*c = Conn{limits: l, deadline: now.Add(l.HandshakeTimeout)}
+	*c = Conn{limits: l}
+	c.needPart().deadline = now.Add(l.HandshakeTimeout)
 }
 
 // Limit replaces the limits, as when a route or a token brings its own. They
@@ -123,7 +108,12 @@ func (c *Conn) State() State { return c.state }
 
 // Deadline is when Expire must be called, or zero. It changes only in calls
 // that are given the time.
-func (c *Conn) Deadline() time.Time { return c.deadline }
+func (c *Conn) Deadline() time.Time {
+	if c.part == nil {
+		return time.Time{}
+	}
+	return c.deadline
+}
 
 // PingPending reports whether no pong has come since the last Ping.
 func (c *Conn) PingPending() bool { return c.pingSent }
@@ -139,20 +129,24 @@ func (c *Conn) PingPending() bool { return c.pingSent }
 // it, or why to close it; afterwards, while closing, bytes are discarded until
 // the peer's close frame, and once closed they are ignored.
 func (c *Conn) Feed(in []byte, now time.Time, sink Sink, out []byte) ([]byte, error) {
+	var err error
 	switch c.state {
 	case StateOpening:
-		return out, c.feedOpening(in, sink)
+		err = c.feedOpening(in, sink)
 	case StateVerifying:
-		return out, c.keepPipelined(in)
+		err = c.keepPipelined(in)
 	case StateOpen:
+		c.needPart()
 		if c.pipelined {
-			return c.feedPipelined(in, now, sink, out)
+			out, err = c.feedPipelined(in, now, sink, out)
+		} else {
+			out, err = c.feedOpen(in, now, sink, out)
 		}
-		return c.feedOpen(in, now, sink, out)
+		c.settle()
 	case StateClosing:
 		c.feedClosing(in)
 	}
-	return out, nil
+	return out, err
 }
 
 // feedPipelined feeds what came before Accept, then in.
@@ -171,7 +165,7 @@ func (c *Conn) feedPipelined(in []byte, now time.Time, sink Sink, out []byte) ([
 // ErrCloseTimeout, which is the end; or nil if Deadline has not come, so that
 // a timer may be early. Refuse or Close answers an error as one of Feed's.
 func (c *Conn) Expire(now time.Time) error {
-	if c.deadline.IsZero() || now.Before(c.deadline) {
+	if at := c.Deadline(); at.IsZero() || now.Before(at) {
 		return nil
 	}
 	switch c.state {
@@ -200,14 +194,17 @@ func (c *Conn) Release() { c.finish() }
 func (c *Conn) finish() {
 	c.state = StateClosed
 	c.ended = true
-	c.deadline = time.Time{}
-	c.drop()
+	c.pipelined = false
+	if c.part != nil {
+		c.part.giveBack()
+		c.part = nil
+	}
 }
 
 // drop gives back the buffers and forgets what they held.
 func (c *Conn) drop() {
-	c.request.release()
-	c.buf.release()
-	c.request, c.buf = nil, nil
-	c.have, c.unfinished, c.pipelined = 0, 0, false
+	c.pipelined = false
+	if c.part != nil {
+		c.part.empty()
+	}
 }

@@ -126,7 +126,7 @@ func TestPipelined(t *testing.T) {
 		}
 		feed(p, early[cut:])
 		p.want(t, "opening /chat ? server.example.com", message(text, "early"), message(text, "cut off"))
-		if p.c.buf != nil {
+		if held(&p.c) > 0 {
 			t.Errorf("%s: a buffer is kept", how)
 		}
 	}
@@ -159,7 +159,7 @@ func TestPipelined(t *testing.T) {
 			p.dontAsk = true
 			feed(p, append([]byte(goodHead), make([]byte, n)...))
 			p.want(t, want...)
-			if n == 101 && (p.c.State() != StateClosed || p.c.buf != nil || !bytes.HasPrefix(p.out, []byte("HTTP/1.1 400 "))) {
+			if n == 101 && (p.c.State() != StateClosed || held(&p.c) > 0 || !bytes.HasPrefix(p.out, []byte("HTTP/1.1 400 "))) {
 				t.Errorf("%s: %v, sent %q, want it refused", how, p.c.State(), p.out)
 			}
 		}
@@ -209,7 +209,7 @@ func TestRefuse(t *testing.T) {
 		if resp, body := read(t, out); resp.StatusCode != 401 || body != "token inactive\n" || !resp.Close {
 			t.Errorf("net/http reads %+v %q", resp, body)
 		}
-		if p.c.State() != StateClosed || p.c.buf != nil {
+		if p.c.State() != StateClosed || held(&p.c) > 0 {
 			t.Error(p.c.State())
 		}
 		p.feed(textFrame("y"))
@@ -260,7 +260,7 @@ func TestRefuseByClose(t *testing.T) {
 	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 101 ")) || !bytes.Equal(frames, serverClose(4501, "token revoked")) {
 		t.Errorf("sent %q", p.out)
 	}
-	if p.c.State() != StateClosing || p.c.buf != nil || !p.c.Deadline().Equal(testNow.Add(testLimits.CloseTimeout)) {
+	if p.c.State() != StateClosing || held(&p.c) > 0 || !p.c.Deadline().Equal(testNow.Add(testLimits.CloseTimeout)) {
 		t.Errorf("%v until %v", p.c.State(), p.c.Deadline())
 	}
 	if out, err := p.c.AppendMessage(ws.OpText, nil, nil); err != ErrNotOpen || out != nil {
@@ -292,7 +292,7 @@ func TestCloseBeforeOpen(t *testing.T) {
 		if p.c.State() != state {
 			t.Fatalf("%v, want %v", p.c.State(), state)
 		}
-		if out := p.c.Close(1000, "", testNow, nil); out != nil || p.c.State() != StateClosed || p.c.buf != nil || p.c.request != nil {
+		if out := p.c.Close(1000, "", testNow, nil); out != nil || p.c.State() != StateClosed || held(&p.c) > 0 || p.c.part != nil && p.c.request != nil {
 			t.Errorf("%v: %q, %v: a frame before the 101, or something kept", state, out, p.c.State())
 		}
 	}
@@ -307,7 +307,7 @@ func TestRelease(t *testing.T) {
 		p := newPeer(&testLimits)
 		p.feed([]byte(in))
 		p.c.Release()
-		if p.c.State() != StateClosed || p.c.buf != nil || p.c.request != nil || !p.c.Deadline().IsZero() {
+		if p.c.State() != StateClosed || held(&p.c) > 0 || p.c.part != nil && p.c.request != nil || !p.c.Deadline().IsZero() {
 			t.Errorf("%s: %v", what, p.c.State())
 		}
 		if out, err := p.c.Feed([]byte("x"), testNow, p, nil); out != nil || err != nil {
@@ -398,14 +398,14 @@ func TestBufferFollowsArrival(t *testing.T) {
 	limits.MessageBytes = 1 << 30
 	p := openPeer(t, &limits)
 	p.feed(declared(fin|bin, 1<<30))
-	if p.c.buf != nil {
-		t.Fatalf("%d bytes held for none that came", cap(p.c.buf.b))
+	if held(&p.c) > 0 {
+		t.Fatalf("%d bytes held for none that came", held(&p.c))
 	}
 	chunk := make([]byte, 1000)
 	grown, last := 0, 0
 	for total := 1000; total <= 300_000; total += len(chunk) {
 		p.feed(chunk)
-		got := cap(p.c.buf.b)
+		got := held(&p.c)
 		if got > 3*total+4096 {
 			t.Fatalf("%d bytes held for %d that came", got, total)
 		}

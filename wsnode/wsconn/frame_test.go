@@ -141,7 +141,7 @@ func TestFrames(t *testing.T) {
 			if out, _ := withoutPongs(t, p.out); !bytes.Equal(out, c.out) {
 				t.Errorf("%s: sent % x, want % x", name, out, c.out)
 			}
-			if p.c.State() == StateOpen && p.c.buf != nil {
+			if p.c.State() == StateOpen && p.c.part != nil {
 				t.Errorf("%s: an idle connection keeps a buffer", name)
 			}
 			if p.c.State() == StateOpen && !p.c.Deadline().IsZero() {

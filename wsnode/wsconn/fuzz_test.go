@@ -105,6 +105,12 @@ func cutAnswer(out []byte) (head string, frames []byte) {
 // it has no use for.
 func checkBounds(t *testing.T, c *Conn) {
 	t.Helper()
+	if c.part == nil {
+		if c.state != StateOpen && c.state != StateClosed {
+			t.Fatalf("%v: nothing is kept", c.state)
+		}
+		return
+	}
 	held := 0
 	if c.buf != nil {
 		held = len(c.buf.b)
@@ -119,9 +125,8 @@ func checkBounds(t *testing.T, c *Conn) {
 		c.request != nil && (c.state != StateOpening || len(c.request.fields) > c.limits.HeadFields):
 		t.Fatalf("%v: holds %d bytes", c.state, held)
 	}
-	partial := c.rest > 0 || c.heldBytes > 0 || c.fragmented
-	if c.state == StateOpen && partial == c.deadline.IsZero() {
-		t.Fatalf("something in part: %t, deadline %v", partial, c.deadline)
+	if c.state == StateClosed || c.state == StateOpen && !c.pipelined && (!c.underWay() || c.deadline.IsZero()) {
+		t.Fatalf("%v: something in part: %t, deadline %v", c.state, c.underWay(), c.deadline)
 	}
 }
 
@@ -130,6 +135,9 @@ func checkBounds(t *testing.T, c *Conn) {
 func progress(c *Conn) string {
 	if c.ended {
 		return fmt.Sprint(c.state, c.closeSent)
+	}
+	if c.part == nil {
+		return fmt.Sprint(c.state, "at rest")
 	}
 	var held []byte
 	if c.buf != nil {
@@ -270,7 +278,7 @@ func FuzzFrameRoundTrip(f *testing.F) {
 			return
 		}
 		p.want(t, message(byte(op), string(payload)))
-		if p.c.buf != nil || !p.c.Deadline().IsZero() {
+		if p.c.part != nil {
 			t.Fatal("an idle connection keeps a buffer or a deadline")
 		}
 		sent, _ := withoutPongs(t, p.out) // the peer echoes

@@ -34,7 +34,7 @@ func (c *Conn) feedOpen(in []byte, now time.Time, sink Sink, out []byte) ([]byte
 		return t.out, err
 	}
 	// A message's time runs from its first byte, whatever comes in between.
-	if (c.rest > 0 || c.heldBytes > 0 || c.fragmented) && c.deadline.IsZero() {
+	if c.underWay() && c.deadline.IsZero() {
 		c.deadline = now.Add(c.limits.MessageTimeout)
 	}
 	return t.out, nil
@@ -130,7 +130,9 @@ func (c *Conn) resumeFrame(chunk []byte, t *turn) error {
 	if c.rest > 0 {
 		return nil
 	}
-	err := c.control(c.buf.b[c.have:], t)
+	if err := c.control(c.buf.b[c.have:], t); err != nil {
+		return err
+	}
 	t.answerPing() // the payload is about to go
 	if c.have > 0 {
 		c.buf.b = c.buf.b[:c.have]
@@ -138,7 +140,7 @@ func (c *Conn) resumeFrame(chunk []byte, t *turn) error {
 		c.buf.release()
 		c.buf = nil
 	}
-	return err
+	return nil
 }
 
 // data takes unmasked bytes of the message under way; c.rest says how many of

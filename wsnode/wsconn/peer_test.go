@@ -114,6 +114,14 @@ type peer struct {
 	dontAsk bool   // leave a whole request unanswered
 }
 
+// held is the size of the buffer that c keeps.
+func held(c *Conn) int {
+	if c.part == nil || c.buf == nil {
+		return 0
+	}
+	return cap(c.buf.b)
+}
+
 func newPeer(l *Limits) *peer {
 	p := &peer{now: testNow}
 	p.c.Reset(l, testNow)
