@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf8"
 )
@@ -56,7 +57,9 @@ var kinds = []struct {
 }
 
 // ordinary is the whole of it, the same at every call.
-func ordinary() []conversation {
+var ordinary = sync.OnceValue(makeOrdinary)
+
+func makeOrdinary() []conversation {
 	all := handmade()
 	for i, k := range kinds {
 		m := &maker{Rand: rand.New(rand.NewPCG(0x6761746568, uint64(i)))}
