@@ -12,6 +12,7 @@ type Set struct {
 	guards        Guards
 	types         choice
 	typeNames     []string
+	untyped       bool            // there is one type, whatever messages say
 	nodes         []int32         // of the types
 	names         map[string]bool // properties that schemas declare
 	program       *program
@@ -45,27 +46,50 @@ const keepBytes = 1 << 20
 
 // Check decides whether a message may pass: it returns nil, or an *Error with
 // one of this package's errors. typ is the message's type, as configured, as soon
-// as it is known, also with ErrNotAllowed; it is empty before. Whether the
-// session may send messages of this type is for the caller to say.
+// as it is known, also with ErrNotAllowed; it is empty before, and where
+// there are no types. Whether the session may send messages of this type is for the
+// caller to say.
 //
 // payload is borrowed for the call and not written to. A message that passes
 // costs no allocation, one that does not at most two.
 func (s *Set) Check(payload []byte) (typ string, err error) {
-	r := s.spare.Swap(nil) // cheaper than the pool, and enough for a loop
-	if r == nil {
-		r = s.runs.Get().(*run)
-	}
+	r := s.borrow()
 	typ, err = s.check(r, payload)
+	s.giveBack(r)
+	return typ, err
+}
+
+func (s *Set) borrow() *run {
+	if r := s.spare.Swap(nil); r != nil { // cheaper than the pool, and enough for a loop
+		return r
+	}
+	return s.runs.Get().(*run)
+}
+
+func (s *Set) giveBack(r *run) {
 	r.in = nil
 	if r.size() <= keepBytes && !s.spare.CompareAndSwap(nil, r) {
 		s.runs.Put(r)
 	}
-	return typ, err
+}
+
+// Parse is the part of Check that reads the message and looks at its guards: what
+// there is to compare the whole with.
+func (s *Set) Parse(payload []byte) error {
+	r := s.borrow()
+	defer s.giveBack(r)
+	if at, why := r.read(payload, &s.guards); why != nil {
+		return &Error{Err: why, Offset: at}
+	}
+	return nil
 }
 
 func (s *Set) check(r *run, payload []byte) (string, error) {
 	if at, why := r.read(payload, &s.guards); why != nil {
 		return "", &Error{Err: why, Offset: at}
+	}
+	if s.untyped {
+		return "", s.hold(r, 0, len(payload))
 	}
 	root := &r.entries[0]
 	if root.kind != kindObject {
@@ -82,14 +106,19 @@ func (s *Set) check(r *run, payload []byte) (string, error) {
 	if i < 0 {
 		return "", &Error{Err: ErrTypeUnknown, Offset: -1}
 	}
+	return s.typeNames[i], s.hold(r, i, len(payload))
+}
+
+// hold holds a message that was read against the schema of a type.
+func (s *Set) hold(r *run, i int32, size int) error {
 	r.marks = r.marks[:0]
-	r.steps = s.guards.steps(int(root.next), len(payload))
-	ok = r.eval(s.nodes[i], 0, unmarked)
+	r.steps = s.guards.steps(int(r.entries[0].next), size)
+	ok := r.eval(s.nodes[i], 0, unmarked)
 	switch {
 	case r.steps < 0:
-		return s.typeNames[i], &Error{Err: ErrTooComplex, Offset: -1}
+		return &Error{Err: ErrTooComplex, Offset: -1}
 	case !ok:
-		return s.typeNames[i], s.explain(r)
+		return s.explain(r)
 	}
-	return s.typeNames[i], nil
+	return nil
 }

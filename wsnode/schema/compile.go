@@ -15,45 +15,37 @@ import (
 // others: a reference to anything else is an error. The error holds every
 // problem, joined; those of a schema name its file and the JSON Pointer in it.
 func Compile(files fs.FS, cfg Config) (*Set, error) {
+	return compile(files, cfg, false)
+}
+
+// CompileOne is Compile for whoever knows of no types: the Set holds every JSON
+// text against the schema at one place, a file or messages.json#/$defs/chat. What
+// cfg says of types and their discriminator plays no part.
+func CompileOne(files fs.FS, place string, cfg Config) (*Set, error) {
+	cfg.Types = []Type{{Name: "message", Schema: place}}
+	return compile(files, cfg, true)
+}
+
+func compile(files fs.FS, cfg Config, untyped bool) (*Set, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	var docs []*document
-	var problems []error
-	read, left := map[string]bool{}, maxFileBytes
-	add := func(file string) {
-		if read[file] {
-			return
-		}
-		read[file] = true
-		text, err := readFile(files, file, left)
-		if err != nil {
-			problems = append(problems, err)
-			return
-		}
-		left -= len(text)
-		d, err := readDocument(file, fileURL(file), text)
-		if err != nil {
-			problems = append(problems, err)
-			return
-		}
-		docs = append(docs, d)
-	}
+	var names []string
 	for _, t := range cfg.Types {
 		file, _, _ := strings.Cut(t.Schema, "#")
-		add(file)
+		names = append(names, file)
 	}
-	for _, file := range cfg.Shared {
-		add(file)
-	}
-	if len(problems) > 0 {
-		return nil, errors.Join(problems...)
+	docs, err := readDocuments(files, append(names, cfg.Shared...))
+	if err != nil {
+		return nil, err
 	}
 	c, err := newCompiler(docs, &cfg)
 	if err != nil {
 		return nil, err
 	}
 	s := newSet(&cfg, docs)
+	s.untyped = untyped
+	var problems []error
 	l := newLowering(c)
 	for i, t := range cfg.Types {
 		compiled, err := c.compile(t.Schema)
@@ -77,7 +69,7 @@ func Compile(files fs.FS, cfg Config) (*Set, error) {
 	if s.program, err = l.finish(); err != nil {
 		return nil, err
 	}
-	if !cfg.Guards.DuplicateNames {
+	if !cfg.Guards.DuplicateNames && !untyped {
 		for i, texts := range s.types.textsOf(len(s.nodes)) { // the type has been looked at when they are asked
 			s.nodes[i] = s.program.chosen(s.nodes[i], s.types.name, texts)
 		}
@@ -85,8 +77,45 @@ func Compile(files fs.FS, cfg Config) (*Set, error) {
 	return s, nil
 }
 
+// readDocuments reads files, each once. The error holds every problem.
+func readDocuments(files fs.FS, names []string) ([]*document, error) {
+	var docs []*document
+	var problems []error
+	read, left := map[string]bool{}, maxFileBytes
+	for _, name := range names {
+		if read[name] {
+			continue
+		}
+		read[name] = true
+		text, err := readFile(files, name, left)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		left -= len(text)
+		d, err := readDocument(name, fileURL(name), text)
+		if err != nil {
+			problems = append(problems, err)
+			continue
+		}
+		docs = append(docs, d)
+	}
+	return docs, errors.Join(problems...)
+}
+
 // fileURL is what references between files are relative to.
 func fileURL(file string) string { return (&url.URL{Scheme: "schema", Path: "/" + file}).String() }
+
+// Problem is what is wrong with a schema, and where it stands.
+type Problem struct {
+	File, Pointer string
+	Err           error
+}
+
+func (p *Problem) Error() string { return p.File + "#" + p.Pointer + ": " + p.Err.Error() }
+
+// Unwrap returns what is wrong, without the place.
+func (p *Problem) Unwrap() error { return p.Err }
 
 // compiler compiles schemas of a fixed set of documents.
 type compiler struct {
@@ -119,7 +148,7 @@ func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
 		}
 		for at, pointer := range d.resources {
 			if other, ok := c.byURL[at]; ok {
-				problems = append(problems, fmt.Errorf("%s#%s: $id %s is that of %s#%s too", d.file, pointer, at, other.doc.file, other.at))
+				problems = append(problems, &Problem{d.file, pointer, fmt.Errorf("$id %s is that of %s#%s too", at, other.doc.file, other.at)})
 				continue
 			}
 			c.byURL[at] = resource{d, pointer}
@@ -127,8 +156,8 @@ func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
 	}
 	for _, d := range docs {
 		for _, ref := range d.refs {
-			if err := c.checkReference(d, ref.target); err != nil {
-				problems = append(problems, fmt.Errorf("%s#%s: %w", d.file, ref.at, err))
+			if _, err := c.resolve(d, ref.target); err != nil {
+				problems = append(problems, &Problem{d.file, ref.at, err})
 			}
 		}
 	}
@@ -149,29 +178,35 @@ func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
 	return c, errors.Join(problems...)
 }
 
-// checkReference reports why a reference of d does not lead to a schema. One
-// that leads into a value which is no schema would be taken for one without a
-// single keyword, which allows everything.
-func (c *compiler) checkReference(d *document, target *url.URL) error {
+// resolve finds the schema that a reference of d leads to; it is in no document if
+// it is one of the standard's own, which are built in. One that leads into a value
+// which is no schema would be taken for one without a single keyword, which allows
+// everything: that is an error.
+func (c *compiler) resolve(d *document, target *url.URL) (resource, error) {
 	to := *target
 	to.Fragment, to.RawFragment = "", ""
 	if at := to.String(); at == dialect || strings.HasPrefix(at, dialectMeta) {
-		return nil // the standard's own schemas are built in
+		return resource{}, nil
 	}
 	res, ok := c.byURL[to.String()]
-	switch pointer := res.at + target.Fragment; {
-	case !ok:
-		return fmt.Errorf("refers to %s, which is none of the listed files", &to)
-	case res.doc != d && res.at != "":
-		return fmt.Errorf("refers to %s, which is a part of %s; refer to it as %s#%s", &to, res.doc.file, res.doc.file, res.at)
-	case target.Fragment == "" || strings.HasPrefix(target.Fragment, "/"):
-		if _, ok := res.doc.schemas[pointer]; !ok {
-			return fmt.Errorf("refers to %s#%s, where no schema is", res.doc.file, pointer)
-		}
-	case !res.doc.anchors[to.String()+"#"+target.Fragment]:
-		return fmt.Errorf("refers to the anchor %s, which %s does not have", target.Fragment, res.doc.file)
+	if !ok {
+		return resource{}, fmt.Errorf("refers to %s, which is none of the listed files", &to)
 	}
-	return nil
+	if res.doc != d && res.at != "" {
+		return resource{}, fmt.Errorf("refers to %s, which is a part of %s; refer to it as %s#%s", &to, res.doc.file, res.doc.file, res.at)
+	}
+	if target.Fragment == "" || strings.HasPrefix(target.Fragment, "/") {
+		pointer := res.at + target.Fragment
+		if _, ok := res.doc.schemas[pointer]; !ok {
+			return resource{}, fmt.Errorf("refers to %s#%s, where no schema is", res.doc.file, pointer)
+		}
+		return resource{res.doc, pointer}, nil
+	}
+	pointer, ok := res.doc.anchors[to.String()+"#"+target.Fragment]
+	if !ok {
+		return resource{}, fmt.Errorf("refers to the anchor %s, which %s does not have", target.Fragment, res.doc.file)
+	}
+	return resource{res.doc, pointer}, nil
 }
 
 // Load gives the library the documents of the set, and nothing else.
@@ -190,7 +225,7 @@ func (c *compiler) compile(place string) (*jsonschema.Schema, error) {
 		return nil, err
 	}
 	own := c.byURL[fileURL(file)].doc
-	if err := c.checkReference(own, target); err != nil {
+	if _, err := c.resolve(own, target); err != nil {
 		return nil, err
 	}
 	compiled, err := c.lib.Compile(target.String())
@@ -213,7 +248,7 @@ func (c *compiler) locate(err error) error {
 				at = child(at, name)
 			}
 			if out := cause.BasicOutput(); out.Error != nil {
-				return fmt.Errorf("%s#%s: %s", file, at, out.Error)
+				return &Problem{file, at, errors.New(out.Error.String())}
 			}
 		}
 	}

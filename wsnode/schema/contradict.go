@@ -10,10 +10,11 @@ import (
 	"strings"
 )
 
-// placed is a schema that is an object, and where it stands.
+// placed is a schema, and where it stands.
 type placed struct {
 	at     string
-	object map[string]any
+	value  any
+	object map[string]any // value; nil where it is true or false
 }
 
 // contradictions reports schemas of the document that allow no value of a kind,
@@ -21,12 +22,25 @@ type placed struct {
 // false.
 func (d *document) contradictions(known *patterns) error {
 	var problems []error
-	for _, s := range d.objects {
+	for _, s := range d.placed {
 		s.contradict(known, func(keyword, format string, args ...any) {
-			problems = append(problems, fmt.Errorf("%s#%s: %s; write false if that is meant", d.file, child(s.at, keyword), fmt.Sprintf(format, args...)))
+			problems = append(problems, &Problem{d.file, child(s.at, keyword), fmt.Errorf("%s; write false if that is meant", fmt.Sprintf(format, args...))})
 		})
 	}
 	return errors.Join(problems...)
+}
+
+// Contradiction says why keywords that stand side by side allow no value of a
+// kind, whatever it is, and which of them; both are empty where they do not
+// contradict one another.
+func Contradiction(keywords map[string]any) (keyword, why string) {
+	known := newPatterns()
+	placed{object: keywords}.contradict(&known, func(name, format string, args ...any) {
+		if keyword == "" {
+			keyword, why = name, fmt.Sprintf(format, args...)
+		}
+	})
+	return keyword, why
 }
 
 // opposites are pairs of bounds, what they bound, and whether a value may be both.

@@ -39,10 +39,10 @@ type document struct {
 	// found by walk
 	schemas   map[string]string            // the JSON Pointers at which schemas stand -> that of their resource
 	resources map[string]string            // absolute $id, without fragment -> JSON Pointer
-	anchors   map[string]bool              // absolute URL with fragment
+	anchors   map[string]string            // absolute URL with fragment -> JSON Pointer
 	dynamic   map[string]map[string]string // JSON Pointer of a resource -> $dynamicAnchor -> JSON Pointer
 	refs      []reference
-	objects   []placed        // the schemas that are no true or false
+	placed    []placed        // the schemas, each before those within it
 	names     map[string]bool // properties that schemas declare
 	problems  []error
 }
@@ -87,7 +87,7 @@ func readDocument(file, at string, text []byte) (*document, error) {
 	}
 	return &document{
 		file: file, url: at, value: v,
-		schemas: map[string]string{}, resources: map[string]string{}, anchors: map[string]bool{}, dynamic: map[string]map[string]string{}, names: map[string]bool{},
+		schemas: map[string]string{}, resources: map[string]string{}, anchors: map[string]string{}, dynamic: map[string]map[string]string{}, names: map[string]bool{},
 	}, nil
 }
 
@@ -153,7 +153,7 @@ func (d *document) walk(c *compiler) {
 }
 
 func (w *walker) problem(at, format string, args ...any) {
-	w.problems = append(w.problems, fmt.Errorf("%s#%s: %w", w.file, at, fmt.Errorf(format, args...)))
+	w.problems = append(w.problems, &Problem{w.file, at, fmt.Errorf(format, args...)})
 }
 
 var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
@@ -177,9 +177,7 @@ func (w *walker) schema(v any, at, resource string, base *url.URL) {
 		resource, base = w.identify(object, at, resource, base)
 	}
 	w.schemas[at] = resource
-	if ok {
-		w.objects = append(w.objects, placed{at, object})
-	}
+	w.placed = append(w.placed, placed{at, v, object})
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		value, here := object[name], child(at, name)
 		what := keywords[name]
@@ -228,7 +226,7 @@ func (w *walker) identify(object map[string]any, at, resource string, base *url.
 	}
 	for _, keyword := range []string{"$anchor", "$dynamicAnchor"} {
 		if anchor, ok := object[keyword].(string); ok {
-			w.anchors[base.String()+"#"+anchor] = true
+			w.anchors[base.String()+"#"+anchor] = at
 		}
 	}
 	if anchor, ok := object["$dynamicAnchor"].(string); ok {

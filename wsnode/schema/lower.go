@@ -107,7 +107,7 @@ func (l *lowering) settleConsts() error {
 
 func (l *lowering) fail(at place, format string, args ...any) {
 	if l.err == nil {
-		l.err = fmt.Errorf("%s: %w", at, fmt.Errorf(format, args...))
+		l.err = &Problem{at.file, at.pointer, fmt.Errorf(format, args...)}
 	}
 }
 
