@@ -14,7 +14,7 @@ import (
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 )
 
-var update = flag.Bool("update", false, "write reasons.md and metrics.md anew")
+var update = flag.Bool("update", false, "write reasons.md, metrics.md and lint.md anew")
 
 // reasons.md is what the three tables and the proto's comments say, and leaves
 // no reason out.

@@ -1,0 +1,108 @@
+package lint
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+
+	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
+)
+
+// assertsOn are the keywords that say something about one kind of value, and
+// nothing about others.
+var assertsOn = map[string]kinds{
+	"minLength": text, "maxLength": text, "pattern": text, "format": text, "contentEncoding": text, "contentMediaType": text, "contentSchema": text,
+	"minimum": number, "maximum": number, "exclusiveMinimum": number, "exclusiveMaximum": number, "multipleOf": number,
+	"items": array, "prefixItems": array, "contains": array, "minContains": array, "maxContains": array,
+	"minItems": array, "maxItems": array, "uniqueItems": array, "unevaluatedItems": array,
+	"properties": object, "patternProperties": object, "additionalProperties": object, "propertyNames": object, "required": object,
+	"dependentRequired": object, "dependentSchemas": object, "minProperties": object, "maxProperties": object, "unevaluatedProperties": object,
+}
+
+// needs are keywords that do nothing without one of others.
+var needs = map[string][]string{
+	"then": {"if"}, "else": {"if"}, "if": {"then", "else"}, "minContains": {"contains"}, "maxContains": {"contains"},
+}
+
+// look judges the keywords of a schema that is reached.
+func (l *linter) look(n *schema.Node, how reach) {
+	l.idle(n)
+	l.values(n)
+	l.formats(n)
+	l.twin(n)
+	if pattern, ok := n.Keywords["pattern"].(string); ok && how == asserted {
+		l.unanchored(n, "pattern", pattern)
+	}
+	if members, ok := n.Keywords["patternProperties"].(map[string]any); ok && how == asserted {
+		for _, pattern := range slices.Sorted(maps.Keys(members)) {
+			l.unanchored(n, "patternProperties", pattern)
+		}
+	}
+}
+
+// idle finds keywords that do nothing where they stand.
+func (l *linter) idle(n *schema.Node) {
+	types := typesOf(n)
+	for _, keyword := range slices.Sorted(maps.Keys(n.Keywords)) {
+		if k := assertsOn[keyword]; k != 0 && types&k == 0 && types != 0 {
+			l.find("idle-keyword", n, n.At(keyword), fmt.Sprintf("%s says nothing about %s", keyword, types.names()), `remove it, or correct "type"`)
+		}
+		others, ok := needs[keyword]
+		if !ok || slices.ContainsFunc(others, func(other string) bool { _, ok := n.Keywords[other]; return ok }) {
+			continue
+		}
+		l.find("idle-keyword", n, n.At(keyword), fmt.Sprintf("%s does nothing without %s", keyword, others[0]), fmt.Sprintf("add %q, or remove it", others[0]))
+	}
+}
+
+// values finds values of an enum that are of a type which is not allowed, and those
+// that stand there twice.
+func (l *linter) values(n *schema.Node) {
+	values, _ := n.Keywords["enum"].([]any)
+	types := typesOf(&schema.Node{Keywords: map[string]any{"type": n.Keywords["type"]}})
+	for i, v := range values {
+		if types&kindOf(v) == 0 {
+			l.find("unreachable-branch", n, n.At("enum")+"/"+strconv.Itoa(i), "a value of it is no "+types.names()+", so no message has it", "remove the value, or add its type")
+		}
+	}
+}
+
+// formats finds what a node reads as an annotation.
+func (l *linter) formats(n *schema.Node) {
+	for _, keyword := range []string{"contentEncoding", "contentMediaType", "contentSchema"} {
+		if _, ok := n.Keywords[keyword]; ok {
+			l.find("unasserted-format", n, n.At(keyword), "nothing is held against "+keyword, "remove it, and have the application check")
+		}
+	}
+	format, ok := n.Keywords["format"].(string)
+	switch {
+	case ok && !schema.IsFormat(format):
+		l.find("unasserted-format", n, n.At("format"), "nothing is held against the format "+quoted(format), `write a "pattern" and a "maxLength" instead`)
+	case ok && l.annotate:
+		l.find("unasserted-format", n, n.At("format"), "with annotate: true nothing is held against the format "+quoted(format), "set annotate: false for the route")
+	}
+}
+
+// unanchored finds patterns that stand for more than they say.
+func (l *linter) unanchored(n *schema.Node, keyword, pattern string) {
+	s, err := schema.ShapeOf(pattern)
+	if err != nil || s.From && s.To {
+		return
+	}
+	which := "before and after it"
+	switch {
+	case s.From:
+		which = "after it"
+	case s.To:
+		which = "before it"
+	}
+	l.find("unanchored-pattern", n, n.At(keyword), quoted(pattern)+" is looked for anywhere: whatever stands "+which+" passes", "begin it with ^ and end it with $, around (?:...) where it has a |")
+}
+
+func quoted(s string) string {
+	if len(s) > 60 {
+		s = s[:60] + "..."
+	}
+	return strconv.Quote(s)
+}
