@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/gatehouse-ws/gatehouse/wsnode/schema/lint"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files under testdata")
@@ -29,7 +31,7 @@ func TestImports(t *testing.T) {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
 	const module = "github.com/gatehouse-ws/gatehouse/"
-	allowed := []string{"proto/gatehouse/authority/v1", "auditlog", "token", "tlsfile", "cmd/internal/settings", "cmd/internal/callerr", "cmd/internal/shell", "cmd/internal/backupfile"}
+	allowed := []string{"proto/gatehouse/authority/v1", "auditlog", "token", "wsnode/schema", "wsnode/schema/lint", "tlsfile", "cmd/internal/settings", "cmd/internal/callerr", "cmd/internal/shell", "cmd/internal/backupfile"}
 	checked := 0
 	for _, file := range files {
 		if strings.HasPrefix(file, "dev") {
@@ -246,6 +248,10 @@ func TestVersion(t *testing.T) {
 
 func TestCompletion(t *testing.T) {
 	c := &caller{t: t}
+	var rules strings.Builder
+	for _, r := range lint.Rules() {
+		rules.WriteString(r.Name + "\n")
+	}
 	for args, want := range map[string]string{
 		"token list --state ":               "active\nnot_yet_active\nused\nexpired\nrevoked\nlocked\n:4\n",
 		"token issue --ip-binding ":         "off\nlog\nprefix\nstrict\n:4\n",
@@ -253,6 +259,9 @@ func TestCompletion(t *testing.T) {
 		"credential create x --role ":       "issuer\nnode\nadmin\nviewer\n:4\n",
 		"node list -o ":                     "table\njson\n:4\n",
 		"node list ":                        ":4\n", // no files
+		"schema lint ":                      ":0\n", // files
+		"schema check --schemas ":           ":16\n",
+		"schema lint --except ":             rules.String() + ":4\n",
 		"revoke ":                           ":4\n",
 		"session close ":                    ":4\n",
 		"dev ":                              ":4\n",

@@ -22,7 +22,8 @@ const rootExample = `  gatehouse token issue --subject u42 --audience chat
   gatehouse token list --subject u42
   gatehouse session list --tenant acme
   gatehouse revoke --subject u42 --reason "laptop stolen"
-  gatehouse revoke --token-stdin < leaked.txt`
+  gatehouse revoke --token-stdin < leaked.txt
+  gatehouse schema lint messages.json`
 
 func (c *cli) rootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -59,7 +60,7 @@ func (c *cli) rootCommand() *cobra.Command {
 		c.connectCommand(), c.tokenCommand(), c.revokeCommand(), c.revocationCommand(),
 		c.lockCommand(), c.unlockCommand(), c.locksCommand(),
 		c.sessionCommand(), c.nodeCommand(), c.credentialCommand(), c.keyCommand(),
-		c.auditCommand(), c.backupCommand(),
+		c.auditCommand(), c.backupCommand(), c.schemaCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
 	for _, t := range topics {
@@ -167,7 +168,8 @@ var topics = []struct{ name, short, text string }{
 const exitCodesHelp = `Exit codes of gatehouse:
 
     0  ok
-    1  failure: anything that is not below
+    1  failure: anything that is not below; schema check refused a message, or
+       schema lint found something
     2  usage: the command line, the settings or a field of the request is wrong
     3  not found: the authority knows nothing of this name or id
     4  denied: the credential is missing, unknown, disabled or may not do this,
@@ -222,6 +224,12 @@ of the last revocation. audit verify writes the first batch, the head, held
 (through where the trail is proved; sequence 0 for nothing of it), lines,
 unsealed lines, how many checkpoints matched and how many were earlier than the
 files, and up to 100 problems with file, sequence, lines and text.
+
+schema check writes refused messages as a list, each with line, type, error,
+offset, pointer, keyword and want, then how many messages there were and passed,
+and by what how many were refused. schema lint writes findings with rule, file,
+pointer, why and fix; complete is false if not all could be looked at. schema
+bench writes nanoseconds, allocations and the ratio of checking to reading.
 
 New fields may be added; none is renamed or removed within a major version.`
 
