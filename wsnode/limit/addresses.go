@@ -13,8 +13,8 @@ import (
 // about new ones. IPv4 counts by address, also where it is mapped into IPv6;
 // IPv6 by /64; every invalid address counts as the same one.
 //
-// The counts follow the sockets themselves: whoever was allowed by Accept must
-// be handed to Gone once, when the socket is closed. Safe for concurrent use; no
+// The counts follow the sockets themselves: whoever was allowed by Accept or Know
+// must be handed to Gone once, when the socket is closed. Safe for concurrent use; no
 // method allocates.
 type Addresses struct {
 	cfg      Config
@@ -57,21 +57,43 @@ func newAddresses(cfg Config, shards int) *Addresses {
 	return a
 }
 
-// Accept decides about a socket that was just accepted, or whose client's
-// address was just learnt from a proxy. If it is allowed it counts from now on,
-// as unauthenticated; a refused one changes nothing, and uses up nothing of its
-// address's window.
+// Accept decides about a socket that was just accepted. If it is allowed it
+// counts from now on, as unauthenticated; a refused one changes nothing, and uses
+// up nothing of its address's window.
 //
 // An address that the table has no room for is refused with TableFull. Room is
 // made by forgetting addresses without a socket whose window has passed: to
 // forget those loses nothing.
 func (a *Addresses) Accept(addr netip.Addr, now time.Time) Decision {
 	var d Decision
-	live := a.live.Load()
-	if d.over(&a.cfg.Sockets, Sockets, sockets(live)) ||
-		d.over(&a.cfg.Unauthenticated, Unauthenticated, unauthenticated(live)) {
-		return d // a full node touches no shard
+	if a.full(&d) { // touches no shard
+		return d
 	}
+	a.assign(&d, addr, now, true)
+	return d
+}
+
+// AcceptUnknown is Accept for a socket whose client's address is yet to be
+// learnt: it counts for the node alone, until Know has allowed it or GoneUnknown
+// takes it back.
+func (a *Addresses) AcceptUnknown() Decision {
+	var d Decision
+	d.Allow = a.admit(&d)
+	return d
+}
+
+// Know decides about a socket that AcceptUnknown allowed, by the limits of its
+// client's address. If it is allowed it counts as if Accept had allowed it; else
+// it goes on counting for the node alone.
+func (a *Addresses) Know(addr netip.Addr, now time.Time) Decision {
+	var d Decision
+	a.assign(&d, addr, now, false)
+	return d
+}
+
+// assign decides by the limits of an address whether it has one more
+// unauthenticated socket, which the node counts too if it is a newcomer.
+func (a *Addresses) assign(d *Decision, addr netip.Addr, now time.Time, newcomer bool) {
 	key, at := keyOf(addr), unixNanos(now)
 	s, hash := a.shard(key)
 	s.mu.Lock()
@@ -85,21 +107,21 @@ func (a *Addresses) Accept(addr netip.Addr, now time.Time) Decision {
 		have, missing = e.unauthenticated, missingAt(&e.fullAt, at, a.whole)
 	case !s.makeRoom(at):
 		d.Rule, d.Action = TableFull, a.cfg.NewPerAddress.Action
-		return d
+		return
 	}
 	if d.over(&a.cfg.UnauthenticatedPerAddress, UnauthenticatedPerAddress, have) {
-		return d
+		return
 	}
 	if wait := missing + a.interval - a.whole; wait > 0 {
 		if d.exceeded(NewPerAddress, a.cfg.NewPerAddress.Action, a.cfg.NewPerAddress.DryRun) {
 			d.RetryAfter = time.Duration(wait)
-			return d
+			return
 		}
 	} else {
 		missing += a.interval
 	}
-	if !a.admit(&d) {
-		return d
+	if newcomer && !a.admit(d) {
+		return
 	}
 	if e == nil {
 		e = s.add(hash, key)
@@ -107,11 +129,17 @@ func (a *Addresses) Accept(addr netip.Addr, now time.Time) Decision {
 	e.unauthenticated++
 	e.fullAt = at + missing
 	d.Allow = true
-	return d
 }
 
-// admit counts one more unauthenticated socket of the node, unless other
-// goroutines have reached a ceiling since Accept looked.
+// full reports whether the node has as many sockets as it may.
+func (a *Addresses) full(d *Decision) bool {
+	live := a.live.Load()
+	return d.over(&a.cfg.Sockets, Sockets, sockets(live)) ||
+		d.over(&a.cfg.Unauthenticated, Unauthenticated, unauthenticated(live))
+}
+
+// admit counts one more unauthenticated socket of the node, unless there are as
+// many as may be, as other goroutines may have seen to since Accept looked.
 func (a *Addresses) admit(d *Decision) bool {
 	for {
 		live := a.live.Load()
@@ -193,6 +221,14 @@ func (a *Addresses) Gone(addr netip.Addr, authenticated bool) {
 	if e.unauthenticated == 0 && e.authenticated == 0 {
 		s.fullUntil = min(s.fullUntil, e.fullAt)
 	}
+}
+
+// GoneUnknown takes back a socket that AcceptUnknown allowed and Know did not.
+func (a *Addresses) GoneUnknown() {
+	if live := a.live.Load(); unauthenticated(live) == 0 {
+		panic("limit: GoneUnknown for a socket that is not counted")
+	}
+	a.live.Add(^uint64(oneSocket + oneUnauthenticated - 1))
 }
 
 // Counts tells the numbers of this moment.

@@ -16,6 +16,7 @@ type model struct {
 	unauthenticated map[netip.Addr]int
 	reserved        map[netip.Addr]int // of the unauthenticated
 	authenticated   map[netip.Addr]int
+	unknown         int                          // unauthenticated, of no address
 	missing         map[netip.Addr]time.Duration // of the window's bucket
 }
 
@@ -42,8 +43,41 @@ func (m *model) known(addr netip.Addr) bool {
 	return m.unauthenticated[addr] > 0 || m.authenticated[addr] > 0 || m.missing[addr] > 0
 }
 
-func (m *model) accept(addr netip.Addr) Decision {
-	c, all := &m.cfg, sum(m.unauthenticated)+sum(m.authenticated)
+// check is a rule, and whether a socket would break it.
+type check struct {
+	rule   Rule
+	broken bool
+	action Action
+	dry    bool
+}
+
+// first is the decision of the first check that refuses.
+func first(checks []check) Decision {
+	d := Decision{Allow: true}
+	for _, c := range checks {
+		switch {
+		case c.broken && c.dry:
+			d.Dry |= 1 << c.rule
+		case c.broken:
+			return Decision{Dry: d.Dry, Rule: c.rule, Action: c.action}
+		}
+	}
+	return d
+}
+
+// ofNode are the checks that know no address.
+func (m *model) ofNode() []check {
+	c, waiting := &m.cfg, sum(m.unauthenticated)+m.unknown
+	return []check{
+		{Sockets, waiting+sum(m.authenticated) >= c.Sockets.Max, c.Sockets.Action, c.Sockets.DryRun},
+		{Unauthenticated, waiting >= c.Unauthenticated.Max, c.Unauthenticated.Action, c.Unauthenticated.DryRun},
+	}
+}
+
+// decide decides by these checks and those of an address, which gets the socket
+// if it is allowed.
+func (m *model) decide(checks []check, addr netip.Addr) Decision {
+	c := &m.cfg
 	known := 0
 	for i := range uint32(modelAddresses) {
 		if m.known(address(i)) {
@@ -52,35 +86,20 @@ func (m *model) accept(addr netip.Addr) Decision {
 	}
 	interval := c.NewPerAddress.Length / time.Duration(c.NewPerAddress.Max)
 	window := m.missing[addr] + interval - interval*time.Duration(c.NewPerAddress.Max)
-	var d Decision
-	for _, check := range []struct {
-		rule   Rule
-		broken bool
-		action Action
-		dry    bool
-	}{
-		{Sockets, all >= c.Sockets.Max, c.Sockets.Action, c.Sockets.DryRun},
-		{Unauthenticated, sum(m.unauthenticated) >= c.Unauthenticated.Max, c.Unauthenticated.Action, c.Unauthenticated.DryRun},
-		{TableFull, !m.known(addr) && known >= c.Addresses, c.NewPerAddress.Action, false},
-		{UnauthenticatedPerAddress, m.unauthenticated[addr] >= c.UnauthenticatedPerAddress.Max, c.UnauthenticatedPerAddress.Action, c.UnauthenticatedPerAddress.DryRun},
-		{NewPerAddress, window > 0, c.NewPerAddress.Action, c.NewPerAddress.DryRun},
-	} {
-		switch {
-		case check.broken && check.dry:
-			d.Dry |= 1 << check.rule
-		case check.broken:
-			d.Rule, d.Action = check.rule, check.action
-			if check.rule == NewPerAddress {
-				d.RetryAfter = window
-			}
-			return d
+	d := first(append(checks,
+		check{TableFull, !m.known(addr) && known >= c.Addresses, c.NewPerAddress.Action, false},
+		check{UnauthenticatedPerAddress, m.unauthenticated[addr] >= c.UnauthenticatedPerAddress.Max, c.UnauthenticatedPerAddress.Action, c.UnauthenticatedPerAddress.DryRun},
+		check{NewPerAddress, window > 0, c.NewPerAddress.Action, c.NewPerAddress.DryRun},
+	))
+	switch {
+	case d.Rule == NewPerAddress:
+		d.RetryAfter = window
+	case d.Allow:
+		if window <= 0 {
+			m.missing[addr] += interval
 		}
+		m.unauthenticated[addr]++
 	}
-	if window <= 0 {
-		m.missing[addr] += interval
-	}
-	m.unauthenticated[addr]++
-	d.Allow = true
 	return d
 }
 
@@ -126,19 +145,38 @@ func againstModel(t *rapid.T) {
 		cfg: cfg, now: testNow,
 		unauthenticated: map[netip.Addr]int{}, reserved: map[netip.Addr]int{}, authenticated: map[netip.Addr]int{}, missing: map[netip.Addr]time.Duration{},
 	}
-	check := func(what string, addr netip.Addr, got, want Decision) {
+	same := func(what string, addr netip.Addr, got, want Decision) {
 		if got != want {
 			t.Fatalf("%s %v: %+v, the model says %+v", what, addr, got, want)
 		}
 	}
 	for range rapid.IntRange(1, 200).Draw(t, "steps") {
 		addr := address(rapid.Uint32Range(0, modelAddresses-1).Draw(t, "address"))
-		switch rapid.IntRange(0, 7).Draw(t, "step") {
+		switch rapid.IntRange(0, 10).Draw(t, "step") {
 		case 0, 1, 2:
-			check("accept", addr, a.Accept(addr, m.now), m.accept(addr))
+			same("accept", addr, a.Accept(addr, m.now), m.decide(m.ofNode(), addr))
+		case 8:
+			want := first(m.ofNode())
+			same("accept unknown", netip.Addr{}, a.AcceptUnknown(), want)
+			if want.Allow {
+				m.unknown++
+			}
+		case 9:
+			if m.unknown > 0 {
+				want := m.decide(nil, addr)
+				same("know", addr, a.Know(addr, m.now), want)
+				if want.Allow {
+					m.unknown--
+				}
+			}
+		case 10:
+			if m.unknown > 0 {
+				a.GoneUnknown()
+				m.unknown--
+			}
 		case 3:
 			if m.unauthenticated[addr] > m.reserved[addr] {
-				check("reserve", addr, a.Reserve(addr), m.reserve(addr))
+				same("reserve", addr, a.Reserve(addr), m.reserve(addr))
 			}
 		case 4:
 			if m.reserved[addr] > 0 {
@@ -165,9 +203,13 @@ func againstModel(t *rapid.T) {
 			m.advance(time.Duration(rapid.Int64Range(1, int64(cfg.NewPerAddress.Length)).Draw(t, "later")))
 		}
 		got := a.Counts()
-		if got.Sockets != sum(m.unauthenticated)+sum(m.authenticated) || got.Unauthenticated != sum(m.unauthenticated) || got.Addresses > 4 {
-			t.Fatalf("%+v, the model has %d and %d", got, sum(m.unauthenticated)+sum(m.authenticated), sum(m.unauthenticated))
+		waiting := sum(m.unauthenticated) + m.unknown
+		if got.Sockets != waiting+sum(m.authenticated) || got.Unauthenticated != waiting || got.Addresses > 4 {
+			t.Fatalf("%+v, the model has %d and %d", got, waiting+sum(m.authenticated), waiting)
 		}
+	}
+	for range m.unknown {
+		a.GoneUnknown()
 	}
 	for addr, n := range m.reserved {
 		for range n {
