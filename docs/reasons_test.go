@@ -53,7 +53,7 @@ Close codes 4000 to 4499 say that a client may come back; 4500 to 4999 that it m
 
 ## Refused opening handshakes
 
-The peer is answered with an HTTP status and the words of the third column or, on routes with ` + "`refuse_by_close`" + `, with 101 and at once a close frame. "Again" says whether coming back may help, and the answer's ` + "`Retry-After`" + ` when; the same token will do unless the authority had been asked before, which only the log tells. Limits whose action is ` + "`drop`" + ` reset the connection instead.
+The peer is answered with an HTTP status and the words of the third column or, on routes with ` + "`refuse_by_close`" + `, with 101 and at once a close frame. "Again" says whether coming back may help, and the answer's ` + "`Retry-After`" + ` when; the same token will do unless the authority had been asked before, which only the log tells. Limits whose action is ` + "`drop`" + ` reset the connection instead, and a PROXY header at fault ends it without a word.
 
 | reason | meaning | told | status | close code | again |
 | --- | --- | --- | --- | --- | --- |`)

@@ -4,9 +4,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
@@ -20,37 +22,66 @@ const maxRejecting = 256
 type opener struct{ n *Node }
 
 // Accepted implements netloop.Opener. A full node refuses before TLS: there is
-// nothing to answer with but a costly handshake.
+// nothing to answer with but a costly handshake. Who comes from a trusted proxy
+// counts for its own address once the proxy has told it.
 func (o opener) Accepted(from netip.AddrPort, overTLS bool, now time.Time) (netloop.Ticket, bool) {
 	n, addr := o.n, from.Addr()
 	if !addr.IsValid() {
 		n.refuseNoAddress(now)
 		return nil, false
 	}
-	d := n.addresses.Accept(addr, now)
+	var d limit.Decision
+	mode, is := n.proxies.Mode(addr), "client_ip"
+	if mode == clientaddr.Untrusted {
+		d = n.addresses.Accept(addr, now)
+	} else {
+		d, is = n.addresses.AcceptUnknown(), "proxy"
+	}
+	place, early := n.placeOf(d, overTLS)
+	if place == placeNone {
+		n.log.Debug("connection reset", "reason", early.Label(), is, addr.String())
+		return nil, false
+	}
+	p := &peer{n: n, addr: addr, place: place, opening: &opening{mode: mode, early: early, retry: d.RetryAfter}}
+	if mode != clientaddr.Untrusted {
+		p.addr, p.via = netip.Addr{}, addr
+	}
+	_, _ = rand.Read(p.id[:]) // it never fails
+	return p, true
+}
+
+// placeOf is the place of a connection by the limits' decision. One that is
+// refused, by the limit that is returned, has a place all the same, only to be
+// told so, if that limit rejects and there is room for it.
+func (n *Node) placeOf(d limit.Decision, overTLS bool) (place, pb.Reason) {
 	n.countDry(d)
 	if d.Allow {
-		return newPeer(n, addr, 0, 0), true
+		return placeCounted, 0
 	}
 	n.metrics.dropped[d.Rule].Inc()
 	reason, full := limitReason(d.Rule)
 	if d.Action == limit.Drop || full && overTLS || !n.mayReject() {
-		n.log.Debug("connection reset", "reason", reason.Label(), "client_ip", addr.String())
-		return nil, false
+		return placeNone, reason
 	}
-	return newPeer(n, addr, reason, d.RetryAfter), true
+	return placeRejecting, reason
 }
 
-// noAddressEvery is how often the log tells of connections without an address:
-// each would have the same line.
-const noAddressEvery = time.Minute
+// seldom tells when something may be logged that would else have the same line
+// many times.
+type seldom struct{ last atomic.Int64 } // in Unix nanoseconds
+
+const seldomEvery = time.Minute
+
+func (s *seldom) now(now time.Time) bool {
+	last := s.last.Load()
+	return (last == 0 || now.Sub(time.Unix(0, last)).Abs() >= seldomEvery) && s.last.CompareAndSwap(last, now.UnixNano())
+}
 
 // refuseNoAddress tells of a connection that is not TCP's. No limit could count
 // it, and no authority takes a redemption without a client's address.
 func (n *Node) refuseNoAddress(now time.Time) {
 	n.metrics.noAddress.Inc()
-	last := n.noAddressLogged.Load()
-	if (last == 0 || now.Sub(time.Unix(0, last)).Abs() >= noAddressEvery) && n.noAddressLogged.CompareAndSwap(last, now.UnixNano()) {
+	if n.noAddressLogged.now(now) {
 		n.log.Error("connection reset: it has no TCP address; serve TCP listeners only, and put a proxy before others")
 	}
 }
@@ -78,36 +109,46 @@ func limitReason(r limit.Rule) (reason pb.Reason, full bool) {
 	return pb.Reason_REASON_CAPACITY, true
 }
 
-// newPeer is a connection that was let in, or, with a reason, was let in only to
-// be told so, and no limit counts it. It is its own ticket.
-func newPeer(n *Node, addr netip.Addr, early pb.Reason, retry time.Duration) *peer {
-	return &peer{n: n, addr: addr, counted: early == 0, opening: &opening{early: early, retry: retry}}
-}
-
 // Open implements netloop.Ticket.
 func (p *peer) Open(link netloop.Link, now time.Time) netloop.Machine {
 	p.link, p.now, p.began, p.heard = link, now, now, p.n.instant(now)
-	_, _ = rand.Read(p.id[:]) // it never fails
 	p.conn.Reset(&p.n.limits, now)
 	return p
 }
 
 // Failed implements netloop.Ticket.
 func (p *peer) Failed(err error) {
-	if !errors.Is(err, netloop.ErrStopped) {
-		p.n.log.Debug("TLS handshake failed", "reason", pb.Reason_REASON_TLS_FAILED.Label(), "client_ip", p.addr.String(), "error", err)
+	switch {
+	case errors.Is(err, netloop.ErrStopped), errors.Is(err, errRefused):
+	case p.mode == clientaddr.Proxy:
+		p.headerBroken(err)
+	default:
+		p.n.log.Debug("TLS handshake failed", p.who("reason", pb.Reason_REASON_TLS_FAILED.Label(), "error", err)...)
 		p.n.metrics.tlsFailed.Inc()
 	}
-	p.n.gone(p.addr, p.counted, false)
+	p.leave()
 }
 
-// gone takes a socket out of the counts.
-func (n *Node) gone(addr netip.Addr, counted, admitted bool) {
-	if counted {
-		n.addresses.Gone(addr, admitted)
-	} else {
-		n.rejecting.Add(-1)
+// place is what a connection counts as.
+type place uint8
+
+const (
+	placeNone      place = iota
+	placeCounted         // by the limits, for its address if that is known
+	placeRejecting       // by mayReject alone
+)
+
+// leave takes a connection out of the counts.
+func (p *peer) leave() {
+	switch {
+	case p.place == placeRejecting:
+		p.n.rejecting.Add(-1)
+	case p.place == placeCounted && p.addr.IsValid():
+		p.n.addresses.Gone(p.addr, p.admitted)
+	case p.place == placeCounted:
+		p.n.addresses.GoneUnknown()
 	}
+	p.place = placeNone
 }
 
 // giveBack ends a session whose socket was gone before it was told.

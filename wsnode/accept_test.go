@@ -38,7 +38,7 @@ func TestNoAddress(t *testing.T) {
 		if n := len(l.a.Seen().Redeems); n != 1 {
 			t.Errorf("%d redemptions, want 1", n)
 		}
-		time.Sleep(noAddressEvery)
+		time.Sleep(seldomEvery)
 		knock()
 		if n := len(l.logs.lines(t, line)); n != 2 {
 			t.Errorf("%d lines a minute later, want 2", n)

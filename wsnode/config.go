@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/credentials"
 
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
@@ -25,6 +26,8 @@ type Config struct {
 	Limits    limit.Config  `yaml:"limits"`
 	Sockets   SocketConfig  `yaml:"sockets"`
 
+	TrustedProxies []clientaddr.Trusted `yaml:"trusted_proxies" help:"proxies in front of the node that tell who their clients are; nobody else is believed"`
+
 	// What cannot stand in a file. Credentials and Log are required.
 	Credentials credentials.TransportCredentials `yaml:"-"` // with which the authority is called; tlsfile makes them
 
@@ -37,7 +40,7 @@ type Config struct {
 
 // SocketConfig bounds what one socket may take, in bytes and time.
 type SocketConfig struct {
-	HandshakeTimeout time.Duration `yaml:"handshake_timeout" help:"for the TLS handshake, and again for the request head"`
+	HandshakeTimeout time.Duration `yaml:"handshake_timeout" help:"for the TLS handshake, and again for the request head; the first of them with a PROXY header before it"`
 	HeadBytes        int           `yaml:"head_bytes" help:"bytes of a request head"`
 	HeadFields       int           `yaml:"head_fields" help:"header fields of a request"`
 	MessageBytes     int           `yaml:"message_bytes" help:"bytes of one message, over all its fragments"`
@@ -81,7 +84,8 @@ func DefaultConfig() Config {
 
 // Validate tells all that is wrong, each with its field, value, bound and fix.
 func (c *Config) Validate() error {
-	problems := []error{c.Authority.Validate(), within("limits", c.Limits.Validate()), c.Sockets.validate()}
+	_, proxies := clientaddr.New("trusted_proxies", c.TrustedProxies)
+	problems := []error{c.Authority.Validate(), within("limits", c.Limits.Validate()), c.Sockets.validate(), proxies}
 	if len(c.Routes) == 0 {
 		problems = append(problems, errors.New("routes: required, at least one"))
 	}

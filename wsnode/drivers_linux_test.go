@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -16,6 +17,7 @@ import (
 	"github.com/gobwas/ws"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
@@ -162,18 +164,66 @@ func pieces(r *rand.Rand, b []byte) (out [][]byte) {
 // the same.
 func TestDriversAgree(t *testing.T) {
 	portable, loops := newTCP(t, PortableDriver), newTCP(t, AutoDriver)
-	for cut, in := range cuts {
-		for i, talk := range talks() {
-			t.Run(talk.name+" "+cut, func(t *testing.T) {
-				want := portable.hear(t, talk, func(b []byte) [][]byte { return in(rand.New(rand.NewPCG(1, uint64(i))), b) })
-				got := loops.hear(t, talk, func(b []byte) [][]byte { return in(rand.New(rand.NewPCG(1, uint64(i))), b) })
-				if got != want {
-					t.Errorf("the loops:\n%s\nthe portable driver:\n%s", got, want)
-				}
-			})
+	for from, talks := range map[string][]talk{"127.0.0.1": talks(), proxyAddr: proxyTalks(), xffAddr: xffTalks()} {
+		for cut, in := range cuts {
+			for i, talk := range talks {
+				t.Run(talk.name+" "+cut, func(t *testing.T) {
+					want := portable.hear(t, talk, from, func(b []byte) [][]byte { return in(rand.New(rand.NewPCG(1, uint64(i))), b) })
+					got := loops.hear(t, talk, from, func(b []byte) [][]byte { return in(rand.New(rand.NewPCG(1, uint64(i))), b) })
+					if got != want {
+						t.Errorf("the loops:\n%s\nthe portable driver:\n%s", got, want)
+					}
+				})
+			}
 		}
 	}
 }
+
+// Trusted proxies on loopback.
+const proxyAddr, xffAddr = "127.0.0.2", "127.0.0.3"
+
+// proxyTalks begin with a PROXY header, or should.
+func proxyTalks() []talk {
+	headed := func(name, header string) talk {
+		return talk{"PROXY: " + name, func(o wstest.Opening) []step {
+			return []step{{join([]byte(header), o.Bytes(), text("a")), 2}, bye}
+		}}
+	}
+	cut := func(name, header string) talk {
+		return talk{"PROXY: " + name, func(wstest.Opening) []step { return []step{{[]byte(header), 0}} }}
+	}
+	return []talk{
+		headed("version 1", "PROXY TCP4 192.0.2.7 192.0.2.8 40000 443\r\n"),
+		headed("version 2", v2Header("\x21\x11\x00\x0c\xc0\x00\x02\x07\xc0\x00\x02\x08\x9c\x40\x01\xbb")),
+		headed("version 2 with more than addresses", v2Header("\x21\x11\x03\xe8\xc0\x00\x02\x07\xc0\x00\x02\x08\x9c\x40\x01\xbb"+strings.Repeat("x", 988))),
+		headed("LOCAL", v2Header("\x20\x00\x00\x00")),
+		headed("UNKNOWN", "PROXY UNKNOWN\r\n"),
+		headed("none", ""),
+		headed("two", strings.Repeat("PROXY TCP4 192.0.2.7 192.0.2.8 40000 443\r\n", 2)),
+		headed("malformed", "PROXY TCP4 192.0.2.7 192.0.2.8 40000\r\n"),
+		headed("too long", v2Header("\x21\x11\xff\xff\xc0\x00\x02\x07\xc0\x00\x02\x08\x9c\x40\x01\xbb")),
+		cut("half of version 1", "PROXY TCP4 192.0."),
+		cut("half of version 2", v2Header("\x21\x11\x00")),
+		cut("no byte", ""),
+		cut("nothing behind it", "PROXY TCP4 192.0.2.7 192.0.2.8 40000 443\r\n"),
+	}
+}
+
+// xffTalks have X-Forwarded-For, or should.
+func xffTalks() []talk {
+	with := func(name string, fields ...string) talk {
+		return talk{"X-Forwarded-For: " + name, func(o wstest.Opening) []step {
+			o.Fields = fields
+			return []step{{o.Bytes(), 1}}
+		}}
+	}
+	return []talk{
+		with("one", "X-Forwarded-For: 192.0.2.7"), with("two", "X-Forwarded-For: 203.0.113.9, 192.0.2.7"), with("a proxy's", "X-Forwarded-For: 192.0.2.7, "+xffAddr),
+		with("none"), with("none but Forwarded", "Forwarded: for=192.0.2.7"), with("malformed", "X-Forwarded-For: 192.0.2.7, x"), with("unknown", "X-Forwarded-For: unknown"),
+	}
+}
+
+func v2Header(rest string) string { return "\r\n\r\n\x00\r\nQUIT\n" + rest }
 
 // tcpLab is a node on loopback.
 type tcpLab struct {
@@ -186,6 +236,7 @@ type tcpLab struct {
 func newTCP(t *testing.T, d Driver) *tcpLab {
 	l := &tcpLab{lab: newLab(t, testConfig(), func(c *Config, _ *wstest.Authority) {
 		c.Sockets.Driver, c.Sockets.Loops = d, 2
+		c.TrustedProxies = []clientaddr.Trusted{{Networks: []string{proxyAddr}, Mode: clientaddr.Proxy}, {Networks: []string{xffAddr}, Mode: clientaddr.XFF}}
 		c.Limits.Messages.PerSecond, c.Limits.UnauthenticatedPerAddress.Max = 0, 100
 		c.Limits.NewPerAddress = limit.Window{Max: 1_000_000, Length: time.Second, Action: limit.Reject}
 	})}
@@ -215,10 +266,11 @@ var (
 	date        = regexp.MustCompile(`Date: [^\r]*`)
 )
 
-// hear has the node hear a talk, and tells all that came of it.
-func (l *tcpLab) hear(t *testing.T, talk talk, cut func([]byte) [][]byte) string {
+// hear has the node hear a talk from an address, and tells all that came of it.
+func (l *tcpLab) hear(t *testing.T, talk talk, from string, cut func([]byte) [][]byte) string {
 	t.Helper()
-	c, err := net.Dial("tcp", l.listener.Addr().String())
+	dialer := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(from), 0))}
+	c, err := dialer.Dial("tcp", l.listener.Addr().String())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +305,7 @@ func (l *tcpLab) hear(t *testing.T, talk talk, cut func([]byte) [][]byte) string
 	out := fmt.Sprintf("sent %q\ntold %q\n", date.ReplaceAll(handshakeID.ReplaceAll(heard.b, []byte("ID")), []byte("Date")), events[l.told:])
 	for _, msg := range []string{"handshake refused", "session opened", "session closed"} {
 		for _, line := range (&logbook{buf: *bytes.NewBufferString(logged[l.logged:])}).lines(t, msg) {
-			out += fmt.Sprintln(msg, line["reason"], line["code"], line["detail"], line["path"], line["origin"])
+			out += fmt.Sprintln(msg, line["reason"], line["code"], line["detail"], line["path"], line["origin"], line["client_ip"], line["proxy"], line["error"])
 		}
 	}
 	l.told, l.logged = len(events), len(logged)

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
@@ -32,6 +33,7 @@ type Node struct {
 	log       *slog.Logger
 	handler   deliver.Handler
 	routes    map[string]*route
+	proxies   *clientaddr.Proxies
 	addresses *limit.Addresses
 	sessions  *sessions
 	verify    *verify.Client
@@ -40,7 +42,8 @@ type Node struct {
 
 	draining        atomic.Bool
 	rejecting       atomic.Int32 // sockets above a limit that are being told so
-	noAddressLogged atomic.Int64 // when the log told of connections without an address, in Unix nanoseconds
+	noAddressLogged seldom       // of connections without an address
+	noClientLogged  seldom       // of trusted proxies that do not name their clients
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -100,8 +103,11 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 		}
 		n.routes[r.Path] = use
 	}
-	err := n.loadSchemas()
-	if err != nil {
+	var err error
+	if n.proxies, err = clientaddr.New("trusted_proxies", cfg.TrustedProxies); err != nil {
+		return nil, err // Validate has told
+	}
+	if err = n.loadSchemas(); err != nil {
 		return nil, err
 	}
 	if n.metrics, err = newMetrics(cfg.Metrics, n); err != nil {

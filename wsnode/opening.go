@@ -10,6 +10,7 @@ import (
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wsconn"
 )
@@ -45,6 +46,11 @@ func (p *peer) Opening(r *wsconn.Request) {
 	p.seen = seen{path: cleanPath(r.Path), origin: clean(r.Origin), userAgent: clean(r.UserAgent)}
 	if p.route = p.n.routes[string(r.Path)]; p.route != nil {
 		p.subprotocol = p.route.choose(r) // a refusal by close must answer it too
+	}
+	if p.mode != clientaddr.Untrusted {
+		if p.reason = p.learn(r); p.reason != 0 {
+			return
+		}
 	}
 	if p.reason = p.admission(); p.reason != 0 {
 		return
@@ -250,10 +256,8 @@ func (p *peer) refuse(reason pb.Reason, retryAfter time.Duration, out []byte) []
 	p.unreserve()
 	r := refusalOf(reason)
 	p.n.metrics.refuse(reason)
-	attrs := []any{
-		"handshake_id", p.handshakeID(), "reason", reason.Label(), "status", r.status, "client_ip", p.addr.String(),
-		"path", p.seen.path, "origin", p.seen.origin, "user_agent", p.seen.userAgent,
-	}
+	attrs := p.who("handshake_id", p.handshakeID(), "reason", reason.Label(), "status", r.status,
+		"path", p.seen.path, "origin", p.seen.origin, "user_agent", p.seen.userAgent)
 	if !p.token.ID.IsZero() {
 		attrs = append(attrs, "token_id", p.token.ID.String())
 	}

@@ -13,6 +13,7 @@ import (
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
@@ -40,10 +41,11 @@ type peer struct {
 	reserved bool // has a place among the authenticated
 	admitted bool // counts as authenticated
 
-	// set at construction
-	counted bool // the limits count this socket
-	addr    netip.Addr
-	link    netloop.Link
+	place place
+
+	// set once
+	addr netip.Addr // the client's; invalid as long as its proxy has not told it
+	link netloop.Link
 }
 
 // opening is what a peer needs until it has a session.
@@ -51,9 +53,13 @@ type opening struct {
 	// set at construction
 	id    [16]byte // of the handshake, and of the session that it opens
 	began time.Time
+	via   netip.Addr // the trusted proxy that the client comes through, if any
+
 	// early is the limit that refuses as soon as there is a request to answer.
-	early pb.Reason
-	retry time.Duration // with early
+	early  pb.Reason
+	retry  time.Duration   // with early
+	mode   clientaddr.Mode // of via; none once it has told who the client is
+	header []byte          // of a PROXY header, in part
 
 	// owned by the turn
 	subprotocol string         // to be answered; empty for none
@@ -88,6 +94,10 @@ func (p *peer) Feed(in []byte, now time.Time, out []byte) []byte {
 		case p.pastGrace():
 			out = p.close(errRevoked, out)
 		}
+	} else if p.opening != nil && p.mode == clientaddr.Proxy {
+		if in = p.afterHeader(in); len(in) == 0 {
+			return out
+		}
 	}
 	out, err := p.conn.Feed(in, now, p, out)
 	return p.afterFeed(err, out)
@@ -105,6 +115,8 @@ func (p *peer) afterFeed(err error, out []byte) []byte {
 	case err != nil:
 		return p.fail(err, out)
 	case p.opening == nil:
+	case p.reason != 0 && p.place == placeNone: // its limit drops
+		p.dropped()
 	case p.reason != 0:
 		return p.refuse(p.reason, p.retry, out)
 	case p.asking:
@@ -119,6 +131,9 @@ func (p *peer) fail(err error, out []byte) []byte {
 	switch {
 	case p.session != nil:
 		return p.close(err, out)
+	case p.mode == clientaddr.Proxy:
+		p.refuseHeader(openingReason(err), err)
+		return out
 	case p.early != 0:
 		return p.refuse(p.early, p.retry, out)
 	}
@@ -178,6 +193,8 @@ func (p *peer) Stop(now time.Time, out []byte) []byte {
 	switch state := p.conn.State(); {
 	case p.session != nil:
 		return p.close(errDraining, out)
+	case p.mode == clientaddr.Proxy && !p.Done():
+		p.refuseHeader(pb.Reason_REASON_DRAINING, errDraining)
 	case state == wsconn.StateOpening, state == wsconn.StateVerifying:
 		return p.refuse(pb.Reason_REASON_DRAINING, 0, out)
 	}
@@ -193,11 +210,14 @@ func (p *peer) Gone(err error, now time.Time) {
 	if p.session != nil {
 		p.end(errConnectionLost) // unless it has ended already
 	} else if err != nil {
-		p.n.log.Debug("connection ended before its handshake", "handshake_id", p.handshakeID(), "client_ip", p.addr.String(), "error", err)
+		if p.mode == clientaddr.Proxy && !p.Done() {
+			p.headerBroken(err)
+		}
+		p.n.log.Debug("connection ended before its handshake", p.who("handshake_id", p.handshakeID(), "error", err)...)
 	}
 	p.conn.Release()
 	p.unreserve()
-	p.n.gone(p.addr, p.counted, p.admitted)
+	p.leave()
 }
 
 // Message implements wsconn.Sink.

@@ -11,6 +11,7 @@ import (
 	"github.com/gobwas/ws"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wsconn"
 )
 
@@ -60,6 +61,10 @@ var refusals = map[pb.Reason]refusal{
 	pb.Reason_REASON_TUNNEL:              forbidden,
 	pb.Reason_REASON_ORIGIN_REFUSED:      {http.StatusForbidden, "origin_not_allowed", "", codeForbidden, false},
 	pb.Reason_REASON_ORIGIN_MISSING:      {http.StatusForbidden, "origin_not_allowed", "", codeForbidden, false},
+
+	// A client can't mend the one, and whoever provokes the other needs no telling.
+	pb.Reason_REASON_CLIENT_ADDRESS_MISSING:   unavailable,
+	pb.Reason_REASON_CLIENT_ADDRESS_MALFORMED: malformed,
 
 	pb.Reason_REASON_TOKEN_MISSING:  {http.StatusUnauthorized, "token_missing", challengeMissing, 4401, false},
 	pb.Reason_REASON_COOKIE_ONLY:    {http.StatusUnauthorized, "token_missing", challengeMissing, 4401, false},
@@ -115,7 +120,8 @@ func refusalOf(reason pb.Reason) *refusal {
 	return &unavailable
 }
 
-// openingReason is the reason of wsconn's error about a request head.
+// openingReason is the reason of wsconn's error about a request head, or of
+// clientaddr's.
 func openingReason(err error) pb.Reason {
 	for _, row := range []struct {
 		err    error
@@ -125,6 +131,8 @@ func openingReason(err error) pb.Reason {
 		{wsconn.ErrVersion, pb.Reason_REASON_HANDSHAKE_VERSION},
 		{wsconn.ErrHandshakeTimeout, pb.Reason_REASON_HANDSHAKE_TIMEOUT},
 		{wsconn.ErrHeadTooLarge, pb.Reason_REASON_HANDSHAKE_TOO_LARGE},
+		{clientaddr.ErrMissing, pb.Reason_REASON_CLIENT_ADDRESS_MISSING},
+		{clientaddr.ErrMalformed, pb.Reason_REASON_CLIENT_ADDRESS_MALFORMED},
 	} {
 		if errors.Is(err, row.err) {
 			return row.reason

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
@@ -33,6 +34,7 @@ type refused struct {
 	retry     string // Retry-After
 	fields    map[string]string
 	code      ws.StatusCode // by close; 0 where no route is known by then
+	proxied   bool          // the log has the proxy, since the client is not known
 }
 
 const (
@@ -118,6 +120,12 @@ var local = []refused{
 			}
 		},
 		offer: with(nil), status: 403, public: "origin_not_allowed", code: 4504},
+	{rule: "a trusted proxy that does not name the client", reason: pb.Reason_REASON_CLIENT_ADDRESS_MISSING, label: "client_address_missing",
+		edit: trust("192.0.2.1", clientaddr.XFF), offer: with(nil), proxied: true,
+		status: 503, public: "unavailable", retry: "2", code: 1013},
+	{rule: "one that says what is no address", reason: pb.Reason_REASON_CLIENT_ADDRESS_MALFORMED, label: "client_address_malformed",
+		edit: trust("192.0.2.1", clientaddr.Forwarded), offer: with(func(o *wstest.Opening) { o.Fields = []string{"Forwarded: for=x"} }), proxied: true,
+		status: 400, public: "handshake_malformed", code: 4500},
 	{rule: "no token", reason: pb.Reason_REASON_TOKEN_MISSING, label: "token_missing",
 		offer:  with(func(o *wstest.Opening) { o.Bearer = "" }),
 		status: 401, public: "token_missing", challenge: noToken, code: 4401},
@@ -314,7 +322,11 @@ func (r *refused) wantLog(l *lab, id string, status int) {
 			continue
 		}
 		n++
-		if line["reason"] != r.label || line["status"] != float64(status) || line["client_ip"] != "192.0.2.1" {
+		is, not := "client_ip", "proxy"
+		if r.proxied {
+			is, not = not, is
+		}
+		if line["reason"] != r.label || line["status"] != float64(status) || line[is] != "192.0.2.1" || line[not] != nil {
 			l.t.Errorf("logged %v, want reason %s and status %d", line, r.label, status)
 		}
 	}

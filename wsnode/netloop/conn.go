@@ -30,8 +30,8 @@ const (
 // after turns, so that a peer that does not read holds up no turn.
 type conn struct {
 	p   *Portable
-	nc  net.Conn // raw, or the TLS connection over it
 	raw net.Conn
+	nc  net.Conn  // raw, or from the TLS handshake on the connection over it
 	tls *tls.Conn // nil without TLS
 
 	// Owned by whoever runs a turn.
@@ -57,18 +57,14 @@ type conn struct {
 	failure error  // of the first write that failed
 }
 
-func newConn(p *Portable, nc net.Conn, tlsConfig *tls.Config) *conn {
+func newConn(p *Portable, nc net.Conn) *conn {
 	c := &conn{p: p, nc: nc, raw: nc}
 	c.changed.L = &c.mu
-	if tlsConfig != nil {
-		c.tls = tls.Server(nc, tlsConfig)
-		c.nc = c.tls
-	}
 	return c
 }
 
-func (c *conn) run(ticket Ticket) {
-	if err := c.shakeHands(); err != nil {
+func (c *conn) run(ticket Ticket, tlsConfig *tls.Config) {
+	if err := c.shakeHands(ticket, tlsConfig); err != nil {
 		_ = c.raw.Close()
 		if c.p.isStopped() { // which has cut it off
 			err = ErrStopped
@@ -84,13 +80,63 @@ func (c *conn) run(ticket Ticket) {
 	c.end(c.read())
 }
 
-func (c *conn) shakeHands() error {
-	if c.tls == nil {
+// shakeHands does what comes before the machine.
+func (c *conn) shakeHands(ticket Ticket, tlsConfig *tls.Config) error {
+	if tlsConfig == nil {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.p.cfg.HandshakeTimeout)
 	defer cancel()
+	early, err := c.preface(ctx, ticket)
+	if err != nil {
+		reset(c.raw)
+		return err
+	}
+	c.tls = tls.Server(c.raw, tlsConfig)
+	if len(early) > 0 {
+		c.tls = tls.Server(&begun{Conn: c.raw, early: early}, tlsConfig)
+	}
+	c.nc = c.tls
 	return c.tls.HandshakeContext(ctx)
+}
+
+// preface gives the ticket what comes before TLS, and returns what was read
+// beyond that.
+func (c *conn) preface(ctx context.Context, ticket Ticket) ([]byte, error) {
+	early, done, err := ticket.Preface(nil, time.Now())
+	if done || err != nil {
+		return early, err
+	}
+	by, _ := ctx.Deadline()
+	_ = c.raw.SetReadDeadline(by) // the read tells
+	buf := make([]byte, readBytes)
+	for !done {
+		n, err := c.raw.Read(buf)
+		if n == 0 && err != nil {
+			return nil, err
+		}
+		if early, done, err = ticket.Preface(buf[:n], time.Now()); err != nil {
+			return nil, err
+		}
+	}
+	return early, c.raw.SetReadDeadline(time.Time{})
+}
+
+// begun is a connection of which some was read already.
+type begun struct {
+	net.Conn
+	early []byte
+}
+
+func (b *begun) Read(p []byte) (int, error) {
+	if len(b.early) == 0 {
+		return b.Conn.Read(p)
+	}
+	n := copy(p, b.early)
+	if b.early = b.early[n:]; len(b.early) == 0 {
+		b.early = nil
+	}
+	return n, nil
 }
 
 // stop asks the machine to end. Where there is none yet nobody waits for a

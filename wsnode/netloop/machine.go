@@ -75,11 +75,17 @@ type Opener interface {
 	Accepted(peer netip.AddrPort, overTLS bool, now time.Time) (Ticket, bool)
 }
 
-// Ticket is a connection that was let in. One of its methods is called, once.
+// Ticket is a connection that was let in. Open or Failed is called, once.
 type Ticket interface {
+	// Preface takes what the peer sends before TLS, if anything. It is called
+	// first with nothing, then with what is read, until it is done or fails; rest is
+	// what is TLS's already, and may be of in. Where there is no TLS it is not called:
+	// then all of it is the machine's.
+	Preface(in []byte, now time.Time) (rest []byte, done bool, err error)
 	// Open makes the machine of the connection, once its TLS handshake is done.
 	Open(link Link, now time.Time) Machine
-	// Failed says that there will be none: the TLS handshake failed, or, with
-	// ErrStopped, the driver was stopped before it was done.
+	// Failed says that there will be none: what comes before it failed, with the
+	// error of Preface or of the TLS handshake, or, with ErrStopped, the driver was
+	// stopped before it was done.
 	Failed(err error)
 }

@@ -152,6 +152,7 @@ type door struct {
 	t        testing.TB
 	machines chan *script
 	refuse   atomic.Bool
+	preface  atomic.Pointer[func(in []byte) (rest []byte, done bool, err error)] // nil wants none
 	accepted chan netip.AddrPort
 	failed   chan error
 }
@@ -163,6 +164,13 @@ func newDoor(t testing.TB) *door {
 func (d *door) Accepted(peer netip.AddrPort, _ bool, _ time.Time) (Ticket, bool) {
 	d.accepted <- peer
 	return d, !d.refuse.Load()
+}
+
+func (d *door) Preface(in []byte, _ time.Time) ([]byte, bool, error) {
+	if preface := d.preface.Load(); preface != nil {
+		return (*preface)(in)
+	}
+	return in, true, nil
 }
 
 func (d *door) Open(link Link, now time.Time) Machine {

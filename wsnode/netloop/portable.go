@@ -16,7 +16,7 @@ import (
 
 // Config bounds what a connection may take.
 type Config struct {
-	HandshakeTimeout time.Duration // for the TLS handshake
+	HandshakeTimeout time.Duration // for the TLS handshake, with what comes before it
 	WriteTimeout     time.Duration // for 64 KiB of a write; a peer that takes longer is gone
 	OutboundBytes    int           // that may wait to be sent, beside the write under way
 	LingerTimeout    time.Duration // for the peer to end its side after we ended ours
@@ -93,7 +93,7 @@ func (p *Portable) accept(nc net.Conn, tlsConfig *tls.Config) {
 		reset(nc)
 		return
 	}
-	c := newConn(p, nc, tlsConfig)
+	c := newConn(p, nc)
 	p.mu.Lock()
 	if p.stopped {
 		p.mu.Unlock()
@@ -104,7 +104,7 @@ func (p *Portable) accept(nc net.Conn, tlsConfig *tls.Config) {
 	p.conns[c] = struct{}{}
 	p.wg.Go(func() { // ends with the connection
 		defer p.forget(c)
-		c.run(ticket)
+		c.run(ticket, tlsConfig)
 	})
 	p.mu.Unlock()
 }

@@ -151,6 +151,9 @@ func (d *Daemon) start() {
 			d.log.Warn("this listener has no TLS: tokens and messages cross the network for all to read", "address", d.cfg.Listeners[i].Address)
 		}
 	}
+	for _, p := range d.cfg.TrustedProxies {
+		d.log.Info("proxies are trusted to say who their clients are", "networks", p.Networks, "mode", p.Mode)
+	}
 	for _, r := range d.cfg.Routes {
 		if r.Unchecked {
 			d.log.Warn("this route passes messages on without a schema", "path", r.Path)

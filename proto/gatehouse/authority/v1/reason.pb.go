@@ -123,6 +123,12 @@ const (
 	Reason_REASON_TUNNEL Reason = 59
 	// The TLS handshake failed.
 	Reason_REASON_TLS_FAILED Reason = 60
+	// A trusted proxy did not say who its client is, in the way that it is trusted
+	// for.
+	Reason_REASON_CLIENT_ADDRESS_MISSING Reason = 61
+	// What a trusted proxy says of its client can't be understood: it is malformed,
+	// unfinished or too long.
+	Reason_REASON_CLIENT_ADDRESS_MALFORMED Reason = 62
 	// The address has too many sockets that have not shown a token.
 	Reason_REASON_ADDRESS_UNAUTHENTICATED_LIMIT Reason = 70
 	// The address has too many sockets.
@@ -229,6 +235,8 @@ var (
 		58:  "REASON_SUBPROTOCOL",
 		59:  "REASON_TUNNEL",
 		60:  "REASON_TLS_FAILED",
+		61:  "REASON_CLIENT_ADDRESS_MISSING",
+		62:  "REASON_CLIENT_ADDRESS_MALFORMED",
 		70:  "REASON_ADDRESS_UNAUTHENTICATED_LIMIT",
 		71:  "REASON_ADDRESS_LIMIT",
 		72:  "REASON_ADDRESS_RATE",
@@ -304,6 +312,8 @@ var (
 		"REASON_SUBPROTOCOL":                   58,
 		"REASON_TUNNEL":                        59,
 		"REASON_TLS_FAILED":                    60,
+		"REASON_CLIENT_ADDRESS_MISSING":        61,
+		"REASON_CLIENT_ADDRESS_MALFORMED":      62,
 		"REASON_ADDRESS_UNAUTHENTICATED_LIMIT": 70,
 		"REASON_ADDRESS_LIMIT":                 71,
 		"REASON_ADDRESS_RATE":                  72,
@@ -365,7 +375,7 @@ var File_gatehouse_authority_v1_reason_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\x93\x0f\n" +
+	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xdb\x0f\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1a\n" +
@@ -413,7 +423,9 @@ const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\x15REASON_ORIGIN_MISSING\x109\x12\x16\n" +
 	"\x12REASON_SUBPROTOCOL\x10:\x12\x11\n" +
 	"\rREASON_TUNNEL\x10;\x12\x15\n" +
-	"\x11REASON_TLS_FAILED\x10<\x12(\n" +
+	"\x11REASON_TLS_FAILED\x10<\x12!\n" +
+	"\x1dREASON_CLIENT_ADDRESS_MISSING\x10=\x12#\n" +
+	"\x1fREASON_CLIENT_ADDRESS_MALFORMED\x10>\x12(\n" +
 	"$REASON_ADDRESS_UNAUTHENTICATED_LIMIT\x10F\x12\x18\n" +
 	"\x14REASON_ADDRESS_LIMIT\x10G\x12\x17\n" +
 	"\x13REASON_ADDRESS_RATE\x10H\x12\x13\n" +
