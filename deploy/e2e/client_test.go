@@ -54,6 +54,7 @@ type offer struct {
 	origin    string
 	userAgent string
 	header    http.Header
+	from      string // the client's address; its own on loopback where empty
 }
 
 // open makes the opening handshake by hand, so that what a refusal says can be
@@ -83,6 +84,10 @@ func open(t *testing.T, o offer) (*socket, error) {
 				refused.header, refused.body = r.Header, string(b)
 			}
 		},
+	}
+	if o.from != "" {
+		dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(o.from)}}
+		d.NetDial = dialer.DialContext
 	}
 	if o.token != "" {
 		d.Protocols = []string{"gatehouse.v1", "gatehouse.token." + o.token}
