@@ -38,6 +38,7 @@ var (
 	errFence          = errors.New("authority silent beyond the session fence")
 	errBinary         = errors.New("binary message on a route without binary")
 	errScope          = errors.New("message type not in the token's scopes")
+	errTunnel         = errors.New("messages carry another protocol")
 	errRate           = errors.New("messages come too fast")
 	errSlowReader     = errors.New("peer does not read")
 	errIdle           = errors.New("peer is silent")
@@ -100,6 +101,7 @@ var closeTable = slices.Concat([]closeRule{
 	{schema.ErrNotAllowed, ws.StatusPolicyViolation, pb.Reason_REASON_MESSAGE_NOT_ALLOWED, notAllowed, false},
 	{errScope, ws.StatusPolicyViolation, pb.Reason_REASON_SCOPE, notAllowed, false},
 	{errBinary, ws.StatusPolicyViolation, pb.Reason_REASON_BINARY_REFUSED, "binary messages not allowed", false},
+	{errTunnel, ws.StatusPolicyViolation, pb.Reason_REASON_TUNNEL_FOUND, "tunnels not allowed", false},
 	{errRate, codeLimit, pb.Reason_REASON_MESSAGE_RATE, "too many messages", true},
 	{errSlowReader, codeTryAgainLater, pb.Reason_REASON_SLOW_READER, "reading too slowly", true},
 	{errIdle, ws.StatusGoingAway, pb.Reason_REASON_IDLE, "no sign of life", true},

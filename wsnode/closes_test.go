@@ -178,6 +178,8 @@ var closes = []closed{
 		edit:  func(c *Config, _ *wstest.Authority) { c.Limits.Messages.DryRun = true },
 		token: wstest.Token{Limits: &pb.SessionLimits{MessagesPerSecond: 1}},
 		drive: func(_ *lab, p *wstest.Peer) { exchange(p, "a"); p.Send("b") }},
+	{rule: "its messages carry another protocol", cause: errTunnel, path: binaryPath, code: 1008, text: "tunnels not allowed", reason: pb.Reason_REASON_TUNNEL_FOUND,
+		drive: write(binaryFrame(sshBanner))},
 	{rule: "the peer does not read", cause: errSlowReader, code: 1013, text: "reading too slowly", told: 1013, reason: pb.Reason_REASON_SLOW_READER,
 		edit: func(c *Config, _ *wstest.Authority) { c.Sockets.MessageBytes, c.Sockets.OutboundBytes = 1000, 1000 },
 		drive: func(l *lab, p *wstest.Peer) {

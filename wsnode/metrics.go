@@ -8,6 +8,7 @@ import (
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
+	"github.com/gatehouse-ws/gatehouse/wsnode/tunnel"
 )
 
 // metrics are the node's counters. No label holds a user, address or token.
@@ -25,6 +26,7 @@ type metrics struct {
 	postponed   map[pb.Reason]prometheus.Counter
 	reloads     *prometheus.CounterVec
 	forgiven    map[pb.Reason]prometheus.Counter
+	tunnels     *prometheus.CounterVec
 }
 
 // refuse counts a refused handshake.
@@ -54,8 +56,8 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	opts := func(name, help string) prometheus.Opts {
 		return prometheus.Opts{Namespace: "gatehouse", Subsystem: "node", Name: name, Help: help}
 	}
-	vec := func(name, help, label string) *prometheus.CounterVec {
-		return prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), []string{label})
+	vec := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts(opts(name, help)), labels)
 	}
 	gauge := func(name, help string, read func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts(opts(name, help)), read)
@@ -76,6 +78,17 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		forgiven:   map[pb.Reason]prometheus.Counter{},
 		dry:        vec("limits_dry_run_total", "What limits with dry_run would have refused, by limit.", "limit"),
 		reloads:    vec("schema_reloads_total", "Times that the schemas were to be read anew, by result: ok, or failed, and the old ones stay.", "result"),
+		tunnels:    vec("tunnels_found_total", "Sockets whose messages carried another protocol, by route and signature.", "route", "signature"),
+	}
+	unchecked := prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("route_unchecked", "1 for each route that passes messages on without a schema, 0 for the others.")), []string{"route"})
+	for _, r := range n.cfg.Routes {
+		without := unchecked.WithLabelValues(r.Path)
+		if r.Unchecked {
+			without.Set(1)
+		}
+		for _, s := range tunnel.Signatures() {
+			m.tunnels.WithLabelValues(r.Path, s.String())
+		}
 	}
 	for _, r := range forgivable {
 		m.forgiven[r] = forgiven.WithLabelValues(r.Label())
@@ -111,7 +124,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, m.reloads, forgiven, build,
+		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, m.reloads, forgiven, m.tunnels, unchecked, build,
 		gauge("sockets", "Open sockets.", func() float64 { return float64(n.addresses.Counts().Sockets) }),
 		gauge("sockets_unauthenticated", "Of those, sockets whose opening handshake has not ended.", func() float64 { return float64(n.addresses.Counts().Unauthenticated) }),
 		gauge("sessions", "Live sessions.", func() float64 { return float64(n.sessions.count()) }),

@@ -16,6 +16,7 @@ import (
 	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
+	"github.com/gatehouse-ws/gatehouse/wsnode/tunnel"
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wsconn"
 )
@@ -40,6 +41,7 @@ type peer struct {
 	peerCode ws.StatusCode
 	reserved bool // has a place among the authenticated
 	admitted bool // counts as authenticated
+	tunnel   tunnel.Socket
 
 	place place
 
@@ -232,11 +234,17 @@ func (p *peer) Message(op ws.OpCode, payload, out []byte) ([]byte, error) {
 		}
 		p.n.metrics.dryMessages.Inc()
 	}
+	if p.throttled(payload) {
+		return out, errRate
+	}
 	if op == ws.OpText && forNode(payload) {
 		return out, p.renew(payload)
 	}
 	if kind, err := p.check(op, payload); err != nil {
 		return p.forgive(kind, err, out)
+	}
+	if err := p.lookForTunnel(op, payload); err != nil {
+		return out, err
 	}
 	p.n.metrics.messages.Inc()
 	return s.deliver(deliver.Op(op), payload, out)

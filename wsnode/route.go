@@ -36,6 +36,7 @@ type Route struct {
 	Messages      schema.Config `yaml:"messages" help:"the types of message, each with its JSON Schema"`
 	Unchecked     bool          `yaml:"unchecked" help:"pass messages on without a schema; then no message types may be given"`
 	Binary        bool          `yaml:"binary" help:"pass binary messages on; no schema sees them, so unchecked must be true"`
+	Tunnels       TunnelPolicy  `yaml:"tunnels" help:"what a socket meets whose messages carry another protocol, such as SSH: close, throttle (to 4 KiB a second), or log"`
 }
 
 // MissingOrigin is a rule for handshakes without Origin.
@@ -50,7 +51,7 @@ const (
 
 // SetDefaults fills a route before its configuration is read.
 func (r *Route) SetDefaults() {
-	r.MissingOrigin, r.Messages = RefuseMissing, schema.Default()
+	r.MissingOrigin, r.Messages, r.Tunnels = RefuseMissing, schema.Default(), CloseTunnels
 }
 
 var subprotocolName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
@@ -83,6 +84,9 @@ func (r *Route) validate(name string) error {
 		case schema.TunnelSubprotocol([]byte(p)):
 			bad(fmt.Sprintf("subprotocols[%d]", i), "%q is a tunnel's, which no route passes", p)
 		}
+	}
+	if !r.Tunnels.known() {
+		bad("tunnels", "%q is none of close, throttle and log", string(r.Tunnels))
 	}
 	if r.Binary && !r.Unchecked {
 		bad("binary", "true needs unchecked: true, since no schema can see into binary messages")

@@ -290,6 +290,7 @@ func TestRouteConfig(t *testing.T) {
 		{"a subprotocol that is no token", func(r *Route) { r.Subprotocols = []string{"a b"} }, "r.subprotocols[0]"},
 		{"an empty subprotocol", func(r *Route) { r.Subprotocols = []string{""} }, "r.subprotocols[0]"},
 		{"a subprotocol that carries tokens", func(r *Route) { r.Subprotocols = []string{"ok", "gatehouse.token.x"} }, "r.subprotocols[1]"},
+		{"a policy for tunnels that there is not", func(r *Route) { r.Tunnels = "drop" }, "r.tunnels"},
 		{"a tunnel's subprotocol", func(r *Route) { r.Subprotocols = []string{"ssh"} }, "r.subprotocols[0]"},
 		{"neither schema nor unchecked", func(r *Route) { r.Unchecked = false }, "r.messages.types: required"},
 		{"both", func(r *Route) { r.Messages.Types = []schema.Type{{Name: "x", Schema: "x.json"}} }, "r.unchecked"},

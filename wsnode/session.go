@@ -46,6 +46,7 @@ type session struct {
 	ofSubject links
 
 	// owned by the peer's turn
+	throttle *limit.Rate            // of a tunnel that goes on, or nil
 	rates    map[string]*limit.Rate // of types with a rate of their own, once they came
 	opened   instant
 	renewal  *verify.Attempt // under way, or nil

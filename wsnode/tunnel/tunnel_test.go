@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unsafe"
 )
 
 // No ordinary message is found: alone, as the first one of a socket; in its
@@ -240,6 +241,13 @@ func TestSignaturesHaveNames(t *testing.T) {
 		}) {
 			t.Errorf("no tunnel of the tests is %v", s)
 		}
+	}
+}
+
+// A record of a socket has three bytes to spare.
+func TestSocketSize(t *testing.T) {
+	if got := unsafe.Sizeof(Socket{}); got != 3 {
+		t.Errorf("%d bytes, want 3", got)
 	}
 }
 

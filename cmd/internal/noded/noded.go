@@ -156,7 +156,10 @@ func (d *Daemon) start() {
 	}
 	for _, r := range d.cfg.Routes {
 		if r.Unchecked {
-			d.log.Warn("this route passes messages on without a schema", "path", r.Path)
+			d.log.Warn("this route passes messages on without a schema", "path", r.Path, "binary", r.Binary)
+		}
+		if r.Tunnels == wsnode.ThrottleTunnels || r.Tunnels == wsnode.LogTunnels {
+			d.log.Warn("this route does not close sockets whose messages carry another protocol", "path", r.Path, "tunnels", string(r.Tunnels))
 		}
 	}
 	id := d.node.Instance()

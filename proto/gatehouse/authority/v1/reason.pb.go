@@ -184,6 +184,8 @@ const (
 	Reason_REASON_TOO_COMPLEX Reason = 107
 	// A newer session of the same subject has taken its place.
 	Reason_REASON_SESSION_REPLACED Reason = 108
+	// Messages carry another protocol, as a tunnel's do.
+	Reason_REASON_TUNNEL_FOUND Reason = 109
 )
 
 // Enum value maps for Reason.
@@ -264,6 +266,7 @@ var (
 		106: "REASON_RENEWAL_RATE",
 		107: "REASON_TOO_COMPLEX",
 		108: "REASON_SESSION_REPLACED",
+		109: "REASON_TUNNEL_FOUND",
 	}
 	Reason_value = map[string]int32{
 		"REASON_UNSPECIFIED":                   0,
@@ -341,6 +344,7 @@ var (
 		"REASON_RENEWAL_RATE":                  106,
 		"REASON_TOO_COMPLEX":                   107,
 		"REASON_SESSION_REPLACED":              108,
+		"REASON_TUNNEL_FOUND":                  109,
 	}
 )
 
@@ -375,7 +379,7 @@ var File_gatehouse_authority_v1_reason_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xdb\x0f\n" +
+	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xf4\x0f\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1a\n" +
@@ -452,7 +456,8 @@ const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\x0eREASON_RENEWED\x10i\x12\x17\n" +
 	"\x13REASON_RENEWAL_RATE\x10j\x12\x16\n" +
 	"\x12REASON_TOO_COMPLEX\x10k\x12\x1b\n" +
-	"\x17REASON_SESSION_REPLACED\x10lBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
+	"\x17REASON_SESSION_REPLACED\x10l\x12\x17\n" +
+	"\x13REASON_TUNNEL_FOUND\x10mBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
 
 var (
 	file_gatehouse_authority_v1_reason_proto_rawDescOnce sync.Once
