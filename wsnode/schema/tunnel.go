@@ -23,12 +23,15 @@ var tunnels = []string{
 	// Apache Guacamole: remote desktops (guacamole-common-js, Tunnel.js).
 	"guacamole",
 	// Terminals: ttyd (tsl0922/ttyd, html/src/components/terminal), GoTTY
-	// (yudai/gotty, js/src/webtty.ts).
-	"tty", "webtty",
+	// (yudai/gotty, js/src/webtty.ts), GitLab (gitlab-workhorse, doc/channel.md);
+	// Cockpit, whose channels lead to any port of a machine (cockpit-project/
+	// cockpit, pkg/lib/cockpit.js).
+	"tty", "webtty", "terminal.gitlab.com", "base64.terminal.gitlab.com", "cockpit1",
 	// Kubernetes: exec, attach and logs as channels of bytes, with or without
 	// version (k8s.io/apimachinery, pkg/util/httpstream/wsstream), and ports
-	// (kubernetes/enhancements, KEP 4006).
-	"channel.k8s.io", "*.channel.k8s.io", "binary.k8s.io", "*.binary.k8s.io", "portforward.k8s.io", "*.portforward.k8s.io", "*+portforward.k8s.io",
+	// (kubernetes/enhancements, KEP 4006). KubeVirt's consoles and screens
+	// (kubevirt/client-go, kubecli/streamer.go).
+	"channel.k8s.io", "*.channel.k8s.io", "binary.k8s.io", "*.binary.k8s.io", "portforward.k8s.io", "*.portforward.k8s.io", "*+portforward.k8s.io", "plain.kubevirt.io",
 	// chisel, with its version (jpillora/chisel, share/version.go and
 	// server/server_handler.go, which looks for this prefix).
 	"chisel-*",
@@ -40,6 +43,11 @@ var tunnels = []string{
 	// aws-iot-securetunneling-localproxy, V2WebSocketProtocolGuide.md), Microsoft's
 	// dev tunnels (microsoft/dev-tunnels, tunnelClientBase.ts).
 	"relay.tunnel.cloudproxy.app", "aws.iot.securetunneling-*", "tunnel-relay-*",
+	// Into networks: Boundary (hashicorp/boundary, globals), Teleport (gravitational/
+	// teleport, api/constants), Tailscale's relays and control (tailscale/tailscale,
+	// derp/derphttp, control/controlhttp), GitLab's agent (gitlab-agent,
+	// internal/tool/wstunnel).
+	"boundary-tcp-proxy-*", "alpn", "alpn-ping", "derp", "tailscale-control-protocol", "ws-tunnel",
 	// SOCKS (wkgcass/vproxy, doc/websocks.md).
 	"socks", "socks4", "socks4a", "socks5", "socks5h",
 	// SSH (libapps/libapps-mirror, nassh_stream_relay_corpv4.js) and telnet.

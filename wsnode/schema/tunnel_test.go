@@ -30,6 +30,9 @@ func TestTunnelSubprotocol(t *testing.T) {
 		{"wstunnel of npm", []string{"tunnel-protocol"}, true},
 		{"wstunnel of erebe", []string{"authorization.bearer." + wstunnel, "Authorization.Bearer." + wstunnel}, true},
 		{"clouds", []string{"relay.tunnel.cloudproxy.app", "aws.iot.securetunneling-1.0", "aws.iot.securetunneling-3.0", "tunnel-relay-client", "tunnel-relay-client-v2-dev", "tunnel-relay-host"}, true},
+		{"terminals in web pages", []string{"terminal.gitlab.com", "base64.terminal.gitlab.com", "cockpit1"}, true},
+		{"KubeVirt", []string{"plain.kubevirt.io"}, true},
+		{"ways into networks", []string{"boundary-tcp-proxy-v1", "alpn", "alpn-ping", "derp", "tailscale-control-protocol", "ws-tunnel"}, true},
 		{"SOCKS", []string{"socks", "socks4", "socks5", "SOCKS5"}, true},
 		{"SSH and telnet", []string{"ssh", "telnet", "telnet.ietf.org"}, true},
 		{"plain names of transports and desktops", []string{"tcp", "udp", "vnc", "rdp"}, true},
@@ -39,7 +42,7 @@ func TestTunnelSubprotocol(t *testing.T) {
 			"mqtt", "mqttv3.1", "v10.stomp", "v12.stomp", "wamp.2.json", "wamp.2.msgpack", "graphql-ws", "graphql-transport-ws", "soap", "xmpp", "sip", "ocpp1.6", "ocpp2.0.1",
 			"json", "chat", "chat.v2", "protobuf", "actioncable-v1-json", "v1.kernel.websocket.jupyter.org",
 		}, false},
-		{"names that contain a tunnel's", []string{"binaryjson", "my-binary", "tty2", "sshd-events", "guacamole-recipes", "tcpdump.v1", "chisel", "chiseled", "xchannel.k8s.io", "channel.k8s.io.example.com", "socksshop"}, false},
+		{"names that contain a tunnel's", []string{"binaryjson", "my-binary", "tty2", "sshd-events", "guacamole-recipes", "tcpdump.v1", "chisel", "chiseled", "xchannel.k8s.io", "channel.k8s.io.example.com", "socksshop", "alpnet", "derpy.v1", "cockpit", "terminal", "boundary.v1"}, false},
 		{"tokens of others", []string{
 			"authorization.bearer." + jwt(`{"id":"u42","exp":1800000000}`), "authorization.bearer." + jwt(`{"p":1,"r":2}`), "authorization.bearer.NNSXS.ABC", "authorization.bearer.", "authorization.bearer",
 			"authorization.bearer.." + jwt("{}"), "authorization.bearer.a." + strings.Repeat("A", 4000) + ".b", "base64url.bearer.authorization.k8s.io.dG9rZW4", "v1",
