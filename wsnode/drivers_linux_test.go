@@ -107,6 +107,7 @@ func talks() []talk {
 		}},
 		headTalk("too many fields", func(o *wstest.Opening) { o.Fields = slices.Repeat([]string{"X: y"}, 101) }),
 		headTalk("another version of HTTP", func(o *wstest.Opening) { o.Version = "HTTP/1.0" }),
+		headTalk("another method, whose answer has no body", func(o *wstest.Opening) { o.Method = "HEAD" }),
 		headTalk("another method", func(o *wstest.Opening) { o.Method = "POST" }),
 		headTalk("another version", func(o *wstest.Opening) {
 			o.Without, o.Fields = []string{"Sec-WebSocket-Version"}, []string{"Sec-WebSocket-Version: 8"}

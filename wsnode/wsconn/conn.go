@@ -85,6 +85,7 @@ type Conn struct {
 	closeSent bool
 	ended     bool // no byte that follows can be understood, or matters
 	pingSent  bool // and no pong has come since
+	bodiless  bool // the request is a HEAD, whose answer has no body
 }
 
 // Reset makes c a new connection whose request head is awaited from now on. c

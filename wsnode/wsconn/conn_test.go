@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -219,6 +220,32 @@ func TestRefuse(t *testing.T) {
 		}
 		if out, err := p.c.Accept("", nil); err != ErrNotVerifying || out != nil {
 			t.Errorf("accepted after all: %v", err)
+		}
+	})
+	t.Run("9110/9.3.2 the answer to HEAD has no body", func(t *testing.T) {
+		request := []byte(start("HEAD /chat HTTP/1.1"))
+		for _, n := range []int{1, len(request)} {
+			var c Conn
+			c.Reset(&testLimits, testNow)
+			var err error
+			for chunk := range slices.Chunk(slices.Clone(request), n) {
+				_, again := c.Feed(chunk, testNow, discard{}, nil)
+				err = errors.Join(err, again)
+			}
+			if !errors.Is(err, ErrHead) {
+				t.Errorf("%v, want %v", err, ErrHead)
+			}
+			out := string(c.Refuse(&Refusal{Status: 405, Body: "method not allowed\n"}, testNow, nil))
+			if !strings.Contains(out, "\r\nContent-Length: 19\r\n") || !strings.HasSuffix(out, "\r\n\r\n") {
+				t.Errorf("%q", out)
+			}
+		}
+	})
+	t.Run("9110/7.8 an Upgrade field has its Connection option", func(t *testing.T) {
+		p := newPeer(&testLimits)
+		out := string(p.c.Refuse(&Refusal{Status: 426, Fields: []Field{{"Upgrade", "websocket"}}}, testNow, nil))
+		if !strings.Contains(out, "\r\nConnection: close, Upgrade\r\n") || !strings.Contains(out, "\r\nUpgrade: websocket\r\n") {
+			t.Errorf("%q", out)
 		}
 	})
 	t.Run("no field of the answer can be injected", func(t *testing.T) {

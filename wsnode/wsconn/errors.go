@@ -8,7 +8,7 @@ var (
 	// ErrMalformed groups what is no opening handshake (RFC 6455 §4.2.1,
 	// RFC 9112).
 	ErrMalformed = errors.New("malformed opening handshake")
-	// ErrMethod says that the method is not GET.
+	// ErrMethod says that the method is not GET; it also groups ErrHead.
 	ErrMethod = errors.New("method is not GET")
 	// ErrHTTPVersion says that the request is of another HTTP version than 1.1.
 	ErrHTTPVersion = errors.New("HTTP version is not 1.1")
@@ -24,6 +24,9 @@ var (
 	// waiting for the answer, as §4.1 has it wait.
 	ErrPipelined = errors.New("too many bytes before the handshake was answered")
 
+	// ErrHead says that the method is HEAD: the answer tells the length of its
+	// body and has none (RFC 9110 §9.3.2).
+	ErrHead error = &cause{ErrMethod, "method is HEAD, not GET"}
 	// ErrTooManyFields says that the head has more than HeadFields fields.
 	ErrTooManyFields error = &cause{ErrHeadTooLarge, "request head has too many fields"}
 )

@@ -26,7 +26,7 @@ func (c *Conn) feedOpening(in []byte, sink Sink) error {
 	}
 	n, err := c.request.parse(head, c.limits)
 	if err != nil {
-		c.ended = true
+		c.ended, c.bodiless = true, err == ErrHead
 		c.drop()
 		return err
 	}
@@ -138,7 +138,11 @@ func (c *Conn) Refuse(r *Refusal, now time.Time, out []byte) []byte {
 	out = append(out, http.StatusText(status)...)
 	out = append(out, "\r\nDate: "...)
 	out = now.UTC().AppendFormat(out, http.TimeFormat)
-	out = append(out, "\r\nConnection: close\r\nCache-Control: no-store\r\n"+
+	out = append(out, "\r\nConnection: close"...)
+	if status == http.StatusUpgradeRequired { // which has an Upgrade field, and so an option of its name (RFC 9110 §7.8)
+		out = append(out, ", Upgrade"...)
+	}
+	out = append(out, "\r\nCache-Control: no-store\r\n"+
 		"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: "...)
 	out = strconv.AppendInt(out, int64(len(r.Body)), 10)
 	for _, f := range r.Fields {
@@ -151,6 +155,9 @@ func (c *Conn) Refuse(r *Refusal, now time.Time, out []byte) []byte {
 		out = append(out, f.Value...)
 	}
 	out = append(out, "\r\n\r\n"...)
+	if c.bodiless {
+		return out
+	}
 	return append(out, r.Body...)
 }
 

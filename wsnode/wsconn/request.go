@@ -202,6 +202,8 @@ func (r *Request) parseRequestLine(line []byte) error {
 	switch {
 	case string(version) != "HTTP/1.1":
 		return ErrHTTPVersion
+	case string(method) == "HEAD":
+		return ErrHead
 	case string(method) != "GET":
 		return ErrMethod
 	case !validTarget(target):

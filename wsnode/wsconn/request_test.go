@@ -42,7 +42,7 @@ func TestRequestRefused(t *testing.T) {
 	}{
 		// RFC 9112 §3: the request line.
 		{"9112/3 a method other than GET", start("POST /chat HTTP/1.1"), ErrMethod},
-		{"9112/3 HEAD is not GET", start("HEAD /chat HTTP/1.1"), ErrMethod},
+		{"9112/3 HEAD is not GET", start("HEAD /chat HTTP/1.1"), ErrHead},
 		{"9110/9.1 methods are case-sensitive", start("get /chat HTTP/1.1"), ErrMethod},
 		{"9112/3 a method that is no token", start("G(T /chat HTTP/1.1"), ErrRequestLine},
 		{"9112/3 no method", start(" /chat HTTP/1.1"), ErrRequestLine},
@@ -360,13 +360,14 @@ func TestErrorGroups(t *testing.T) {
 	groups := map[error][]error{
 		ErrMalformed: {ErrControlCharacter, ErrLineEnd, ErrRequestLine, ErrTarget, ErrFieldName, ErrDuplicateField, ErrHost, ErrBody,
 			ErrNoUpgrade, ErrKey, ErrSubprotocols},
+		ErrMethod:       {ErrHead},
 		ErrHeadTooLarge: {ErrTooManyFields},
 		ErrProtocol: {ErrReservedBits, ErrReservedOpCode, ErrLengthForm, ErrLengthRange, ErrUnmasked, ErrNoMessageBegun, ErrMessageUnfinished,
 			ErrControlFragmented, ErrControlTooLong, ErrCloseLength, ErrCloseCode},
 		ErrInvalidUTF8:   {ErrCloseReason},
 		ErrMessageTooBig: {ErrTooManyFragments},
 	}
-	alone := []error{ErrMethod, ErrHTTPVersion, ErrVersion, ErrHandshakeTimeout, ErrPipelined, ErrMessageTimeout, ErrPeerClosed,
+	alone := []error{ErrHTTPVersion, ErrVersion, ErrHandshakeTimeout, ErrPipelined, ErrMessageTimeout, ErrPeerClosed,
 		ErrCloseTimeout, ErrNotVerifying, ErrNotOpen, ErrSubprotocol}
 	texts := make(map[string]bool)
 	check := func(err, group error) {
