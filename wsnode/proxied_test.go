@@ -184,6 +184,7 @@ func (l *lab) dialOver(config *tls.Config) net.Conn {
 // settle waits until there is no socket.
 func (l *lab) settle() {
 	l.t.Helper()
+	synctest.Wait() // who has dialled is let in
 	ctx, cancel := contextFor(time.Minute)
 	defer cancel()
 	if err := l.driver.Wait(ctx); err != nil {
