@@ -63,6 +63,7 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 		grpc.Creds(certifying{&countedTLS{credentials.NewTLS(tlsConfig), s.metrics}, s.conns, s.metrics.connections.WithLabelValues(limitStranger), s.stranger}),
 		grpc.UnaryInterceptor(s.interceptUnary),
 		grpc.StreamInterceptor(s.interceptStream),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxRecvMsgSize(maxMessage),
 		//lint:ignore SA1019 it alone comes before the compressors that any linked package may have registered
