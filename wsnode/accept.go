@@ -21,6 +21,9 @@ const maxRejecting = 256
 // opener is the node as its driver sees it.
 type opener struct{ n *Node }
 
+// Share implements netloop.Opener.
+func (o opener) Share(p netloop.Poster) any { return newLoop(o.n, p) }
+
 // Accepted implements netloop.Opener. A full node refuses before TLS: there is
 // nothing to answer with but a costly handshake. Who comes from a trusted proxy
 // counts for its own address once the proxy has told it.
@@ -42,11 +45,14 @@ func (o opener) Accepted(from netip.AddrPort, overTLS bool, now time.Time) (netl
 		n.log.Debug("connection reset", "reason", early.Label(), is, addr.String())
 		return nil, false
 	}
-	p := &peer{n: n, addr: addr, place: place, opening: &opening{mode: mode, early: early, retry: d.RetryAfter}}
-	if mode != clientaddr.Untrusted {
-		p.addr, p.via = netip.Addr{}, addr
+	p := &peer{loop: &n.lobby, place: place, opening: newOpening()}
+	p.of, p.mode, p.early, p.retry = p, mode, early, d.RetryAfter
+	if mode == clientaddr.Untrusted {
+		p.addr = addressOf(addr)
+	} else {
+		p.via = addr
 	}
-	_, _ = rand.Read(p.id[:]) // it never fails
+	_, _ = rand.Read(p.session[:]) // it never fails
 	return p, true
 }
 
@@ -111,7 +117,8 @@ func limitReason(r limit.Rule) (reason pb.Reason, full bool) {
 
 // Open implements netloop.Ticket.
 func (p *peer) Open(link netloop.Link, now time.Time) netloop.Machine {
-	p.link, p.now, p.began, p.heard = link, now, now, p.n.instant(now)
+	p.loop, p.ref = link.Shared.(*loop), link.Ref
+	p.now, p.began, p.since = now, now, p.n.instant(now)
 	p.conn.Reset(&p.n.limits, now)
 	return p
 }
@@ -143,8 +150,8 @@ func (p *peer) leave() {
 	switch {
 	case p.place == placeRejecting:
 		p.n.rejecting.Add(-1)
-	case p.place == placeCounted && p.addr.IsValid():
-		p.n.addresses.Gone(p.addr, p.admitted)
+	case p.place == placeCounted && p.addr.known:
+		p.n.addresses.Gone(p.addr.ip(), p.admitted)
 	case p.place == placeCounted:
 		p.n.addresses.GoneUnknown()
 	}

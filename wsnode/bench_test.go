@@ -39,7 +39,8 @@ func newBench(t testing.TB) *bench {
 	cfg.Log, cfg.Limits.Messages.PerSecond = quiet, 0
 	cfg.Limits.NewPerAddress.Max = 1_000_000
 	cfg.Limits.UnauthenticatedPerAddress.Max = 1000
-	cfg.Limits.AuthenticatedPerAddress.Max = 1000
+	cfg.Limits.AuthenticatedPerAddress.Max = 10_000
+	cfg.Limits.Sockets.Max, cfg.Limits.Addresses = 10_000, 16_384
 	var err error
 	b.Node, err = newNode(cfg, b.calls, func(e verify.Enforcer) (*verify.Client, error) {
 		return verify.Over(b.a.Client(), clock, cfg.Authority, nil, e, cfg.Log)
@@ -89,7 +90,7 @@ func (b *bench) accept(t testing.TB) *hand {
 	if !ok {
 		t.Fatal("not let in")
 	}
-	h.m = ticket.Open(netloop.Link{Poster: h}, h.now)
+	h.m = ticket.Open(netloop.Link{Poster: h, Shared: opener{b.Node}.Share(h)}, h.now)
 	return h
 }
 

@@ -54,11 +54,11 @@ var closes = []closed{
 	{rule: "its token is revoked", cause: errRevoked, code: 4501, text: "token revoked", reason: pb.Reason_REASON_TOKEN_REVOKED,
 		drive: func(l *lab, _ *wstest.Peer) { l.a.Revoke(wstest.BySubject("default", "u42")) }},
 	{rule: "the session is revoked", cause: errRevoked, code: 4501, text: "token revoked", reason: pb.Reason_REASON_TOKEN_REVOKED,
-		drive: func(l *lab, _ *wstest.Peer) { l.a.Revoke(wstest.BySession(l.calls.newest().Identity.Session)) }},
+		drive: func(l *lab, _ *wstest.Peer) { l.a.Revoke(wstest.BySession(l.calls.newest().Identity().Session)) }},
 	{rule: "its token's id is revoked", cause: errRevoked, code: 4501, text: "token revoked", reason: pb.Reason_REASON_TOKEN_REVOKED,
-		drive: func(l *lab, _ *wstest.Peer) { l.a.Revoke(wstest.ByToken(l.calls.newest().Identity.Token)) }},
+		drive: func(l *lab, _ *wstest.Peer) { l.a.Revoke(wstest.ByToken(l.calls.newest().Identity().Token)) }},
 	{rule: "newer sessions take its place", cause: errReplaced, code: 4509, text: "opened elsewhere", reason: pb.Reason_REASON_SESSION_REPLACED,
-		drive: func(l *lab, _ *wstest.Peer) { l.a.Replace(l.calls.newest().Identity.Session) }},
+		drive: func(l *lab, _ *wstest.Peer) { l.a.Replace(l.calls.newest().Identity().Session) }},
 	{rule: "its address is revoked", cause: errRevoked, code: 4501, text: "token revoked", reason: pb.Reason_REASON_TOKEN_REVOKED,
 		drive: func(l *lab, _ *wstest.Peer) {
 			l.a.Revoke(&pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: "192.0.2.0/24"}})
@@ -259,7 +259,7 @@ func TestCloses(t *testing.T) {
 				}
 				p := l.open(c.path, c.token)
 				synctest.Wait()
-				id := fmt.Sprintf("%x", l.calls.newest().Identity.Session)
+				id := fmt.Sprintf("%x", l.calls.newest().Identity().Session)
 				c.drive(l, p)
 				if c.code != 0 {
 					p.WantClose(c.code, c.text)

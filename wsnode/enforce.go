@@ -22,7 +22,7 @@ func (e enforcer) Sessions() int { return e.n.Sessions() }
 func (e enforcer) Enforce(entries []verify.Entry) []verify.Count {
 	counts := make([]verify.Count, len(entries))
 	type hit struct {
-		s  *session
+		s  *peer
 		of *verify.Count
 	}
 	var hits []hit
@@ -35,7 +35,7 @@ func (e enforcer) Enforce(entries []verify.Entry) []verify.Count {
 			cause = errReplaced
 		}
 		for _, s := range e.n.sessions.hit(&entries[i]) {
-			if s.end(cause) { // else an entry before hit it, or it was ending
+			if s.setCause(cause) { // else an entry before hit it, or it was ending
 				hits = append(hits, hit{s, &counts[i]})
 			}
 		}

@@ -336,7 +336,7 @@ func TestEndWithinAFrame(t *testing.T) {
 		rule, reason string
 		end          func(h *hand)
 	}{
-		{"killed", "closed 4501 token_revoked", func(h *hand) { h.b.calls.newest().Sockets.(*session).kill(errRevoked) }},
+		{"killed", "closed 4501 token_revoked", func(h *hand) { h.b.calls.newest().Sockets.(*peer).kill(errRevoked) }},
 		{"the lease has lapsed", "closed 1013 fenced", func(h *hand) {
 			h.b.skew.Store(int64(2 * time.Hour))
 			h.now = h.now.Add(2 * time.Hour)

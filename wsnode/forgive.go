@@ -2,7 +2,6 @@ package wsnode
 
 import (
 	"context"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -34,15 +33,14 @@ type refusedMessage struct {
 func (p *peer) forgive(kind string, err error, out []byte) ([]byte, error) {
 	var why *schema.Error
 	policy := p.route.Messages.Policy(kind)
-	if !errors.As(err, &why) || policy == schema.Close || int(p.session.strikes) >= p.route.Messages.Strikes {
+	if !errors.As(err, &why) || policy == schema.Close || int(p.strikes) >= p.route.Messages.Strikes {
 		return out, err
 	}
-	p.session.strikes++
+	p.strikes++
 	reason := closeFor(err).reason
 	p.n.metrics.forgiven[reason].Inc()
-	who := &p.session.grant.Identity
-	p.n.log.Log(context.Background(), slog.LevelInfo, "message refused", "session_id", hex.EncodeToString(who.Session[:]), "token_id", who.Token.String(),
-		"reason", reason.Label(), "detail", why.Error(), "type", kind, "strikes", p.session.strikes)
+	p.n.log.Log(context.Background(), slog.LevelInfo, "message refused", "session_id", p.handshakeID(), "token_id", p.token.String(),
+		"reason", reason.Label(), "detail", why.Error(), "type", kind, "strikes", p.strikes)
 	if policy == schema.Drop {
 		return out, nil
 	}

@@ -173,7 +173,7 @@ func (l *lab) shutdown() {
 	if c := l.addresses.Counts(); c.Sockets != 0 || c.Unauthenticated != 0 || l.rejecting.Load() != 0 {
 		l.t.Errorf("counts after the end: %+v, %d rejecting", c, l.rejecting.Load())
 	}
-	if n := l.Sessions(); n != 0 || len(l.sessions.byToken) != 0 || len(l.sessions.bySubject) != 0 {
+	if n := l.Sessions(); n != 0 || l.sessions.byToken.peers != 0 || l.sessions.bySubject.peers != 0 {
 		l.t.Errorf("%d sessions after the end", n)
 	}
 	for _, s := range l.a.Sessions() {
@@ -333,7 +333,7 @@ func (r *recorder) finish() {
 	defer r.mu.Unlock()
 	for s, x := range r.sessions {
 		if !x.closed {
-			r.t.Errorf("session %x was opened and never closed", s.Identity.Session)
+			r.t.Errorf("session %x was opened and never closed", s.Identity().Session)
 		}
 	}
 }

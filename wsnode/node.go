@@ -40,6 +40,7 @@ type Node struct {
 	driver    *netloop.Driver
 	metrics   *metrics
 
+	lobby           loop // of who waits for a loop; nobody has a turn there
 	draining        atomic.Bool
 	rejecting       atomic.Int32 // sockets above a limit that are being told so
 	noAddressLogged seldom       // of connections without an address
@@ -90,6 +91,7 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 		routes: map[string]*route{}, addresses: limit.NewAddresses(cfg.Limits), sessions: newSessions(),
 		listeners: map[net.Listener]struct{}{},
 	}
+	n.lobby.n = n
 	for _, r := range cfg.Routes {
 		use := &route{Route: r}
 		for _, t := range r.Messages.Types {

@@ -4,9 +4,10 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"net/netip"
 	"net/url"
+	"sync"
 	"time"
-	"unique"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/token"
@@ -20,8 +21,62 @@ const (
 	maxObserved = 512 // bytes of a header that is sent to the authority
 )
 
-// seen is what is logged of a handshake: bounded and scrubbed of tokens.
-type seen struct{ path, origin, userAgent string }
+// opening is what a connection needs until it has a session. Where it gets one it
+// is used again: then nobody else knows it any more.
+type opening struct {
+	// set with the first connection of it
+	redeemed func(verify.Outcome)                          // takeAnswer
+	conclude func(now time.Time, out []byte) (sent []byte) // answer
+
+	// set for each connection
+	of    *peer
+	began time.Time
+	via   netip.Addr // the trusted proxy that the client comes through, if any
+
+	// early is the limit that refuses as soon as there is a request to answer.
+	early  pb.Reason
+	retry  time.Duration   // with early
+	mode   clientaddr.Mode // of via; none once it has told who the client is
+	header []byte          // of a PROXY header, in part
+
+	// owned by the turn
+	subprotocol string         // to be answered; empty for none
+	offered     token.Token    // id and key only, once parsed
+	attempt     verify.Attempt // that the handshake waits for
+	reserved    bool           // has a place among the authenticated
+	asking      bool           // the turn's Feed has made the attempt, to be redeemed after it
+	reason      pb.Reason      // to refuse with after the turn's Feed
+	path        string         // as it is logged: bounded and scrubbed of tokens
+	text        []byte         // what userAgent and origin are views into
+	userAgent   []byte         // as the authority is told; it may hold a token
+	origin      []byte         // as userAgent
+
+	outcome verify.Outcome // handed from takeAnswer to answer
+}
+
+var openings sync.Pool
+
+func newOpening() *opening {
+	if o, ok := openings.Get().(*opening); ok {
+		return o
+	}
+	o := new(opening)
+	o.redeemed, o.conclude = o.takeAnswer, o.answer
+	return o
+}
+
+// release gives o back: nobody knows it any more.
+func (o *opening) release() {
+	*o = opening{redeemed: o.redeemed, conclude: o.conclude, text: o.text[:0]}
+	openings.Put(o)
+}
+
+// observe keeps what the authority and the log are told of a client.
+func (o *opening) observe(r *wsconn.Request) {
+	agent := r.UserAgent[:min(len(r.UserAgent), maxObserved)]
+	o.text = append(append(o.text[:0], agent...), r.Origin[:min(len(r.Origin), maxObserved)]...)
+	o.userAgent, o.origin = o.text[:len(agent):len(agent)], o.text[len(agent):]
+}
 
 // clean makes a peer's string fit to be logged: bounded, and scrubbed of
 // tokens before it is cut, so that none is cut in two.
@@ -43,9 +98,12 @@ func cleanPath(path []byte) string {
 // Opening implements wsconn.Sink: the checks that the node makes alone, each
 // with its own refusal.
 func (p *peer) Opening(r *wsconn.Request) {
-	p.seen = seen{path: cleanPath(r.Path), origin: clean(r.Origin), userAgent: clean(r.UserAgent)}
+	p.observe(r)
 	if p.route = p.n.routes[string(r.Path)]; p.route != nil {
+		p.path = p.route.Path
 		p.subprotocol = p.route.choose(r) // a refusal by close must answer it too
+	} else {
+		p.path = cleanPath(r.Path)
 	}
 	if p.mode != clientaddr.Untrusted {
 		if p.reason = p.learn(r); p.reason != 0 {
@@ -67,34 +125,28 @@ func (p *peer) Opening(r *wsconn.Request) {
 	if text, inURL, p.reason = p.route.carriers(r, p.subprotocol); p.reason != 0 {
 		return
 	}
-	if p.reason = p.n.checkToken(text, &p.token, p.now); p.reason != 0 {
+	if p.reason = p.n.checkToken(text, &p.offered, p.now); p.reason != 0 {
 		return
 	}
 	if p.reason = p.reserve(); p.reason != 0 {
 		return
 	}
-	p.observed = unique.Make(observed{
-		string(r.UserAgent[:min(len(r.UserAgent), maxObserved)]), string(r.Origin[:min(len(r.Origin), maxObserved)]),
-	})
-	p.attempt = p.attemptWith(&p.token, p.id)
+	p.attempt = p.attemptWith(&p.offered, p.session)
+	p.attempt.UserAgent, p.attempt.Origin = p.userAgent, p.origin
 	p.attempt.SingleUseOnly, p.attempt.Done = inURL, p.redeemed
 	p.asking = true
-	p.token.Secret = token.Secret{}
+	p.offered.Secret = token.Secret{}
 }
 
 // attemptWith is an attempt to redeem t for a session with this id.
 func (p *peer) attemptWith(t *token.Token, session [16]byte) verify.Attempt {
-	o := p.observed.Value()
-	return verify.Attempt{
-		Token: t.ID, Digest: t.Secret.Digest(), Session: session, Audience: p.route.Audience,
-		ClientIP: p.addr, UserAgent: []byte(o.userAgent), Origin: []byte(o.origin),
-	}
+	return verify.Attempt{Token: t.ID, Digest: t.Secret.Digest(), Session: session, Audience: p.route.Audience, ClientIP: p.addr.ip()}
 }
 
 // admission is why nobody, or not this address, is let in; or 0.
 func (p *peer) admission() pb.Reason {
 	switch {
-	case p.opening != nil && p.early != 0:
+	case !p.admitted && p.early != 0:
 		return p.early
 	case p.n.draining.Load():
 		return pb.Reason_REASON_DRAINING
@@ -121,64 +173,79 @@ func (n *Node) checkToken(text []byte, t *token.Token, now time.Time) pb.Reason 
 	return 0
 }
 
-// redeemed takes the authority's answer to the connection's next turn.
-func (p *peer) redeemed(o verify.Outcome) {
-	if !p.link.Post(func(now time.Time, out []byte) []byte {
-		p.now = now
-		return p.conclude(o, out)
-	}) {
-		p.n.giveBack(o, p.id, time.Now())
+// takeAnswer takes the authority's answer to the connection's next turn. Once
+// that has it, o may be another connection's.
+func (o *opening) takeAnswer(out verify.Outcome) {
+	p, id := o.of, o.attempt.Session
+	o.outcome = out
+	if !p.post(o.conclude) {
+		p.n.giveBack(out, id, time.Now())
 	}
 }
 
-// conclude answers the handshake.
-func (p *peer) conclude(o verify.Outcome, out []byte) []byte {
+// answer answers the handshake.
+func (o *opening) answer(now time.Time, out []byte) []byte {
+	p, told := o.of, o.outcome
+	p.now, o.outcome = now, verify.Outcome{}
+	g := told.Grant
 	if p.conn.State() != wsconn.StateVerifying {
-		p.n.giveBack(o, p.id, p.now)
+		p.n.giveBack(told, p.session, p.now)
 		return out
 	}
-	if o.Grant == nil {
-		return p.refuse(o.Reason, o.RetryAfter, out)
+	if g == nil {
+		return p.refuse(told.Reason, told.RetryAfter, out)
 	}
-	s := newSession(p, o.Grant)
-	switch reason, again := p.settle(s, &p.attempt, o.Grant); {
+	h := p.holderOf(g, o.userAgent, o.origin)
+	switch reason, again := p.settle(h, &o.attempt, g); {
 	case again:
 		return out
 	case reason != 0:
 		return p.refuse(reason, 0, out)
 	}
-	out, err := p.conn.Accept(p.subprotocol, out)
+	out, err := p.conn.Accept(o.subprotocol, out)
 	if err != nil { // no such subprotocol can be configured
-		p.n.sessions.remove(s)
-		p.n.verify.Ended(p.id, pb.Reason_REASON_INTERNAL, p.now)
+		p.n.sessions.remove(p)
+		p.leaveParty(p.party)
+		p.n.verify.Ended(p.session, pb.Reason_REASON_INTERNAL, p.now)
 		return p.refuse(pb.Reason_REASON_INTERNAL, 0, out)
 	}
-	p.open(s)
+	p.open(g)
 	out, err = p.conn.Feed(nil, p.now, p, out)
 	return p.afterFeed(err, out)
 }
 
-// settle makes the grant of an attempt that of s, after it has checked it against
-// what was revoked since, in one step for whoever enforces. If it does not hold,
-// the session that it is for has ended, with the reason that is returned; where
-// that cannot be told, the authority is asked again.
-func (p *peer) settle(s *session, a *verify.Attempt, g *verify.Grant) (reason pb.Reason, again bool) {
+// holderOf is who a grant's session belongs to. Whoever does not put it into
+// force has to leave its party.
+func (p *peer) holderOf(g *verify.Grant, userAgent, origin []byte) holder {
+	who := &g.Identity
+	return holder{
+		session: who.Session, token: who.Token, subject: who.Subject, issued: who.Issued.Sequence,
+		party: p.partyOf(who.Tenant, who.Issuer, who.Issued.Epoch, userAgent, origin),
+	}
+}
+
+// settle makes h, the holder of g, that of p, after it has checked the grant
+// against what was revoked since, in one step for whoever enforces. If it does not
+// hold, the session that it is for has ended, with the reason that is returned;
+// where that cannot be told, the authority is asked again.
+func (p *peer) settle(h holder, a *verify.Attempt, g *verify.Grant) (reason pb.Reason, again bool) {
 	var standing verify.Standing
 	if reason = p.admission(); reason == 0 { // outside of that step, since it asks the time
-		reason = p.n.sessions.put(s, g, func() pb.Reason {
+		reason = p.n.sessions.put(p, h, g, func() pb.Reason {
 			standing = p.n.verify.Standing(g)
 			return standingReason(standing)
 		})
 	}
-	switch {
-	case reason == 0:
-	case standing == verify.Unknown:
-		p.n.verify.Redeem(a)
-		again = true
-	default:
-		p.n.verify.Ended(a.Session, reason, p.now)
+	if reason == 0 {
+		return 0, false
 	}
-	return reason, again
+	p.leaveParty(h.party)
+	if standing == verify.Unknown {
+		p.n.verify.Redeem(a)
+		return reason, true
+	}
+	p.n.verify.Ended(a.Session, reason, p.now)
+	return reason, false
 }
 
 // standingReason is why a grant does not hold any more, or 0.
@@ -199,7 +266,7 @@ func standingReason(of verify.Standing) pb.Reason {
 // reserve takes a place among the authenticated sockets of the address, before
 // the token is spent for it, or says why there is none.
 func (p *peer) reserve() pb.Reason {
-	d := p.n.addresses.Reserve(p.addr)
+	d := p.n.addresses.Reserve(p.addr.ip())
 	p.n.countDry(d)
 	if !d.Allow {
 		p.n.metrics.dropped[d.Rule].Inc()
@@ -212,39 +279,31 @@ func (p *peer) reserve() pb.Reason {
 
 // unreserve gives the place back, if the socket has one and no session.
 func (p *peer) unreserve() {
-	if p.reserved {
+	if p.opening != nil && p.reserved {
 		p.reserved = false
-		p.n.addresses.Cancel(p.addr)
+		p.n.addresses.Cancel(p.addr.ip())
 	}
 }
 
 // open puts the session into force.
-func (p *peer) open(s *session) {
-	p.session = s
-	p.n.addresses.Confirm(p.addr)
-	p.reserved, p.admitted = false, true
-	p.limit(s.grant)
-	p.heard = p.n.instant(p.now)
+func (p *peer) open(g *verify.Grant) {
+	p.opened = p.n.instant(p.now)
+	p.bind(g)
+	if len(g.Attributes) > 0 {
+		p.needMore().attributes = g.Attributes
+	}
+	p.n.addresses.Confirm(p.addr.ip())
+	p.admitted = true
+	p.since = p.n.instant(p.now)
 	p.n.metrics.handshakes.Inc()
-	who := &s.grant.Identity
 	if ctx := context.Background(); p.n.log.Enabled(ctx, slog.LevelInfo) { // else its words are not even made
-		p.n.log.LogAttrs(ctx, slog.LevelInfo, "session opened", slog.String("session_id", p.handshakeID()), slog.String("token_id", who.Token.String()),
-			slog.String("tenant", who.Tenant), slog.String("subject", who.Subject), slog.String("path", p.seen.path),
+		p.n.log.LogAttrs(ctx, slog.LevelInfo, "session opened", slog.String("session_id", p.handshakeID()), slog.String("token_id", p.token.String()),
+			slog.String("tenant", p.party.tenant), slog.String("subject", p.subject), slog.String("path", p.path),
 			slog.String("client_ip", p.addr.String()), slog.Duration("took", p.now.Sub(p.began)))
 	}
+	p.opening.release()
 	p.opening = nil
-	p.n.handler.Opened(s.handle())
-}
-
-// limit puts the bounds on messages of a grant into force.
-func (p *peer) limit(g *verify.Grant) {
-	limits := &p.n.limits
-	if own := int64(g.Limits.MessageBytes); own > 0 && own < int64(limits.MessageBytes) {
-		of := *limits
-		of.MessageBytes = int(own)
-		limits = &of
-	}
-	p.conn.Limit(limits)
+	p.n.handler.Opened(p.handle())
 }
 
 // refuse answers an opening handshake that is not accepted.
@@ -257,9 +316,9 @@ func (p *peer) refuse(reason pb.Reason, retryAfter time.Duration, out []byte) []
 	r := refusalOf(reason)
 	p.n.metrics.refuse(reason)
 	attrs := p.who("handshake_id", p.handshakeID(), "reason", reason.Label(), "status", r.status,
-		"path", p.seen.path, "origin", p.seen.origin, "user_agent", p.seen.userAgent)
-	if !p.token.ID.IsZero() {
-		attrs = append(attrs, "token_id", p.token.ID.String())
+		"path", p.path, "origin", clean(p.origin), "user_agent", clean(p.userAgent))
+	if !p.offered.ID.IsZero() {
+		attrs = append(attrs, "token_id", p.offered.ID.String())
 	}
 	p.n.log.Info("handshake refused", attrs...)
 	if p.route != nil && p.route.RefuseByClose {

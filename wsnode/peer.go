@@ -6,8 +6,8 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
-	"unique"
 
 	"github.com/gobwas/ws"
 
@@ -15,6 +15,7 @@ import (
 	"github.com/gatehouse-ws/gatehouse/token"
 	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
+	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
 	"github.com/gatehouse-ws/gatehouse/wsnode/tunnel"
 	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
@@ -22,59 +23,153 @@ import (
 )
 
 // peer is one connection: the order in which it meets its checks (opening.go),
-// then its session. It is the Machine of its driver and the Sink of its
-// protocol, and does its work in their turns. What each message needs stands
-// first, and what the opening handshake needs is given up with it: of many
-// sockets most of the time a message takes is waiting for memory.
+// then its session (session.go). It is the Machine of its driver and the Sink of
+// its protocol, and does its work in their turns. There are very many, most of
+// them idle: what only a turn or an opening handshake needs is not here, but in
+// loop and opening. What each message needs stands first: most of the time that a
+// message takes is waiting for memory.
 type peer struct {
 	// owned by the turn
-	n       *Node
-	session *session // from the 101 on
+	*loop
 	route   *route
-	now     time.Time // of the turn
-	heard   instant
-	pinged  instant // when a ping was sent that has no answer; zero for none
 	conn    wsconn.Conn
+	since   instant // when the peer was heard last, or, if pinged, when a ping was sent that has no answer
+	expires instant // of the session
 
-	*opening                         // nil from the 101 on
-	observed unique.Handle[observed] // for the authority
+	cause atomic.Pointer[error] // why the session has ended; set under loop's mu
+
+	admitted   bool // there is a session: from the 101 on
+	pinged     bool
+	scoped     bool // the grant has scopes
+	rateDryRun bool
+	boxed      bool // has an outbox; guarded by loop's mu
+	listed     bool // guarded by sessions.mu
+	place      place
+
+	addr address // the client's; set once
+
+	rate     limit.Rate
+	*opening                      // nil from the 101 on
+	more     atomic.Pointer[more] // nil for most
+	opened   instant              // the session
 	peerCode ws.StatusCode
-	reserved bool // has a place among the authenticated
-	admitted bool // counts as authenticated
+	strikes  uint16 // messages refused and forgiven
+	bound    bound  // as holder
 	tunnel   tunnel.Socket
+	ref      netloop.Ref
 
-	place place
-
-	// set once
-	addr netip.Addr // the client's; invalid as long as its proxy has not told it
-	link netloop.Link
+	// Changed by the turn alone, under sessions.mu and loop's mu; the id alone is
+	// that of the handshake before there is a session.
+	holder
+	byID, byToken, bySubject links // guarded by sessions.mu
 }
 
-// opening is what a peer needs until it has a session.
-type opening struct {
-	// set at construction
-	id    [16]byte // of the handshake, and of the session that it opens
-	began time.Time
-	via   netip.Addr // the trusted proxy that the client comes through, if any
-
-	// early is the limit that refuses as soon as there is a request to answer.
-	early  pb.Reason
-	retry  time.Duration   // with early
-	mode   clientaddr.Mode // of via; none once it has told who the client is
-	header []byte          // of a PROXY header, in part
+// more is what only some sessions need.
+type more struct {
+	// set before there is a session
+	attributes map[string]string
 
 	// owned by the turn
-	subprotocol string         // to be answered; empty for none
-	token       token.Token    // id and key only, once parsed
-	attempt     verify.Attempt // that the handshake waits for
-	asking      bool           // the turn's Feed has made the attempt, to be redeemed after it
-	reason      pb.Reason      // to refuse with after the turn's Feed
-	seen        seen
+	scopes   []string
+	rates    map[string]*limit.Rate // of types with a rate of their own, once they came
+	renewal  *verify.Attempt        // under way, or nil
+	mayRenew instant                // when the next one may come
+	throttle *limit.Rate            // of a tunnel that goes on, or nil
+
+	// as holder
+	tokenIP netip.Addr        // where that is neither none nor the client's
+	renewed [][16]byte        // as verify.Identity has it
+	first   *deliver.Identity // that of the opening handshake, once it was renewed
 }
 
-// observed is what the authority is told of a client. Most clients share theirs
-// with many others.
-type observed struct{ userAgent, origin string }
+// needMore is more, which is made if need be. Call it in the turn.
+func (p *peer) needMore() *more {
+	m := p.more.Load()
+	if m == nil {
+		m = new(more)
+		p.more.Store(m)
+	}
+	return m
+}
+
+// holder is who a session belongs to, as far as it is told by party and more.
+type holder struct {
+	session [16]byte
+	token   token.ID
+	subject string
+	party   *party
+	issued  uint64 // sequence of the revision at which the token was issued
+}
+
+// bound tells what address the token is bound to.
+type bound uint8
+
+const (
+	boundNowhere bound = iota
+	boundToClient
+	boundElsewhere // more.tokenIP has it
+)
+
+// become makes h the holder of p, as who has it. sessions.mu is locked.
+func (p *peer) become(h holder, who *verify.Identity) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch {
+	case who.TokenIP == who.ClientIP:
+		p.bound = boundToClient
+	case who.TokenIP.IsValid():
+		p.bound = boundElsewhere
+	default:
+		p.bound = boundNowhere
+	}
+	if p.listed || p.bound == boundElsewhere || len(who.Renewed) > 0 {
+		m := p.needMore()
+		if p.listed && m.first == nil {
+			id := p.identity()
+			m.first = &id
+		}
+		m.tokenIP, m.renewed = who.TokenIP, who.Renewed
+	}
+	p.holder = h
+}
+
+// bearer is a session's identity as verify has it. Call it in the peer's turn, or
+// with sessions.mu locked.
+func (p *peer) bearer() verify.Identity {
+	who := verify.Identity{
+		Session: p.session, Token: p.token, Tenant: p.party.tenant, Subject: p.subject, Issuer: p.party.issuer,
+		ClientIP: p.addr.ip(), Issued: verify.Revision{Epoch: p.party.epoch, Sequence: p.issued},
+	}
+	if p.bound == boundToClient {
+		who.TokenIP = who.ClientIP
+	}
+	if m := p.more.Load(); m != nil {
+		who.Renewed = m.renewed
+		if p.bound == boundElsewhere {
+			who.TokenIP = m.tokenIP
+		}
+	}
+	return who
+}
+
+// address is a client's, without a zone, IPv4 as IPv6: 17 bytes, where netip.Addr
+// has 24 with a pointer.
+type address struct {
+	known bool // its proxy, if any, has told it
+	b     [16]byte
+}
+
+func addressOf(ip netip.Addr) address { return address{true, ip.As16()} }
+
+// ip is the address, or an invalid one while it is not known.
+func (a *address) ip() netip.Addr {
+	if !a.known {
+		return netip.Addr{}
+	}
+	return netip.AddrFrom16(a.b).Unmap()
+}
+
+func (a *address) String() string { return a.ip().String() }
 
 // instant is a time as sockets keep it: since the node was made, on the clock
 // that nobody sets. Zero is none.
@@ -86,13 +181,13 @@ func (n *Node) time(i instant) time.Time { return n.made.Add(time.Duration(i)) }
 
 // Feed implements netloop.Machine.
 func (p *peer) Feed(in []byte, now time.Time, out []byte) []byte {
-	p.now, p.heard, p.pinged = now, p.n.instant(now), 0
+	p.now, p.since, p.pinged = now, p.n.instant(now), false
 	if p.conn.State() == wsconn.StateOpen {
 		switch { // what is fed to a closing connection is discarded, frame by frame
 		case p.n.verify.Lapsed(now):
 			out = p.close(errFence, out)
-		case p.session.dead.Load(): // the turn that is to close it comes later
-			out = p.close(p.session.ending(), out)
+		case p.cause.Load() != nil: // the turn that is to close it comes later
+			out = p.close(p.ending(), out)
 		case p.pastGrace():
 			out = p.close(errRevoked, out)
 		}
@@ -108,15 +203,19 @@ func (p *peer) Feed(in []byte, now time.Time, out []byte) []byte {
 // pastGrace ends the session if a revocation was to by now that nobody has come
 // to enforce.
 func (p *peer) pastGrace() bool {
-	s := p.session
-	return p.n.verify.PastGrace(&s.grant.Identity, func() bool { return s.end(errRevoked) })
+	if !p.n.verify.AnyGraceOver() {
+		return false
+	}
+	who := p.bearer()
+	return p.n.verify.PastGrace(&who, func() bool { return p.setCause(errRevoked) })
 }
 
 func (p *peer) afterFeed(err error, out []byte) []byte {
-	switch {
-	case err != nil:
+	if err != nil {
 		return p.fail(err, out)
-	case p.opening == nil:
+	}
+	switch {
+	case p.admitted:
 	case p.reason != 0 && p.place == placeNone: // its limit drops
 		p.dropped()
 	case p.reason != 0:
@@ -131,7 +230,7 @@ func (p *peer) afterFeed(err error, out []byte) []byte {
 // fail ends the connection over an error of the protocol or of a check.
 func (p *peer) fail(err error, out []byte) []byte {
 	switch {
-	case p.session != nil:
+	case p.admitted:
 		return p.close(err, out)
 	case p.mode == clientaddr.Proxy:
 		p.refuseHeader(openingReason(err), err)
@@ -148,11 +247,11 @@ func (p *peer) Deadline() time.Time {
 	if p.conn.State() != wsconn.StateOpen {
 		return at
 	}
-	next := p.heard + instant(p.n.cfg.Sockets.PingInterval)
-	if p.pinged != 0 {
-		next = p.pinged + instant(p.n.cfg.Sockets.PongTimeout)
+	next := p.since + instant(p.n.cfg.Sockets.PingInterval)
+	if p.pinged {
+		next = p.since + instant(p.n.cfg.Sockets.PongTimeout)
 	}
-	own := p.n.time(min(next, p.session.expires))
+	own := p.n.time(min(next, p.expires))
 	if !at.IsZero() && at.Before(own) {
 		return at
 	}
@@ -170,12 +269,12 @@ func (p *peer) Expire(now time.Time, out []byte) []byte {
 	}
 	sockets, at := &p.n.cfg.Sockets, p.n.instant(now)
 	switch {
-	case at >= p.session.expires:
+	case at >= p.expires:
 		return p.close(errSessionExpired, out)
-	case p.pinged != 0 && at >= p.pinged+instant(sockets.PongTimeout):
+	case p.pinged && at >= p.since+instant(sockets.PongTimeout):
 		return p.close(errIdle, out)
-	case p.pinged == 0 && at >= p.heard+instant(sockets.PingInterval):
-		p.pinged = at
+	case !p.pinged && at >= p.since+instant(sockets.PingInterval):
+		p.since, p.pinged = at, true
 		return p.conn.Ping(nil, out)
 	}
 	return out
@@ -193,7 +292,7 @@ func (p *peer) Overflow(now time.Time, out []byte) []byte {
 func (p *peer) Stop(now time.Time, out []byte) []byte {
 	p.now = now
 	switch state := p.conn.State(); {
-	case p.session != nil:
+	case p.admitted:
 		return p.close(errDraining, out)
 	case p.mode == clientaddr.Proxy && !p.Done():
 		p.refuseHeader(pb.Reason_REASON_DRAINING, errDraining)
@@ -209,8 +308,10 @@ func (p *peer) Done() bool { return p.conn.State() == wsconn.StateClosed }
 // Gone implements netloop.Machine.
 func (p *peer) Gone(err error, now time.Time) {
 	p.now = now
-	if p.session != nil {
+	if p.admitted {
 		p.end(errConnectionLost) // unless it has ended already
+		p.forgetOutbox()
+		p.leaveParty(p.party)
 	} else if err != nil {
 		if p.mode == clientaddr.Proxy && !p.Done() {
 			p.headerBroken(err)
@@ -224,12 +325,11 @@ func (p *peer) Gone(err error, now time.Time) {
 
 // Message implements wsconn.Sink.
 func (p *peer) Message(op ws.OpCode, payload, out []byte) ([]byte, error) {
-	s := p.session
-	if s.dead.Load() {
-		return out, s.ending()
+	if p.cause.Load() != nil {
+		return out, p.ending()
 	}
-	if !s.rate.Allow(p.now, 1) {
-		if !s.rateDryRun {
+	if !p.rate.Allow(p.now, 1) {
+		if !p.rateDryRun {
 			return out, errRate
 		}
 		p.n.metrics.dryMessages.Inc()
@@ -247,7 +347,7 @@ func (p *peer) Message(op ws.OpCode, payload, out []byte) ([]byte, error) {
 		return out, err
 	}
 	p.n.metrics.messages.Inc()
-	return s.deliver(deliver.Op(op), payload, out)
+	return p.deliver(deliver.Op(op), payload, out)
 }
 
 // check decides whether a message may pass, and returns its type if it is known.
@@ -255,10 +355,9 @@ func (p *peer) check(op ws.OpCode, payload []byte) (kind string, err error) {
 	if op == ws.OpBinary && !p.route.Binary {
 		return "", errBinary
 	}
-	scoped := p.session.scoped
 	checks := p.route.checks.Load()
 	if checks == nil {
-		if scoped { // the type of an unchecked message is not known
+		if p.scoped { // the type of an unchecked message is not known
 			return "", errScope
 		}
 		return "", nil
@@ -266,10 +365,10 @@ func (p *peer) check(op ws.OpCode, payload []byte) (kind string, err error) {
 	if kind, err = checks.Check(payload); err != nil {
 		return kind, err
 	}
-	if scoped && !slices.Contains(p.session.grant.Scopes, kind) {
+	if p.scoped && !slices.Contains(p.more.Load().scopes, kind) {
 		return kind, errScope
 	}
-	if p.route.rated != nil && !p.session.allowType(kind) {
+	if p.route.rated != nil && !p.allowType(kind) {
 		return kind, errRate
 	}
 	return kind, nil
@@ -281,21 +380,20 @@ func (p *peer) PeerClose(code ws.StatusCode, _ []byte) { p.peerCode = code }
 // close ends the session and begins the closing handshake, or closes a
 // connection that has no session. Of several causes the first counts.
 func (p *peer) close(cause error, out []byte) []byte {
-	s := p.session
-	if s == nil {
+	if !p.admitted {
 		return p.conn.Close(0, "", p.now, out)
 	}
-	s.end(cause)
-	cause = s.ending()
+	p.setCause(cause)
+	cause = p.ending()
 	rule := closeFor(cause)
 	code, text := rule.code, rule.text
 	if cause == errApplication {
-		code, text = s.asked.code, s.asked.text
+		asked := p.asked()
+		code, text = asked.code, asked.text
 	}
 	// After a close frame nothing may follow, and who does not read gets no more.
-	if replies := s.lastReplies(nil); p.conn.State() != wsconn.StateClosed && cause != errSlowReader {
-		out = append(out, replies...)
-	}
+	may := p.conn.State() != wsconn.StateClosed && cause != errSlowReader
+	out = p.takeFrames(out, may)
 	out = p.conn.Close(code, text, p.now, out)
 	p.end(cause)
 	return out
@@ -303,17 +401,16 @@ func (p *peer) close(cause error, out []byte) []byte {
 
 // end reports the session's end, once.
 func (p *peer) end(cause error) {
-	s := p.session
-	s.end(cause)
-	if !p.n.sessions.remove(s) {
+	p.setCause(cause)
+	if !p.n.sessions.remove(p) {
 		return
 	}
-	cause = s.ending()
+	cause = p.ending()
 	rule := closeFor(cause)
 	code := rule.code
 	switch {
 	case cause == errApplication:
-		code = s.asked.code
+		code = p.asked().code
 	case rule.reason == pb.Reason_REASON_PEER_CLOSED:
 		code = p.peerCode
 	case code == 0:
@@ -324,15 +421,20 @@ func (p *peer) end(cause error) {
 	if rule.reason == pb.Reason_REASON_INTERNAL {
 		level = slog.LevelError
 	}
-	who := &s.grant.Identity
 	if ctx := context.Background(); p.n.log.Enabled(ctx, level) {
-		p.n.log.LogAttrs(ctx, level, "session closed", slog.String("session_id", hex.EncodeToString(who.Session[:])), slog.String("token_id", who.Token.String()),
+		p.n.log.LogAttrs(ctx, level, "session closed", slog.String("session_id", p.handshakeID()), slog.String("token_id", p.token.String()),
 			slog.String("reason", rule.reason.Label()), slog.Int("code", int(code)), slog.String("detail", clean([]byte(cause.Error()))),
-			slog.String("tenant", who.Tenant), slog.String("subject", who.Subject), slog.String("client_ip", p.addr.String()),
-			slog.Duration("lasted", time.Duration(p.n.instant(p.now)-s.opened).Round(time.Millisecond)))
+			slog.String("tenant", p.party.tenant), slog.String("subject", p.subject), slog.String("client_ip", p.addr.String()),
+			slog.Duration("lasted", time.Duration(p.n.instant(p.now)-p.opened).Round(time.Millisecond)))
 	}
-	p.n.verify.Ended(who.Session, rule.reason, p.now)
-	p.n.handler.Closed(s.handle(), uint16(code), rule.reason.Label())
+	p.n.verify.Ended(p.session, rule.reason, p.now)
+	p.n.handler.Closed(p.handle(), uint16(code), rule.reason.Label())
 }
 
-func (p *peer) handshakeID() string { return hex.EncodeToString(p.id[:]) }
+// post has a turn of the peer run fn.
+func (p *peer) post(fn func(now time.Time, out []byte) []byte) bool {
+	return p.poster.Post(p.ref, fn)
+}
+
+// handshakeID is also the session's id, until that is renewed.
+func (p *peer) handshakeID() string { return hex.EncodeToString(p.session[:]) }

@@ -20,6 +20,9 @@ func (p *peer) Preface(in []byte, now time.Time) (rest []byte, done bool, err er
 	if p.mode != clientaddr.Proxy {
 		return in, true, nil
 	}
+	if p.loop == &p.n.lobby { // which others are in
+		p.loop = newLoop(p.n, nil)
+	}
 	p.now = now
 	rest, err = p.takeHeader(in, true)
 	return rest, p.mode != clientaddr.Proxy, err
@@ -79,14 +82,14 @@ func (p *peer) learn(r *wsconn.Request) pb.Reason {
 func (p *peer) know(client netip.Addr, overTLS bool) bool {
 	p.mode = clientaddr.Untrusted
 	if p.place == placeRejecting { // the node is full, whoever it is
-		p.addr = client
+		p.addr = addressOf(client)
 		return true
 	}
 	d := p.n.addresses.Know(client, p.now)
 	if !d.Allow {
 		p.leave()
 	}
-	p.addr, p.retry = client, d.RetryAfter
+	p.addr, p.retry = addressOf(client), d.RetryAfter
 	p.place, p.early = p.n.placeOf(d, overTLS)
 	return p.place != placeNone
 }
@@ -130,7 +133,7 @@ func (p *peer) warnOfProxy(err error) {
 
 // who adds to attrs, which are for the log, the client and its proxy.
 func (p *peer) who(attrs ...any) []any {
-	if p.addr.IsValid() {
+	if p.addr.known {
 		attrs = append(attrs, "client_ip", p.addr.String())
 	}
 	if p.opening != nil && p.via.IsValid() {

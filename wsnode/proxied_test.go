@@ -71,7 +71,7 @@ func TestProxiedClientAddress(t *testing.T) {
 				if got, _ := netip.AddrFromSlice(l.a.Seen().Redeems[0].GetObserved().GetIp()); got != want {
 					t.Errorf("the authority is told %v, want %v", got, want)
 				}
-				if got := l.calls.newest().Identity.ClientAddr; got != want {
+				if got := l.calls.newest().Identity().ClientAddr; got != want {
 					t.Errorf("the application is told %v, want %v", got, want)
 				}
 				if line := l.logs.lines(t, "session opened")[0]; line["client_ip"] != c.want {
@@ -219,7 +219,7 @@ func TestPROXYBeforeTLS(t *testing.T) {
 			p := wstest.NewPeer(l.t, tls.Client(&headed{conn, headerOf7[at:]}, client))
 			p.Open(wstest.Opening{Target: echoPath, Bearer: l.token()})
 			exchange(p, "hello")
-			if got := l.calls.newest().Identity.ClientAddr.String(); got != "192.0.2.7" {
+			if got := l.calls.newest().Identity().ClientAddr.String(); got != "192.0.2.7" {
 				t.Errorf("the client is %s", got)
 			}
 		})

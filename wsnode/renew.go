@@ -60,11 +60,11 @@ func (p *peer) renew(payload []byte) error {
 	if !ok {
 		return errNodeMessage
 	}
-	s := p.session
-	if s.renewal != nil || p.n.instant(p.now) < s.mayRenew {
+	m := p.needMore()
+	if m.renewal != nil || p.n.instant(p.now) < m.mayRenew {
 		return errRenewalRate
 	}
-	s.mayRenew = p.n.instant(p.now.Add(renewEvery))
+	m.mayRenew = p.n.instant(p.now.Add(renewEvery))
 	var t token.Token
 	if reason := p.n.checkToken(text, &t, p.now); reason != 0 {
 		return renewalRefused(reason)
@@ -73,16 +73,17 @@ func (p *peer) renew(payload []byte) error {
 	_, _ = rand.Read(id[:]) // it never fails
 	attempt := p.attemptWith(&t, id)
 	a := &attempt
-	a.Renews = s.grant.Identity.Session
+	a.UserAgent, a.Origin = []byte(p.party.userAgent), []byte(p.party.origin)
+	a.Renews = p.session
 	a.Done = func(o verify.Outcome) { p.renewed(a, o) }
-	s.renewal = a
+	m.renewal = a
 	p.n.verify.Redeem(a)
 	return nil
 }
 
 // renewed takes the authority's answer to the connection's next turn.
 func (p *peer) renewed(a *verify.Attempt, o verify.Outcome) {
-	if !p.link.Post(func(now time.Time, out []byte) []byte {
+	if !p.post(func(now time.Time, out []byte) []byte {
 		p.now = now
 		return p.concludeRenewal(a, o, out)
 	}) {
@@ -93,33 +94,32 @@ func (p *peer) renewed(a *verify.Attempt, o verify.Outcome) {
 // concludeRenewal puts a new session in the place of the socket's old one, or
 // tells the peer why there is none.
 func (p *peer) concludeRenewal(a *verify.Attempt, o verify.Outcome, out []byte) []byte {
-	s := p.session
-	if p.conn.State() != wsconn.StateOpen || s.ending() != nil {
+	if p.conn.State() != wsconn.StateOpen || p.ending() != nil {
 		p.n.giveBack(o, a.Session, p.now)
 		return out
 	}
-	g, old := o.Grant, s.grant
+	g, old, party := o.Grant, p.bearer(), p.party
 	if g == nil {
 		return p.notRenewed(o.Reason, o.RetryAfter, out)
 	}
-	if g.Identity.Tenant != old.Identity.Tenant || g.Identity.Subject != old.Identity.Subject { // an authority that knows no renewals
+	if g.Identity.Tenant != old.Tenant || g.Identity.Subject != old.Subject { // an authority that knows no renewals
 		p.n.verify.Ended(a.Session, pb.Reason_REASON_RENEWAL_MISMATCH, p.now)
 		return p.notRenewed(pb.Reason_REASON_RENEWAL_MISMATCH, 0, out)
 	}
-	g.Identity.Renewed = old.Identity.Renewing()
-	switch reason, again := p.settle(s, a, g); {
+	g.Identity.Renewed = old.Renewing()
+	switch reason, again := p.settle(p.holderOf(g, a.UserAgent, a.Origin), a, g); {
 	case again:
 		return out
 	case reason != 0:
 		return p.notRenewed(reason, 0, out)
 	}
-	s.renewal = nil
-	s.bound(g, old)
-	p.limit(g)
-	p.n.verify.Ended(old.Identity.Session, pb.Reason_REASON_RENEWED, p.now)
+	p.leaveParty(party)
+	p.needMore().renewal = nil
+	p.bind(g)
+	p.n.verify.Ended(old.Session, pb.Reason_REASON_RENEWED, p.now)
 	p.n.metrics.closed[pb.Reason_REASON_RENEWED].Inc()
 	p.n.log.Info("session renewed", "session_id", hex.EncodeToString(g.Identity.Session[:]), "token_id", g.Identity.Token.String(),
-		"renewed_session_id", hex.EncodeToString(old.Identity.Session[:]), "renewed_token_id", old.Identity.Token.String(),
+		"renewed_session_id", hex.EncodeToString(old.Session[:]), "renewed_token_id", old.Token.String(),
 		"tenant", g.Identity.Tenant, "subject", g.Identity.Subject, "client_ip", p.addr.String())
 	return p.tell(out, `{"gatehouse":"renewed","expires_at":%q}`, g.ExpiresAt.UTC().Format(time.RFC3339))
 }
@@ -129,30 +129,28 @@ func (p *peer) concludeRenewal(a *verify.Attempt, o verify.Outcome, out []byte) 
 // the session goes on as it was.
 func (p *peer) notRenewed(reason pb.Reason, retryAfter time.Duration, out []byte) []byte {
 	retryAfter = p.retryAfter(reason, retryAfter)
-	s, cause := p.session, renewalRefused(reason)
-	s.renewal = nil
+	m, who, cause := p.needMore(), p.bearer(), renewalRefused(reason)
+	m.renewal = nil
 	// Within a grace the token may be from before it; one from after would do.
-	again := reason == pb.Reason_REASON_TOKEN_REVOKED && p.n.verify.InGrace(&s.grant.Identity)
+	again := reason == pb.Reason_REASON_TOKEN_REVOKED && p.n.verify.InGrace(&who)
 	if closeFor(cause).err == cause && !again {
 		return p.close(cause, out)
 	}
 	p.n.metrics.postpone(reason)
-	who := &s.grant.Identity
 	p.n.log.Info("renewal postponed", "session_id", hex.EncodeToString(who.Session[:]), "token_id", who.Token.String(),
 		"reason", reason.Label(), "tenant", who.Tenant, "subject", who.Subject, "client_ip", p.addr.String())
-	wait := max(retryAfter, defaultRetry, p.n.time(s.mayRenew).Sub(p.now))
+	wait := max(retryAfter, defaultRetry, p.n.time(m.mayRenew).Sub(p.now))
 	return p.tell(out, `{"gatehouse":"renew_failed","retry_after":%d}`, wholeSeconds(wait))
 }
 
 // warn has a turn tell the peer until when to renew. It may do so at once.
-func (s *session) warn(e *verify.Entry) {
-	p := s.p
-	p.link.Post(func(now time.Time, out []byte) []byte {
+func (p *peer) warn(e *verify.Entry) {
+	p.post(func(now time.Time, out []byte) []byte {
 		p.now = now
-		if p.session != s || p.conn.State() != wsconn.StateOpen || s.ending() != nil || !e.Hits(&s.grant.Identity) {
+		if !p.admitted || p.conn.State() != wsconn.StateOpen || p.ending() != nil || !p.hitBy(e) {
 			return out
 		}
-		s.mayRenew = p.n.instant(now)
+		p.needMore().mayRenew = p.n.instant(now)
 		return p.tell(out, `{"gatehouse":"renew_by","at":%q}`, e.GraceUntil.UTC().Format(time.RFC3339))
 	})
 }

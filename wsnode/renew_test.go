@@ -69,7 +69,7 @@ func TestRenewal(t *testing.T) {
 			t.Error("the application has got another session")
 		}
 		asked := l.a.Seen().Redeems
-		if first, again := asked[0], asked[1]; string(again.GetRenewsSessionId()) != string(before.Identity.Session[:]) || first.GetRenewsSessionId() != nil ||
+		if first, again := asked[0], asked[1]; [16]byte(again.GetRenewsSessionId()) != before.Identity().Session || first.GetRenewsSessionId() != nil ||
 			string(again.GetObserved().GetUserAgent()) != "agent" || again.GetAudience() != "test" || again.GetSingleUseOnly() {
 			t.Errorf("the authority was asked for %v and then %v", first, again)
 		}
@@ -87,7 +87,7 @@ func TestRenewal(t *testing.T) {
 		}
 		lines := l.logs.lines(t, "session renewed")
 		if len(lines) != 1 || lines[0]["session_id"] != fmt.Sprintf("%x", renewed) || lines[0]["token_id"] != tok.ID.String() ||
-			lines[0]["renewed_session_id"] != fmt.Sprintf("%x", before.Identity.Session) || lines[0]["renewed_token_id"] != old.ID.String() {
+			lines[0]["renewed_session_id"] != fmt.Sprintf("%x", before.Identity().Session) || lines[0]["renewed_token_id"] != old.ID.String() {
 			t.Errorf("logged %v", lines)
 		}
 		if n := l.metric("sessions_closed_total", "renewed"); n != 1 || l.Sessions() != 1 {
@@ -95,7 +95,7 @@ func TestRenewal(t *testing.T) {
 		}
 
 		l.a.Revoke(wstest.ByToken(old.ID))
-		l.a.Replace(before.Identity.Session)
+		l.a.Replace(before.Identity().Session)
 		synctest.Wait()
 		exchange(p, "by the new token")
 		l.a.Revoke(wstest.ByToken(tok.ID))
@@ -121,7 +121,7 @@ func TestRevokedByAnEarlierName(t *testing.T) {
 			inLab(t, withoutPings, func(l *lab) {
 				p := l.open(echoPath, wstest.Token{})
 				synctest.Wait()
-				first := l.calls.newest().Identity.Session
+				first := l.calls.newest().Identity().Session
 				for range c.renewals {
 					l.renew(p, wstest.Token{})
 					l.wantRenewed(p, time.Hour)
@@ -144,7 +144,7 @@ func TestRevokedByAnEarlierName(t *testing.T) {
 	inLab(t, withoutPings, func(l *lab) {
 		p := l.open(echoPath, wstest.Token{})
 		synctest.Wait()
-		l.a.RevokeWithin(wstest.BySession(l.calls.newest().Identity.Session), 10*time.Second)
+		l.a.RevokeWithin(wstest.BySession(l.calls.newest().Identity().Session), 10*time.Second)
 		wantRenewBy(p, 10*time.Second)
 		l.renew(p, wstest.Token{})
 		l.wantRenewed(p, time.Hour)
@@ -155,7 +155,7 @@ func TestRevokedByAnEarlierName(t *testing.T) {
 		p := l.open(echoPath, wstest.Token{})
 		synctest.Wait()
 		early := l.token()
-		l.a.RevokeWithin(wstest.BySession(l.calls.newest().Identity.Session), 10*time.Second)
+		l.a.RevokeWithin(wstest.BySession(l.calls.newest().Identity().Session), 10*time.Second)
 		wantRenewBy(p, 10*time.Second)
 		p.Send(renewal(early))
 		l.wantRenewed(p, time.Hour)
@@ -212,7 +212,7 @@ func TestRenewalBringsItsLimits(t *testing.T) {
 		p := l.open(chatPath, wstest.Token{Scopes: []string{"chat"}})
 		l.renew(p, wstest.Token{Scopes: []string{"ping"}})
 		l.wantRenewed(p, time.Hour)
-		if scopes := l.calls.newest().Identity.Scopes; !slices.Equal(scopes, []string{"chat"}) {
+		if scopes := l.calls.newest().Identity().Scopes; !slices.Equal(scopes, []string{"chat"}) {
 			t.Errorf("the application's view is %v, want that of the opening handshake", scopes)
 		}
 		exchange(p, `{"type":"ping"}`)
@@ -416,7 +416,7 @@ func TestGoneWhileRenewing(t *testing.T) {
 			p.WantClose(1000, "")
 		}},
 		{"the old token is revoked", func(l *lab, p *wstest.Peer) {
-			l.a.Revoke(wstest.ByToken(l.calls.newest().Identity.Token))
+			l.a.Revoke(wstest.ByToken(l.calls.newest().Identity().Token))
 			p.WantClose(4501, "token revoked")
 		}},
 		{"the application has closed, and the peer not answered", func(l *lab, p *wstest.Peer) {
@@ -500,7 +500,7 @@ func TestRevokedWhileRenewing(t *testing.T) {
 // Nobody looks for sessions between the check of a grant and its coming into
 // force, and one that does not pass leaves the session with the grant it had.
 func TestGrantsAreExchangedInOneStep(t *testing.T) {
-	table, s := newSessions(), &session{}
+	table, p := newSessions(), &peer{loop: &loop{n: new(Node)}, route: &route{}}
 	grant := func(id byte, tok byte) *verify.Grant {
 		return &verify.Grant{Identity: verify.Identity{Session: [16]byte{id}, Token: token.ID{tok}, Subject: "u42"}}
 	}
@@ -516,7 +516,7 @@ func TestGrantsAreExchangedInOneStep(t *testing.T) {
 		if c.has == nil {
 			c.has = c.g
 		}
-		if got := table.put(s, c.g, func() pb.Reason {
+		if got := table.put(p, p.holderOf(c.g, nil, nil), c.g, func() pb.Reason {
 			go func() { looked <- table.count() }()
 			select {
 			case <-looked:
@@ -528,12 +528,12 @@ func TestGrantsAreExchangedInOneStep(t *testing.T) {
 			t.Errorf("%v, want %v", got, c.reason)
 		}
 		who := &c.has.Identity
-		if n := <-looked; n != 1 || s.grant != c.has || table.byID[who.Session] != s || len(table.byToken) != 1 ||
-			table.byToken[who.Token] != s || table.bySubject["u42"] != s || s.ofToken != (links{}) || s.ofSubject != (links{}) {
+		if n := <-looked; n != 1 || p.session != who.Session || p.token != who.Token || table.byID.first(who.Session) != p ||
+			table.byToken.first(who.Token) != p || table.bySubject.first("u42") != p || table.byToken.peers != 1 || table.bySubject.peers != 1 {
 			t.Errorf("%d sessions after %v: %+v", n, c.g.Identity.Session[0], table)
 		}
 	}
-	if !table.remove(s) || table.remove(s) || len(table.byID)+len(table.renewed)+len(table.byToken)+len(table.bySubject) != 0 {
+	if !table.remove(p) || table.remove(p) || table.byID.peers+len(table.renewed)+table.byToken.peers+table.bySubject.peers != 0 {
 		t.Errorf("left: %+v", table)
 	}
 }

@@ -14,7 +14,7 @@ func TestReplaced(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
 		p, other := l.open(echoPath, wstest.Token{}), l.open(echoPath, wstest.Token{})
 		synctest.Wait()
-		newest, first := l.calls.newest().Identity.Session, [16]byte{}
+		newest, first := l.calls.newest().Identity().Session, [16]byte{}
 		for _, s := range l.a.Sessions() {
 			if s.ID != newest {
 				first = s.ID

@@ -2,8 +2,6 @@ package wsnode
 
 import (
 	"fmt"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -14,44 +12,9 @@ import (
 	"github.com/gatehouse-ws/gatehouse/wsnode/wsconn"
 )
 
-// session is an admitted peer, as handlers and enforcers see it. It is the
-// deliver.Sockets of its own socket.
-type session struct {
-	// set at construction, or owned by the peer's turn
-	p          *peer
-	expires    instant
-	rate       limit.Rate
-	rateDryRun bool
-	scoped     bool   // the grant has scopes
-	strikes    uint16 // messages refused and forgiven
-
-	// dead is set once cause is, so that a turn need not take the lock to look.
-	dead atomic.Bool
-
-	mu       sync.Mutex
-	inTurn   bool                                   // the turn under way takes the replies
-	posted   bool                                   // a turn was asked for that will
-	before   uint32                                 // bytes of replies that are not replies
-	cause    error                                  // why the session has ended
-	replies  []byte                                 // frames to be sent; of a turn, behind what it sends before them
-	asked    *closing                               // the end that the application asked for, or nil
-	flushing func(now time.Time, out []byte) []byte // flush, once somebody needed it
-
-	// not changed after construction
-	identity deliver.Identity
-
-	// guarded by sessions.mu, and changed by the peer's turn alone
-	grant     *verify.Grant
-	ofToken   links
-	ofSubject links
-
-	// owned by the peer's turn
-	throttle *limit.Rate            // of a tunnel that goes on, or nil
-	rates    map[string]*limit.Rate // of types with a rate of their own, once they came
-	opened   instant
-	renewal  *verify.Attempt // under way, or nil
-	mayRenew instant         // when the next one may come
-}
+// An admitted peer, as handlers and enforcers see it, is the deliver.Sockets of
+// its own socket.
+var _ deliver.Sockets = (*peer)(nil)
 
 // closing is how an application closes a session.
 type closing struct {
@@ -59,32 +22,28 @@ type closing struct {
 	text string
 }
 
-func newSession(p *peer, g *verify.Grant) *session {
-	who := &g.Identity
-	s := &session{
-		p: p, opened: p.n.instant(p.now),
-		identity: deliver.Identity{
-			Session: who.Session, Token: who.Token, Tenant: who.Tenant, Subject: who.Subject, Route: p.route.Audience,
-			Scopes: g.Scopes, Attributes: g.Attributes, ClientAddr: who.ClientIP, OpenedAt: p.now, ExpiresAt: g.ExpiresAt,
-		},
-	}
-	s.bound(g, nil)
-	return s
-}
-
 // longestLife is far above any session's, and does not overflow.
 const longestLife = 100 * 365 * 24 * time.Hour
 
-// bound puts the end and the rate of a grant into force. What is left of the
-// rate of the grant before, if any, stays as it is where both allow the same.
-func (s *session) bound(g, before *verify.Grant) {
-	p := s.p
+// bind puts what a grant allows into force: its end, its rate, its scopes and the
+// bounds of its messages. What is left of the rate of the grant before, if any,
+// stays as it is where both allow the same.
+func (p *peer) bind(g *verify.Grant) {
 	left := p.n.verify.Local(g.ExpiresAt).Sub(p.now) // by the wall clock, which both have
-	s.expires = p.n.instant(p.now) + instant(min(left, longestLife))
-	s.scoped = len(g.Scopes) > 0
-	if before == nil || g.Limits.MessagesPerSecond != before.Limits.MessagesPerSecond {
-		s.rate, s.rateDryRun = rateOf(p.n.cfg.Limits.Messages, g.Limits.MessagesPerSecond)
+	p.expires = p.n.instant(p.now) + instant(min(left, longestLife))
+	if p.scoped = len(g.Scopes) > 0; p.scoped {
+		p.needMore().scopes = g.Scopes
 	}
+	rate, dryRun := rateOf(p.n.cfg.Limits.Messages, g.Limits.MessagesPerSecond)
+	p.rate.Become(rate)
+	p.rateDryRun = dryRun
+	limits := &p.n.limits
+	if own := int64(g.Limits.MessageBytes); own > 0 && own < int64(limits.MessageBytes) {
+		of := *limits
+		of.MessageBytes = int(own)
+		limits = &of
+	}
+	p.conn.Limit(limits)
 }
 
 // rateOf is the tighter of the node's limit and the token's own, which no
@@ -101,175 +60,238 @@ func rateOf(m limit.Messages, own uint32) (limit.Rate, bool) {
 
 // allowType takes a message of a type, and reports whether the type's own rate
 // has one left.
-func (s *session) allowType(kind string) bool {
-	rate := s.rates[kind]
+func (p *peer) allowType(kind string) bool {
+	t := p.route.rated[kind]
+	if t.PerSecond == 0 {
+		return true
+	}
+	m := p.needMore()
+	rate := m.rates[kind]
 	if rate == nil {
-		t := s.p.route.rated[kind]
-		if t.PerSecond == 0 {
-			return true
-		}
-		if s.rates == nil {
-			s.rates = make(map[string]*limit.Rate, 1)
+		if m.rates == nil {
+			m.rates = make(map[string]*limit.Rate, 1)
 		}
 		full := limit.NewRate(t.PerSecond, t.Burst)
 		rate = &full
-		s.rates[kind] = rate
+		m.rates[kind] = rate
 	}
-	return rate.Allow(s.p.now, 1)
+	return rate.Allow(p.now, 1)
 }
 
-func (s *session) handle() deliver.Session { return deliver.Session{Identity: &s.identity, Sockets: s} }
+func (p *peer) handle() deliver.Session { return deliver.Session{Sockets: p} }
 
-// end makes the session dead and reports whether it was alive: the first cause
-// counts. After it nothing can be queued to be sent.
-func (s *session) end(cause error) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.cause != nil {
+// Identity implements deliver.Sockets.
+func (p *peer) Identity(deliver.Ref) deliver.Identity {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.identity()
+}
+
+// identity is called with the lock held, or in the turn.
+func (p *peer) identity() deliver.Identity {
+	m := p.more.Load()
+	if m != nil && m.first != nil {
+		return *m.first
+	}
+	id := deliver.Identity{
+		Session: p.session, Token: p.token, Tenant: p.party.tenant, Subject: p.subject, Route: p.route.Audience,
+		ClientAddr: p.addr.ip(), OpenedAt: p.n.time(p.opened), ExpiresAt: p.n.time(p.expires),
+	}
+	if m != nil {
+		id.Scopes, id.Attributes = m.scopes, m.attributes
+	}
+	return id
+}
+
+// setCause makes the session dead and reports whether it was alive: the first
+// cause counts. After it nothing can be queued to be sent.
+func (p *peer) setCause(cause error) bool {
+	if p.cause.Load() != nil {
 		return false
 	}
-	s.cause = cause
-	s.dead.Store(true)
-	return true
+	kept := cause // cause itself would be allocated for every call
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cause.CompareAndSwap(nil, &kept)
 }
 
 // ending is why the session has ended, or is to end because the application
 // asked for it; nil while it lives on.
-func (s *session) ending() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.endingLocked()
+func (p *peer) ending() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.endingLocked()
 }
 
-func (s *session) endingLocked() error {
-	if s.cause == nil && s.asked != nil {
+func (p *peer) endingLocked() error {
+	if cause := p.cause.Load(); cause != nil {
+		return *cause
+	}
+	if p.boxed && p.outbox[p].asked != nil {
 		return errApplication
 	}
-	return s.cause
+	return nil
+}
+
+// asked is how the application closes the session, once that is why it ends.
+func (p *peer) asked() closing {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return *p.outbox[p].asked
 }
 
 // deliver hands a message to the handler and appends to out what that sends
 // meanwhile to this session. An error ends the session.
-func (s *session) deliver(op deliver.Op, payload, out []byte) ([]byte, error) {
-	s.mu.Lock()
-	if err := s.endingLocked(); err != nil {
-		s.mu.Unlock()
+func (p *peer) deliver(op deliver.Op, payload, out []byte) ([]byte, error) {
+	p.mu.Lock()
+	if err := p.endingLocked(); err != nil {
+		p.mu.Unlock()
 		return out, err
 	}
 	// What is sent meanwhile goes to out at once: nothing is copied, and no socket
 	// keeps a buffer of its own.
-	s.before = uint32(len(out)) // what a turn sends is far below 4 GiB
-	s.inTurn, s.replies = true, append(out, s.replies...)
-	s.mu.Unlock()
-	err := s.p.n.handler.Message(s.handle(), op, payload)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	out, s.replies = s.replies, nil
-	s.inTurn, s.before = false, 0
+	p.serving, p.before = p, len(out)
+	p.replies = p.takeFramesLocked(out, true)
+	p.mu.Unlock()
+	err := p.n.handler.Message(p.handle(), op, payload)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out = p.replies
+	p.serving, p.replies = nil, nil
 	if err != nil {
 		return out, fmt.Errorf("%w: %v", errHandler, err)
 	}
-	if s.asked != nil {
+	if p.boxed && p.outbox[p].asked != nil {
 		return out, errApplication
 	}
 	return out, nil
 }
 
-// takeReplies moves what waits to be sent to out. It is called with the lock
-// held, and not within deliver.
-func (s *session) takeReplies(out []byte) []byte {
-	out = append(out, s.replies...)
-	s.replies = nil
+// takeFrames takes what waits to be sent out of the outbox, and appends it to out
+// if it may be.
+func (p *peer) takeFrames(out []byte, may bool) []byte {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.takeFramesLocked(out, may)
+}
+
+func (p *peer) takeFramesLocked(out []byte, may bool) []byte {
+	if !p.boxed {
+		return out
+	}
+	o := p.outbox[p]
+	if may {
+		out = append(out, o.frames...)
+	}
+	if o.frames = o.frames[:0]; cap(o.frames) > keepFrames {
+		o.frames = nil
+	}
 	return out
 }
 
-// lastReplies is takeReplies for the last time.
-func (s *session) lastReplies(out []byte) []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.takeReplies(out)
+// forgetOutbox is for a peer that is gone: nothing that it has posted is to come.
+func (p *peer) forgetOutbox() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.dropOutbox(p)
 }
 
 // Send implements deliver.Sockets.
-func (s *session) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
-	bound := s.p.n.cfg.Sockets.OutboundBytes
-	s.mu.Lock()
-	switch {
-	case s.cause != nil || s.asked != nil:
-		s.mu.Unlock()
+func (p *peer) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
+	bound := p.n.cfg.Sockets.OutboundBytes
+	p.mu.Lock()
+	if p.endingLocked() != nil {
+		p.mu.Unlock()
 		return deliver.ErrClosed
-	case len(payload) > bound:
-		s.mu.Unlock()
-		return deliver.ErrMessageTooBig
-	case len(payload) > bound-(len(s.replies)-int(s.before)):
-		s.mu.Unlock()
-		s.kill(errSlowReader)
-		return deliver.ErrSlowReader
 	}
-	s.replies = wsconn.AppendFrame(s.replies, ws.OpCode(op), payload)
-	return s.wake()
+	inTurn := p.serving == p
+	waiting := 0
+	switch {
+	case inTurn:
+		waiting = len(p.replies) - p.before
+	case p.boxed:
+		waiting = len(p.outbox[p].frames)
+	}
+	switch {
+	case len(payload) > bound:
+		p.mu.Unlock()
+		return deliver.ErrMessageTooBig
+	case len(payload) > bound-waiting:
+		p.mu.Unlock()
+		p.kill(errSlowReader)
+		return deliver.ErrSlowReader
+	case inTurn:
+		p.replies = wsconn.AppendFrame(p.replies, ws.OpCode(op), payload)
+		p.mu.Unlock()
+		return nil
+	}
+	o := p.outboxOf(p)
+	o.frames = wsconn.AppendFrame(o.frames, ws.OpCode(op), payload)
+	return p.wake(o)
 }
 
 // Close implements deliver.Sockets.
-func (s *session) Close(_ deliver.Ref, code uint16, reason string) error {
-	s.mu.Lock()
-	if s.cause != nil || s.asked != nil {
-		s.mu.Unlock()
+func (p *peer) Close(_ deliver.Ref, code uint16, reason string) error {
+	p.mu.Lock()
+	if p.endingLocked() != nil {
+		p.mu.Unlock()
 		return deliver.ErrClosed
 	}
-	s.asked = &closing{ws.StatusCode(code), reason}
-	return s.wake()
+	o := p.outboxOf(p)
+	o.asked = &closing{ws.StatusCode(code), reason}
+	if p.serving == p {
+		p.mu.Unlock()
+		return nil
+	}
+	return p.wake(o)
 }
 
 // wake has a turn take what waits. It is called with the lock held and lets it
 // go.
-func (s *session) wake() error {
-	ask := !s.inTurn && !s.posted
-	if ask {
-		s.posted = true
-		if s.flushing == nil {
-			s.flushing = s.flush
-		}
-	}
-	flush := s.flushing
-	s.mu.Unlock()
-	if ask && !s.p.link.Post(flush) {
+func (p *peer) wake(o *outbox) error {
+	ask := !o.posted
+	o.posted = true
+	flush := o.flush
+	p.mu.Unlock()
+	if ask && !p.post(flush) {
 		return deliver.ErrClosed
 	}
 	return nil
 }
 
 // flush is the turn that wake asks for.
-func (s *session) flush(now time.Time, out []byte) []byte {
-	s.p.now = now
-	s.mu.Lock()
-	s.posted = false
-	asked := s.asked != nil
-	if s.cause == nil && !asked {
-		out = s.takeReplies(out)
+func (p *peer) flush(now time.Time, out []byte) []byte {
+	p.now = now
+	p.mu.Lock()
+	o := p.outbox[p]
+	o.posted = false
+	asked := o.asked != nil
+	if p.cause.Load() == nil && !asked {
+		out = append(out, o.frames...)
+		p.dropOutbox(p)
 	}
-	s.mu.Unlock()
+	p.mu.Unlock()
 	if asked {
-		return s.p.close(errApplication, out)
+		return p.close(errApplication, out)
 	}
 	return out
 }
 
 // kill ends the session from anywhere: from its return on, no message of the
 // peer's is taken to the handler. One that was taken before may be there still.
-func (s *session) kill(cause error) {
-	if s.end(cause) {
-		s.hangUp(nil)
+func (p *peer) kill(cause error) {
+	if p.setCause(cause) {
+		p.hangUp(nil)
 	}
 }
 
 // hangUp has a turn close the socket of a session that has ended. queued, if
 // not nil, is called once the close frame is queued or the socket is gone.
-func (s *session) hangUp(queued func()) {
-	if !s.p.link.Post(func(now time.Time, out []byte) []byte {
-		s.p.now = now
-		if s.p.session == s { // else its handshake is being refused
-			out = s.p.close(s.ending(), out)
+func (p *peer) hangUp(queued func()) {
+	if !p.post(func(now time.Time, out []byte) []byte {
+		p.now = now
+		if p.admitted { // else its handshake is being refused
+			out = p.close(p.ending(), out)
 		}
 		if queued != nil {
 			queued()

@@ -10,109 +10,79 @@ import (
 )
 
 // sessions finds the live sessions that an entry of the log hits. Safe for
-// concurrent use. Its lock comes before verify's.
+// concurrent use. Its lock comes before verify's, and before those of loops.
 type sessions struct {
 	mu        sync.Mutex
-	byID      map[[16]byte]*session
-	renewed   map[[16]byte]*session // by what they have renewed
-	byToken   map[token.ID]*session // the first of a list, by sessions' own links
-	bySubject map[string]*session   // as byToken; of any tenant
+	byID      index[[16]byte]
+	renewed   map[[16]byte]*peer // by what they have renewed
+	byToken   index[token.ID]
+	bySubject index[string] // of any tenant
 }
-
-// links are a session's place in a list: it leaves that of a subject with many
-// sessions as fast as any, and one that is alone in its own needs no more memory.
-// Guarded by sessions.mu.
-type links struct{ next, prev *session }
-
-func tokenLinks(s *session) *links   { return &s.ofToken }
-func subjectLinks(s *session) *links { return &s.ofSubject }
 
 func newSessions() *sessions {
 	return &sessions{
-		byID: map[[16]byte]*session{}, renewed: map[[16]byte]*session{}, byToken: map[token.ID]*session{}, bySubject: map[string]*session{},
+		byID:      newIndex(func(p *peer) [16]byte { return p.session }, func(p *peer) *links { return &p.byID }),
+		byToken:   newIndex(func(p *peer) token.ID { return p.token }, func(p *peer) *links { return &p.byToken }),
+		bySubject: newIndex(func(p *peer) string { return p.subject }, func(p *peer) *links { return &p.bySubject }),
+		renewed:   map[[16]byte]*peer{},
 	}
 }
 
-// put makes g the grant of s, unless why, asked in the same step, has a reason
-// not to: whoever looks for sessions finds s by the grant that it had before, or
-// by g.
-func (t *sessions) put(s *session, g *verify.Grant, why func() pb.Reason) pb.Reason {
+// put makes h the holder of p, as g has it, unless why, asked in the same step,
+// has a reason not to: whoever looks for sessions finds p by what it was before,
+// or by g.
+func (t *sessions) put(p *peer, h holder, g *verify.Grant, why func() pb.Reason) pb.Reason {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if reason := why(); reason != 0 {
 		return reason
 	}
-	if s.grant != nil {
-		t.forget(s)
+	if p.listed {
+		t.forget(p)
 	}
-	s.grant = g
-	who := &g.Identity
-	t.byID[who.Session] = s
-	for _, id := range who.Renewed {
-		t.renewed[id] = s
+	p.become(h, &g.Identity)
+	p.listed = true
+	t.byID.add(p)
+	t.byToken.add(p)
+	t.bySubject.add(p)
+	for _, id := range g.Identity.Renewed {
+		t.renewed[id] = p
 	}
-	add(t.byToken, who.Token, s, tokenLinks)
-	add(t.bySubject, who.Subject, s, subjectLinks)
 	return 0
 }
 
 // remove forgets a session, and reports whether it was known.
-func (t *sessions) remove(s *session) bool {
+func (t *sessions) remove(p *peer) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.byID[s.grant.Identity.Session] != s {
+	if !p.listed {
 		return false
 	}
-	t.forget(s)
+	t.forget(p)
+	p.listed = false
 	return true
 }
 
-// forget takes s out of the lists. It is called with the lock held.
-func (t *sessions) forget(s *session) {
-	who := &s.grant.Identity
-	delete(t.byID, who.Session)
-	for _, id := range who.Renewed {
-		delete(t.renewed, id)
-	}
-	drop(t.byToken, who.Token, s, tokenLinks)
-	drop(t.bySubject, who.Subject, s, subjectLinks)
-}
-
-// add puts s first in a list.
-func add[K comparable](lists map[K]*session, key K, s *session, of func(*session) *links) {
-	first := lists[key]
-	of(s).next = first
-	if first != nil {
-		of(first).prev = s
-	}
-	lists[key] = s
-}
-
-// drop takes s out of its list.
-func drop[K comparable](lists map[K]*session, key K, s *session, of func(*session) *links) {
-	l := *of(s)
-	*of(s) = links{}
-	if l.next != nil {
-		of(l.next).prev = l.prev
-	}
-	switch {
-	case l.prev != nil:
-		of(l.prev).next = l.next
-	case l.next != nil:
-		lists[key] = l.next
-	default:
-		delete(lists, key)
+// forget takes p out of the lists. It is called with the lock held.
+func (t *sessions) forget(p *peer) {
+	t.byID.remove(p)
+	t.byToken.remove(p)
+	t.bySubject.remove(p)
+	if m := p.more.Load(); m != nil {
+		for _, id := range m.renewed {
+			delete(t.renewed, id)
+		}
 	}
 }
 
 // stillHit is list without those at its end that an entry no longer hits: they
 // have ended, or renewed.
-func (t *sessions) stillHit(list []*session, e *verify.Entry) []*session {
+func (t *sessions) stillHit(list []*peer, e *verify.Entry) []*peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for len(list) > 0 {
 		last := len(list) - 1
-		if s := list[last]; t.byID[s.grant.Identity.Session] == s && e.Hits(&s.grant.Identity) {
+		if p := list[last]; p.listed && p.hitBy(e) {
 			break
 		}
 		list[last] = nil
@@ -121,50 +91,52 @@ func (t *sessions) stillHit(list []*session, e *verify.Entry) []*session {
 	return list
 }
 
+// hitBy reports whether an entry ends the session. Call it as bearer.
+func (p *peer) hitBy(e *verify.Entry) bool {
+	who := p.bearer()
+	return e.Hits(&who)
+}
+
 func (t *sessions) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return len(t.byID)
+	return t.byID.peers
 }
 
-func (t *sessions) all() []*session {
+func (t *sessions) all() []*peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	out := make([]*session, 0, len(t.byID))
-	for _, s := range t.byID {
-		out = append(out, s)
-	}
+	out := make([]*peer, 0, t.byID.peers)
+	t.byID.all(func(p *peer) { out = append(out, p) })
 	return out
 }
 
 // hit lists the sessions that an entry ends. What selects one user costs as
 // much as that user has sessions.
-func (t *sessions) hit(e *verify.Entry) []*session {
+func (t *sessions) hit(e *verify.Entry) []*peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var out []*session
-	take := func(s *session) {
-		if e.Hits(&s.grant.Identity) {
-			out = append(out, s)
+	var out []*peer
+	take := func(p *peer) {
+		if p.hitBy(e) {
+			out = append(out, p)
 		}
 	}
 	id, tok, subject, wide := e.Narrow()
 	switch {
 	case wide:
-		for _, s := range t.byID {
-			take(s)
-		}
+		t.byID.all(take)
 	case subject != "":
-		for s := t.bySubject[subject]; s != nil; s = s.ofSubject.next {
-			take(s)
+		for p := t.bySubject.first(subject); p != nil; p = t.bySubject.next(p) {
+			take(p)
 		}
 	case !tok.IsZero():
-		for s := t.byToken[tok]; s != nil; s = s.ofToken.next {
-			take(s)
+		for p := t.byToken.first(tok); p != nil; p = t.byToken.next(p) {
+			take(p)
 		}
 	default:
-		if s := cmp.Or(t.byID[id], t.renewed[id]); s != nil {
-			take(s)
+		if p := cmp.Or(t.byID.first(id), t.renewed[id]); p != nil {
+			take(p)
 		}
 	}
 	return out

@@ -2,7 +2,6 @@ package wsnode
 
 import (
 	"context"
-	"encoding/hex"
 	"log/slog"
 
 	"github.com/gobwas/ws"
@@ -48,17 +47,16 @@ func (p *peer) lookForTunnel(op ws.OpCode, payload []byte) error {
 	if policy == "" {
 		policy = CloseTunnels
 	}
-	who := &p.session.grant.Identity
-	p.n.log.LogAttrs(context.Background(), slog.LevelWarn, "tunnel found", slog.String("session_id", hex.EncodeToString(who.Session[:])),
-		slog.String("token_id", who.Token.String()), slog.String("signature", f.Signature.String()), slog.String("carried", f.Carriage.String()),
-		slog.String("route", p.route.Path), slog.String("policy", string(policy)), slog.String("tenant", who.Tenant),
-		slog.String("subject", who.Subject), slog.String("client_ip", p.addr.String()))
+	p.n.log.LogAttrs(context.Background(), slog.LevelWarn, "tunnel found", slog.String("session_id", p.handshakeID()),
+		slog.String("token_id", p.token.String()), slog.String("signature", f.Signature.String()), slog.String("carried", f.Carriage.String()),
+		slog.String("route", p.route.Path), slog.String("policy", string(policy)), slog.String("tenant", p.party.tenant),
+		slog.String("subject", p.subject), slog.String("client_ip", p.addr.String()))
 	switch policy {
 	case CloseTunnels:
 		return errTunnel
 	case ThrottleTunnels:
 		r := limit.NewRate(throttledBytes, throttledBurst)
-		p.session.throttle = &r
+		p.needMore().throttle = &r
 	}
 	return nil
 }
@@ -69,6 +67,6 @@ func (p *peer) throttled(payload []byte) bool {
 	if !p.tunnel.Found() {
 		return false
 	}
-	rate := p.session.throttle
-	return rate != nil && !rate.Allow(p.now, messageCost+len(payload))
+	m := p.more.Load()
+	return m != nil && m.throttle != nil && !m.throttle.Allow(p.now, messageCost+len(payload))
 }

@@ -78,7 +78,7 @@ func (h *history) issued(id [16]byte, t *issued) {
 	h.tokens[id] = t
 }
 
-func (h *history) opened(m *machine, who *deliver.Identity) {
+func (h *history) opened(m *machine, who deliver.Identity) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := &session{id: who.Session, first: who.Session, token: who.Token, m: m, ip: who.ClientAddr, accepted: []time.Time{time.Now()}}
@@ -95,14 +95,14 @@ func (h *history) opened(m *machine, who *deliver.Identity) {
 	}
 }
 
-func (h *history) message(m *machine, who *deliver.Identity) {
+func (h *history) message(m *machine, who deliver.Identity) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.sessions[who.Session]
 	s.accepted = append(s.accepted, time.Now())
 }
 
-func (h *history) closed(m *machine, who *deliver.Identity, code uint16, reason string) {
+func (h *history) closed(m *machine, who deliver.Identity, code uint16, reason string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	s := h.sessions[who.Session]

@@ -530,16 +530,16 @@ func short[T ~[16]byte](id T) string { return hex.EncodeToString(id[:4]) }
 // handler is the application of a node: it tells history.
 type handler struct{ m *machine }
 
-func (h *handler) Opened(s deliver.Session) { h.m.w.history.opened(h.m, s.Identity) }
+func (h *handler) Opened(s deliver.Session) { h.m.w.history.opened(h.m, s.Identity()) }
 
 func (h *handler) Message(s deliver.Session, _ deliver.Op, payload []byte) error {
-	h.m.w.history.message(h.m, s.Identity)
+	h.m.w.history.message(h.m, s.Identity())
 	h.m.keep()
 	return s.Send(payload)
 }
 
 func (h *handler) Closed(s deliver.Session, code uint16, reason string) {
-	h.m.w.history.closed(h.m, s.Identity, code, reason)
+	h.m.w.history.closed(h.m, s.Identity(), code, reason)
 }
 
 var clientAddresses = []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.77"), netip.MustParseAddr("198.51.100.5")}

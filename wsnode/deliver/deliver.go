@@ -62,9 +62,10 @@ const (
 )
 
 // Identity is who a session is, as the authority has said at the opening
-// handshake. It is shared and must not be changed. A renewal changes neither it
-// nor the Session that it is in: tenant, subject and route stay true, while the
-// authority then knows the session by another id, token, scopes and end.
+// handshake. Its Scopes and Attributes are shared and must not be changed. A
+// renewal changes neither it nor its Session: tenant, subject and route stay
+// true, while the authority then knows the session by another id, token, scopes
+// and end.
 type Identity struct {
 	Session [16]byte // random, drawn by the node
 	Token   [16]byte // the token's id, a ULID
@@ -77,7 +78,7 @@ type Identity struct {
 
 	ClientAddr netip.Addr
 	OpenedAt   time.Time
-	ExpiresAt  time.Time // at the opening handshake; a renewal moves the end
+	ExpiresAt  time.Time // by the node's clock; a renewal moves the end, but not this
 }
 
 // Session is what a handler may do with a socket. It is a value: copy it, keep
@@ -87,13 +88,16 @@ type Identity struct {
 // It is no interface and no pointer of its own, so that a node which keeps its
 // sockets in tables can make one for each call without allocating.
 type Session struct {
-	Identity *Identity
-
 	// Set by the node: the loop that owns the socket, and the socket's number
 	// there.
 	Sockets Sockets
 	Ref     Ref
 }
+
+// Identity is who the session is, also after its end. It is put together by each
+// call, since a node keeps of a session no more than it must: a handler that
+// needs it often for long is cheaper off with a copy of what it needs.
+func (s Session) Identity() Identity { return s.Sockets.Identity(s.Ref) }
 
 // Ref is how a loop names one of its sockets. It is not given to another socket
 // later.
@@ -103,6 +107,8 @@ type Ref uint64
 // concurrent use, also from within a Handler's call, and must not block. For a
 // Ref whose socket is gone they return ErrClosed.
 type Sockets interface {
+	// Identity is that of the session, also of one that has ended.
+	Identity(ref Ref) Identity
 	// Send queues one message and keeps nothing of payload. It returns nil,
 	// ErrClosed, ErrSlowReader or ErrMessageTooBig.
 	Send(ref Ref, op Op, payload []byte) error

@@ -16,6 +16,11 @@ type wire struct {
 	err  error
 }
 
+func (w *wire) Identity(ref Ref) Identity {
+	w.note("identity", ref)
+	return Identity{Subject: "u42"}
+}
+
 func (w *wire) Send(ref Ref, op Op, payload []byte) error {
 	w.buf = append(w.buf[:0], payload...)
 	w.note("send", ref, op)
@@ -38,12 +43,15 @@ func recording() *wire { return &wire{said: []string{}} }
 func TestSessionNamesItsSocket(t *testing.T) {
 	w := recording()
 	s := Session{Sockets: w, Ref: 7}
+	if got := s.Identity().Subject; got != "u42" {
+		t.Errorf("subject %q", got)
+	}
 	for _, err := range []error{s.Send([]byte("a")), s.SendBinary([]byte("b")), s.Close(4100, "later")} {
 		if err != nil {
 			t.Error(err)
 		}
 	}
-	if want := []string{"send 7 1", "send 7 2", "close 7 4100 later"}; !slices.Equal(w.said, want) {
+	if want := []string{"identity 7", "send 7 1", "send 7 2", "close 7 4100 later"}; !slices.Equal(w.said, want) {
 		t.Errorf("%q, want %q", w.said, want)
 	}
 }
@@ -95,12 +103,11 @@ func TestCloseOfAnApplication(t *testing.T) {
 
 func TestSessionIsAValue(t *testing.T) {
 	a, b := &wire{}, &wire{}
-	id := &Identity{Subject: "u42"}
-	room := map[Session]bool{{Identity: id, Sockets: a, Ref: 1}: true}
-	if !room[Session{Identity: id, Sockets: a, Ref: 1}] {
+	room := map[Session]bool{{Sockets: a, Ref: 1}: true}
+	if !room[Session{Sockets: a, Ref: 1}] {
 		t.Error("a session made again for a later call is not the same key")
 	}
-	for _, other := range []Session{{Identity: id, Sockets: a, Ref: 2}, {Identity: id, Sockets: b, Ref: 1}} {
+	for _, other := range []Session{{Sockets: a, Ref: 2}, {Sockets: b, Ref: 1}} {
 		if room[other] {
 			t.Errorf("%+v is taken for another session", other)
 		}
@@ -114,7 +121,7 @@ func TestEcho(t *testing.T) {
 		payload string
 	}{{Text, `{"type":"chat","text":"grüß dich"}`}, {Text, ""}, {Binary, "\x00\xff"}, {Binary, ""}} {
 		w := recording()
-		s := Session{Identity: &Identity{}, Sockets: w, Ref: 3}
+		s := Session{Sockets: w, Ref: 3}
 		h.Opened(s)
 		payload := []byte(test.payload)
 		if err := h.Message(s, test.op, payload); err != nil {
@@ -146,12 +153,11 @@ func TestEchoLeavesEndsToTheNode(t *testing.T) {
 func TestDeliveryAllocs(t *testing.T) {
 	var h Handler = Echo{}
 	w := &wire{buf: make([]byte, 0, 64)}
-	id := &Identity{Subject: "u42"}
 	payload := []byte(`{"type":"chat"}`)
 	var ref Ref
 	if got := testing.AllocsPerRun(1000, func() {
 		ref++ // a session is made for each call, as a node does
-		if err := h.Message(Session{Identity: id, Sockets: w, Ref: ref}, Text, payload); err != nil {
+		if err := h.Message(Session{Sockets: w, Ref: ref}, Text, payload); err != nil {
 			t.Fatal(err)
 		}
 	}); got != 0 {
@@ -162,9 +168,9 @@ func TestDeliveryAllocs(t *testing.T) {
 func BenchmarkEcho(b *testing.B) {
 	var h Handler = Echo{}
 	w := &wire{buf: make([]byte, 0, 256)}
-	id, payload := &Identity{}, make([]byte, 128)
+	payload := make([]byte, 128)
 	b.ReportAllocs()
 	for b.Loop() {
-		h.Message(Session{Identity: id, Sockets: w, Ref: 1}, Text, payload)
+		h.Message(Session{Sockets: w, Ref: 1}, Text, payload)
 	}
 }

@@ -28,6 +28,14 @@ func NewRate(perSecond, burst uint32) Rate {
 	return Rate{perSecond: min(perSecond, maxPerSecond), burst: burst}
 }
 
+// Become has r allow what to allows. What was taken from it counts on if that is
+// what it has allowed before; otherwise r is as to.
+func (r *Rate) Become(to Rate) {
+	if r.perSecond != to.perSecond || r.burst != to.burst {
+		*r = to
+	}
+}
+
 // Allow takes n units at now and reports whether they were there; if not, it
 // takes none. A clock that went back costs at most one refill of the whole
 // bucket. It allocates nothing.

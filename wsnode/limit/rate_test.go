@@ -135,3 +135,16 @@ func BenchmarkRate(b *testing.B) {
 		r.Allow(now, 1)
 	}
 }
+
+// What was taken counts on where a rate becomes what it is already.
+func TestRateBecomes(t *testing.T) {
+	now := time.Unix(1_700_000_000, 0)
+	r := NewRate(1, 2)
+	r.Allow(now, 2)
+	if r.Become(NewRate(1, 2)); r.Allow(now, 1) {
+		t.Error("the same rate begins anew")
+	}
+	if r.Become(NewRate(1, 3)); !r.Allow(now, 3) || r.Allow(now, 1) {
+		t.Error("another rate is not full")
+	}
+}

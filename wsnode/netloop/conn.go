@@ -75,7 +75,7 @@ func (c *conn) run(ticket Ticket, tlsConfig *tls.Config) {
 	c.mu.Lock()
 	c.opened, c.running = true, true
 	c.mu.Unlock()
-	c.m = ticket.Open(Link{Poster: c}, time.Now())
+	c.m = ticket.Open(Link{Poster: c, Shared: c.p.opener.Share(c)}, time.Now())
 	c.finishTurn()
 	c.end(c.read())
 }

@@ -43,6 +43,8 @@ type loop struct {
 	wait  syscall.RawConn // of file
 	poll  func(uintptr) bool
 	ended chan struct{} // closed when run has returned
+	// shared is the opener's, for the machines of this loop.
+	shared any
 
 	// owned by run
 	records   table[record]
@@ -112,6 +114,7 @@ func newLoop(d *loops) (_ *loop, err error) {
 		in: make([]byte, loopReadBytes), events: make([]unix.EpollEvent, eventsPerTurn), listeners: map[uint32]*listener{},
 	}
 	l.wheel.records = &l.records
+	l.shared = d.opener.Share(l)
 	l.poll = l.pollOnce
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
 		return nil, fmt.Errorf("epoll: %w", err)

@@ -49,6 +49,7 @@ type Machine interface {
 type Link struct {
 	Poster Poster
 	Ref    Ref // the connection, as Poster names it
+	Shared any // what Opener.Share made for Poster
 }
 
 // Ref names a connection of a Poster. It is not given to another one later.
@@ -69,6 +70,11 @@ type Poster interface {
 
 // Opener decides about connections as they are accepted.
 type Opener interface {
+	// Share makes what the machines of one Poster share. Their turns never run at
+	// the same time, so that it may hold memory that each uses in its turn. It is
+	// called before there is a connection, for each event loop once. Where every
+	// connection has a goroutine of its own, each has a Poster of its own too.
+	Share(p Poster) any
 	// Accepted reports whether a connection from this address is let in, to a
 	// TLS handshake first if overTLS is set; if not it is reset. peer is invalid
 	// if the connection is not TCP's.

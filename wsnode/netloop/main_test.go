@@ -161,6 +161,8 @@ func newDoor(t testing.TB) *door {
 	return &door{t: t, machines: make(chan *script, 10_000), accepted: make(chan netip.AddrPort, 10_000), failed: make(chan error, 10_000)}
 }
 
+func (d *door) Share(p Poster) any { return p }
+
 func (d *door) Accepted(peer netip.AddrPort, _ bool, _ time.Time) (Ticket, bool) {
 	d.accepted <- peer
 	return d, !d.refuse.Load()
@@ -174,6 +176,9 @@ func (d *door) Preface(in []byte, _ time.Time) ([]byte, bool, error) {
 }
 
 func (d *door) Open(link Link, now time.Time) Machine {
+	if link.Shared != link.Poster {
+		d.t.Errorf("%v is shared by those of %v", link.Shared, link.Poster)
+	}
 	m := <-d.machines
 	m.link, m.began = link, now
 	close(m.opened)

@@ -59,7 +59,7 @@ func (l *loop) adopt(fd int32, ticket Ticket) {
 	l.mu.Lock()
 	*l.live.at(slot) = uint32(r.generation)
 	l.mu.Unlock()
-	m := ticket.Open(Link{Poster: l, Ref: Ref(slot)<<32 | Ref(r.generation)}, l.now)
+	m := ticket.Open(Link{Poster: l, Ref: Ref(slot)<<32 | Ref(r.generation), Shared: l.shared}, l.now)
 	*l.machines.at(slot) = m
 	if err := l.control(unix.EPOLL_CTL_ADD, int(fd), unix.EPOLLIN, slot, r.generation); err != nil { // no memory, or max_user_watches
 		l.end(slot, r, err)

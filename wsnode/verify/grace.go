@@ -228,19 +228,18 @@ func (c *Client) endGraces(ctx context.Context) {
 	}
 }
 
+// AnyGraceOver reports whether PastGrace has anything to look at. It costs little
+// enough to be asked in every turn.
+func (c *Client) AnyGraceOver() bool {
+	first := c.graces.first.Load()
+	return first != never && int64(c.clock()) >= first
+}
+
 // PastGrace reports whether a grace is over of an entry that hits who, though
 // Enforce has not come to that yet: the process may have been paused. Then end
-// is called, which ends the session and reports whether it lived. It costs little
-// enough to be asked in every turn.
+// is called, which ends the session and reports whether it lived.
 func (c *Client) PastGrace(who *Identity, end func() bool) bool {
-	first := c.graces.first.Load()
-	if first == never {
-		return false
-	}
 	now := c.clock()
-	if int64(now) < first {
-		return false
-	}
 	c.graces.mu.Lock()
 	defer c.graces.mu.Unlock()
 	for _, n := range c.graces.waiting {

@@ -86,6 +86,14 @@ type Seen struct {
 	Goodbyes         int
 }
 
+// Forget forgets all tokens and sessions, and what was seen: for who measures
+// what a node keeps.
+func (a *Authority) Forget() {
+	a.locked(func() {
+		a.tokens, a.sessions, a.seen = map[token.ID]*issued{}, map[[16]byte]*Session{}, Seen{}
+	})
+}
+
 // Session is one that was granted.
 type Session struct {
 	ID      [16]byte

@@ -3,11 +3,13 @@ package wstest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -334,6 +336,20 @@ func call[Req, Res any](ctx context.Context, serve func(grpc.BidiStreamingServer
 	return &clientSide[Req, Res]{stream: s}
 }
 
+// overTheWire is m as the other side gets it: of what either keeps the other knows
+// nothing.
+func overTheWire[T any](m *T) *T {
+	b, err := proto.Marshal(any(m).(proto.Message))
+	got := new(T)
+	if err == nil {
+		err = proto.Unmarshal(b, any(got).(proto.Message))
+	}
+	if err != nil { // text that is not UTF-8
+		panic(fmt.Sprintf("wstest: %T does not pass the wire: %v", m, err))
+	}
+	return got
+}
+
 type clientSide[Req, Res any] struct {
 	grpc.ClientStream // nil: what a node does not use
 	*stream[Req, Res]
@@ -346,7 +362,7 @@ func (c *clientSide[Req, Res]) Send(m *Req) error {
 	default:
 	}
 	select {
-	case c.up <- m:
+	case c.up <- overTheWire(m):
 		return nil
 	case <-c.done:
 	case <-c.client.Done():
@@ -379,7 +395,7 @@ func (s *serverSide[Req, Res]) Context() context.Context { return s.server }
 
 func (s *serverSide[Req, Res]) Send(m *Res) error {
 	select {
-	case s.down <- m:
+	case s.down <- overTheWire(m):
 		return nil
 	case <-s.server.Done():
 		return status.FromContextError(s.server.Err()).Err()

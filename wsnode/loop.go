@@ -1,0 +1,137 @@
+package wsnode
+
+import (
+	"encoding/binary"
+	"sync"
+	"time"
+
+	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
+	"github.com/gatehouse-ws/gatehouse/wsnode/wsconn"
+)
+
+// loop is what the peers of one event loop share. Their turns never run at the
+// same time, so that what only a turn needs is here, once, and not in every peer.
+// Peers that have a goroutine of their own have a loop of their own.
+type loop struct {
+	// set at construction
+	n      *Node
+	poster netloop.Poster
+
+	// owned by the turn
+	now     time.Time
+	parties map[string]*party
+	key     []byte // of the last party that was looked for
+
+	mu      sync.Mutex        // guards what follows, and what peers say that it guards
+	serving *peer             // whose message the handler has: replies are to it
+	before  int               // bytes of replies that are not replies
+	replies []byte            // frames to be sent, behind what the turn sends before them
+	outbox  map[*peer]*outbox // of those who have something waiting outside of that
+	most    int               // that outbox has had
+	spare   []*outbox
+}
+
+// outbox is what others than the turn want to be sent to a peer.
+type outbox struct {
+	p      *peer
+	frames []byte
+	posted bool     // a turn was asked for that takes the frames
+	asked  *closing // the end that the application asked for, or nil
+	flush  func(now time.Time, out []byte) []byte
+}
+
+const (
+	keepOutboxes  = 64
+	keepFrames    = 16 << 10
+	keepPartyText = 4096
+)
+
+func newLoop(n *Node, poster netloop.Poster) *loop {
+	return &loop{n: n, poster: poster}
+}
+
+// outboxOf is the outbox of a peer, which may be new. mu is locked.
+func (l *loop) outboxOf(p *peer) *outbox {
+	if o := l.outbox[p]; o != nil {
+		return o
+	}
+	var o *outbox
+	if last := len(l.spare) - 1; last >= 0 {
+		o = l.spare[last]
+		l.spare = l.spare[:last]
+	} else {
+		o = new(outbox)
+		o.flush = func(now time.Time, out []byte) []byte { return o.p.flush(now, out) }
+	}
+	if l.outbox == nil {
+		l.outbox = map[*peer]*outbox{}
+	}
+	o.p = p
+	l.outbox[p], p.boxed = o, true
+	l.most = max(l.most, len(l.outbox))
+	return o
+}
+
+// dropOutbox gives up that of a peer for which no flush is posted any more. mu is
+// locked.
+func (l *loop) dropOutbox(p *peer) {
+	if !p.boxed {
+		return
+	}
+	o := l.outbox[p]
+	delete(l.outbox, p)
+	p.boxed = false
+	if len(l.outbox) == 0 && l.most > keepOutboxes {
+		l.outbox, l.most = nil, 0 // a map never gets smaller
+	}
+	if len(l.spare) < keepOutboxes && cap(o.frames) <= keepFrames {
+		o.p, o.frames, o.posted, o.asked = nil, o.frames[:0], false, nil
+		l.spare = append(l.spare, o)
+	}
+}
+
+// party is what a session has in common with many others of its loop.
+type party struct {
+	tenant, issuer    string
+	userAgent, origin string // as the authority was told
+	epoch             uint64 // of the revision at which the token was issued
+
+	key  string
+	used int // owned by the turn
+}
+
+// partyOf finds or makes a party, which is used once more. What it is given is
+// not kept.
+func (l *loop) partyOf(tenant, issuer string, epoch uint64, userAgent, origin []byte) *party {
+	b := l.key[:0]
+	for _, s := range [...]string{tenant, issuer} {
+		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
+	}
+	b = append(binary.AppendUvarint(b, uint64(len(userAgent))), userAgent...)
+	b = binary.BigEndian.AppendUint64(append(b, origin...), epoch)
+	if l.key = b; cap(b) > keepPartyText {
+		l.key = nil
+	}
+	p := l.parties[string(b)]
+	if p == nil {
+		p = &party{tenant: tenant, issuer: issuer, userAgent: string(userAgent), origin: string(origin), epoch: epoch, key: string(b)}
+		if l.parties == nil {
+			l.parties = map[string]*party{}
+		}
+		l.parties[p.key] = p
+	}
+	p.used++
+	return p
+}
+
+// leaveParty takes back one use of a party, which may be nil.
+func (l *loop) leaveParty(p *party) {
+	if p == nil {
+		return
+	}
+	if p.used--; p.used == 0 {
+		delete(l.parties, p.key)
+	}
+}
+
+var _ wsconn.Sink = (*peer)(nil)

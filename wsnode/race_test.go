@@ -1,0 +1,5 @@
+//go:build race
+
+package wsnode
+
+const raceEnabled = true
