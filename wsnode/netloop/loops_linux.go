@@ -205,6 +205,7 @@ const pauseLow, pauseHigh = 50 * time.Millisecond, time.Second
 
 // accept lets in who is waiting, some at a time.
 func (l *loop) accept(li *listener) {
+	l.setNow(time.Now()) // who comes while the loop turns is not earlier than that
 	for range acceptsPerTurn {
 		fd, err := l.from.acceptNow(li.fd)
 		switch err {
