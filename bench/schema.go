@@ -20,6 +20,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
+	"github.com/gatehouse-ws/gatehouse/wsnode/tunnel"
 )
 
 //go:embed messages
@@ -83,6 +84,8 @@ func (l *lab) benchMessage(ctx context.Context, t *Table, name string, bound flo
 		defer stop()
 		checkers = append(checkers, c)
 	}
+	first := len(checkers)
+	checkers = append(checkers, tunnelLooks(text)...)
 	nanos, allocs := make([][]float64, len(checkers)), make([][]float64, len(checkers))
 	for round := range l.rounds + 1 { // the first one warms up
 		for i, c := range checkers {
@@ -103,6 +106,9 @@ func (l *lab) benchMessage(ctx context.Context, t *Table, name string, bound flo
 	l.report.atLeast("schema: "+name+", times as fast as santhosh", ratioOf(nanos[2], nanos[1]), 15)
 	if ajv != "" {
 		l.report.atLeast("schema: "+name+", times as fast as ajv", ratioOf(nanos[3], nanos[1]), 2)
+	}
+	for i := first; i < len(checkers); i++ {
+		l.report.atMost("schema: "+name+", "+checkers[i].name+", allocations", middleOf(allocs[i]), 0)
 	}
 	return nil
 }
@@ -141,6 +147,25 @@ func gatehouseChecker(name string, text []byte) (checker, error) {
 		_, err := set.Check(text)
 		return err
 	})}, nil
+}
+
+// tunnelLooks is what a node looks for beside: other protocols in the message, of
+// a socket whose first one it is and of one that has sent many.
+func tunnelLooks(text []byte) []checker {
+	later := &tunnel.Socket{}
+	for range 100 {
+		later.Look(false, text)
+	}
+	look := func(s *tunnel.Socket) error {
+		if f, ok := s.Look(false, text); ok || s.Found() {
+			return fmt.Errorf("found %v", f.Signature)
+		}
+		return nil
+	}
+	return []checker{
+		{"tunnels, a first message", alone(func() error { return look(&tunnel.Socket{}) })},
+		{"tunnels, later", alone(func() error { return look(later) })},
+	}
 }
 
 func santhoshChecker(name string, text []byte) (checker, error) {
