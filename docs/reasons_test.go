@@ -75,6 +75,8 @@ The peer is answered with an HTTP status and the words of the third column or, o
 			code, text = "the application's", "what the application says"
 		case c.Reason == pb.Reason_REASON_PEER_CLOSED:
 			code, text = "the peer's", "nothing"
+		case c.Reason == pb.Reason_REASON_DRAINING:
+			text += " and a slot to come back in"
 		case c.Code == 0:
 			code, text = "none", "nothing"
 		}

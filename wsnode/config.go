@@ -26,6 +26,9 @@ type Config struct {
 	Limits    limit.Config  `yaml:"limits"`
 	Sockets   SocketConfig  `yaml:"sockets"`
 
+	DrainWindow  time.Duration `yaml:"drain_window" help:"over how long the node closes its sockets once it is to end; 0 for all at once"`
+	ReturnWindow time.Duration `yaml:"return_window" help:"each of those is told a time of its own to come back at, within so long after it was closed; 0 tells none"`
+
 	TrustedProxies []clientaddr.Trusted `yaml:"trusted_proxies" help:"proxies in front of the node that tell who their clients are; nobody else is believed"`
 
 	// What cannot stand in a file. Credentials and Log are required.
@@ -56,6 +59,8 @@ type SocketConfig struct {
 	Driver           Driver        `yaml:"driver" help:"what drives plain ws: auto, which is event loops on Linux, or portable, a goroutine for each socket as elsewhere and for wss"`
 }
 
+const maxWindow = time.Hour
+
 // Driver says what drives plain ws.
 type Driver string
 
@@ -72,6 +77,9 @@ func DefaultConfig() Config {
 	return Config{
 		Authority: verify.DefaultConfig(),
 		Limits:    limit.Default(),
+
+		DrainWindow: 10 * time.Second, ReturnWindow: 10 * time.Second,
+
 		Sockets: SocketConfig{
 			HandshakeTimeout: w.HandshakeTimeout, HeadBytes: w.HeadBytes, HeadFields: w.HeadFields,
 			MessageBytes: w.MessageBytes, Fragments: w.Fragments, MessageTimeout: w.MessageTimeout,
@@ -86,6 +94,11 @@ func DefaultConfig() Config {
 func (c *Config) Validate() error {
 	_, proxies := clientaddr.New("trusted_proxies", c.TrustedProxies)
 	problems := []error{c.Authority.Validate(), within("limits", c.Limits.Validate()), c.Sockets.validate(), proxies}
+	for key, window := range map[string]time.Duration{"drain_window": c.DrainWindow, "return_window": c.ReturnWindow} {
+		if window < 0 || window > maxWindow {
+			problems = append(problems, fmt.Errorf("%s: %v is outside 0 to %v", key, window, maxWindow))
+		}
+	}
 	if len(c.Routes) == 0 {
 		problems = append(problems, errors.New("routes: required, at least one"))
 	}

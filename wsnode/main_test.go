@@ -48,6 +48,7 @@ func testConfig() Config {
 	c.Authority.Address = "in memory"
 	c.Limits.Addresses = 1024
 	c.Limits.Sockets.Max = 1000
+	c.DrainWindow, c.ReturnWindow = 0, 0
 	route := func(path string, edit func(*Route)) {
 		r := Route{Path: path, Audience: "test"}
 		r.SetDefaults()

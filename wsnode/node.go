@@ -42,9 +42,10 @@ type Node struct {
 
 	lobby           loop // of who waits for a loop; nobody has a turn there
 	draining        atomic.Bool
-	rejecting       atomic.Int32 // sockets above a limit that are being told so
-	noAddressLogged seldom       // of connections without an address
-	noClientLogged  seldom       // of trusted proxies that do not name their clients
+	slots           atomic.Uint64 // of coming back that were given away
+	rejecting       atomic.Int32  // sockets above a limit that are being told so
+	noAddressLogged seldom        // of connections without an address
+	noClientLogged  seldom        // of trusted proxies that do not name their clients
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -92,6 +93,7 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 		listeners: map[net.Listener]struct{}{},
 	}
 	n.lobby.n = n
+	n.slots.Store(firstSlot())
 	for _, r := range cfg.Routes {
 		use := &route{Route: r}
 		for _, t := range r.Messages.Types {
@@ -198,19 +200,6 @@ func (n *Node) Ready() error {
 
 // Sessions counts the live sessions.
 func (n *Node) Sessions() int { return n.sessions.count() }
-
-// Drain admits nobody any more, closes every session with 1012, refuses what
-// is on its way to be one, and waits until all sockets are gone, or ctx ends.
-func (n *Node) Drain(ctx context.Context) error {
-	n.mu.Lock()
-	n.draining.Store(true)
-	for l := range n.listeners {
-		_ = l.Close() // Serve returns
-	}
-	n.mu.Unlock()
-	n.driver.Stop()
-	return n.driver.Wait(ctx)
-}
 
 // Shutdown drains, cuts off what is left when ctx ends, and leaves the
 // authority. The node is of no use after it.

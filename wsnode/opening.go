@@ -329,11 +329,16 @@ func (p *peer) refuse(reason pb.Reason, retryAfter time.Duration, out []byte) []
 	return p.conn.Refuse(r.answer(p.handshakeID(), p.retryAfter(reason, retryAfter)), p.now, out)
 }
 
-// retryAfter is when a peer may come back: as the authority has it where that is
-// out of reach and nobody said otherwise.
+// retryAfter is when a peer may come back, where nobody said otherwise: as the
+// authority has it where that is out of reach, and in a slot of its own where the
+// node is to end.
 func (p *peer) retryAfter(reason pb.Reason, told time.Duration) time.Duration {
-	if told == 0 && reason == pb.Reason_REASON_FENCED {
+	switch {
+	case told != 0:
+	case reason == pb.Reason_REASON_FENCED:
 		return p.n.verify.RetryAfter()
+	case reason == pb.Reason_REASON_DRAINING:
+		return p.n.comeBack()
 	}
 	return told
 }

@@ -391,6 +391,9 @@ func (p *peer) close(cause error, out []byte) []byte {
 		asked := p.asked()
 		code, text = asked.code, asked.text
 	}
+	if cause == errDraining {
+		text = p.n.withSlot(text)
+	}
 	// After a close frame nothing may follow, and who does not read gets no more.
 	may := p.conn.State() != wsconn.StateClosed && cause != errSlowReader
 	out = p.takeFrames(out, may)

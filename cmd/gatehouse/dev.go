@@ -322,6 +322,7 @@ func (d *dev) nodeConfig(call *tlsConfig) wsnode.Config {
 	if most := netloop.Capacity(500); most > 0 {
 		c.Limits.Sockets.Max = min(c.Limits.Sockets.Max, most)
 	}
+	c.DrainWindow, c.ReturnWindow = 0, 0         // one developer is no herd
 	c.Sockets.CloseTimeout = 2 * time.Second     // well within what Ctrl-C waits
 	c.Schemas, _ = fs.Sub(devSchemas, "schemas") // the folder is embedded
 	r := wsnode.Route{Path: devPath, Audience: devAudience, Origins: d.origins()}

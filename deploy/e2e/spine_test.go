@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -239,23 +238,6 @@ func TestAuthorityAway(t *testing.T) {
 	mustOpen(t, offer{url: url, bearer: unused}).echo(hello)
 	s.cli("revoke", "--subject", "u", "--reason", "test").want(t, 0)
 	sock.wantClose(4501, "token revoked")
-}
-
-// SIGTERM drains a node: readiness first, sockets with 1012, and a goodbye.
-func TestNodeDrains(t *testing.T) {
-	s := newSystem(t)
-	n := s.addNode("node-1", "")
-	tok := s.issue(s.dial(""), &pb.IssueTokenRequest{Subject: "u"}).GetToken()
-	sock := mustOpen(t, offer{url: "ws://" + n.plain + "/chat", bearer: tok})
-	n.signal(syscall.SIGTERM)
-	sock.wantClose(1012, "node restarts")
-	_ = sock.nc.Close()
-	if code := n.wait(); code != 0 {
-		t.Fatalf("exit code %d", code)
-	}
-	eventually(t, "instance gone", func() bool {
-		return !strings.Contains(s.cli("node", "list", "-o", "json").want(t, 0).stdout, "node-1")
-	})
 }
 
 // A node that is killed and started again on its state folder declares its

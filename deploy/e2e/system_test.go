@@ -272,9 +272,12 @@ const chatSchema = `{
   "additionalProperties": false
 }`
 
-// addNode enrolls a node and starts it.
+// addNode enrolls a node and starts it. Unless more says so it drains at once.
 func (s *system) addNode(name, more string) *node {
 	s.t.Helper()
+	if !strings.Contains(more, "drain_window") {
+		more += "\ndrain_window: 0s\nreturn_window: 0s\n"
+	}
 	n := &node{name: name, wss: s.nodeAddress(), plain: s.nodeAddress(), admin: s.nodeAddress(), config: filepath.Join(s.dir, name+".yaml")}
 	cred := s.enroll("node", name)
 	tlsDir := filepath.Join(s.dir, name+"-tls")

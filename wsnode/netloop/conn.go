@@ -66,7 +66,7 @@ func newConn(p *Portable, nc net.Conn) *conn {
 func (c *conn) run(ticket Ticket, tlsConfig *tls.Config) {
 	if err := c.shakeHands(ticket, tlsConfig); err != nil {
 		_ = c.raw.Close()
-		if c.p.isStopped() { // which has cut it off
+		if c.p.hasGivenUp() { // which has cut it off
 			err = ErrStopped
 		}
 		ticket.Failed(err)

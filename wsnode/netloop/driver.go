@@ -20,6 +20,7 @@ type driver interface {
 	// takes reports whether Serve can serve a listener.
 	takes(l net.Listener, tlsConfig *tls.Config) bool
 	Serve(l net.Listener, tlsConfig *tls.Config) error
+	LetNobodyIn()
 	Stop()
 	Close()
 	Wait(ctx context.Context) error
@@ -43,6 +44,15 @@ func (d *Driver) Serve(l net.Listener, tlsConfig *tls.Config) error {
 		return d.loops.Serve(l, tlsConfig)
 	}
 	return d.portable.Serve(l, tlsConfig)
+}
+
+// LetNobodyIn lets no connection in any more, and leaves those that there are as
+// they are. Listeners are their owner's to close, before.
+func (d *Driver) LetNobodyIn() {
+	d.portable.LetNobodyIn()
+	if d.loops != nil {
+		d.loops.LetNobodyIn()
+	}
 }
 
 // Stop lets no connection in any more, gives up those whose TLS handshake has

@@ -103,6 +103,7 @@ const (
 	postBury                   // tell the machine that its connection is gone
 	postAdopt                  // take a connection that another loop has accepted
 	postListen                 // accept from a listener
+	postLetNobodyIn
 	postStop
 	postClose
 )
@@ -319,6 +320,8 @@ func (l *loop) runPosts() {
 			l.adopt(p.fd, p.ticket)
 		case postListen:
 			l.listen(p.l)
+		case postLetNobodyIn:
+			l.letNobodyIn()
 		case postStop:
 			l.stop()
 		case postClose:

@@ -124,6 +124,9 @@ func (d *loops) leave() {
 	}
 }
 
+// LetNobodyIn implements driver.
+func (d *loops) LetNobodyIn() { d.order(postLetNobodyIn) }
+
 // Stop implements driver.
 func (d *loops) Stop() { d.order(postStop) }
 

@@ -199,6 +199,7 @@ var testConfig = Config{HandshakeTimeout: patience, WriteTimeout: patience, Outb
 // drives is a driver as its owner sees it.
 type drives interface {
 	Serve(l net.Listener, tlsConfig *tls.Config) error
+	LetNobodyIn()
 	Stop()
 	Close()
 	Wait(ctx context.Context) error

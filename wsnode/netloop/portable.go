@@ -36,6 +36,7 @@ type Portable struct {
 	empty   sync.Cond // signalled when the last connection is gone
 	conns   map[*conn]struct{}
 	stopped bool // no connection is let in any more
+	gaveUp  bool // and those without a machine are cut off
 }
 
 // NewPortable makes a driver of the connections that opener lets in.
@@ -118,6 +119,14 @@ func (p *Portable) forget(c *conn) {
 	}
 }
 
+// LetNobodyIn lets no connection in any more, and leaves those that there are as
+// they are.
+func (p *Portable) LetNobodyIn() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopped = true
+}
+
 // Stop lets no connection in any more, gives up those whose TLS handshake has
 // not ended, and asks the machines of all others to end. Listeners are their
 // owner's to close, before.
@@ -139,7 +148,7 @@ func (p *Portable) Close() {
 func (p *Portable) stop() []*conn {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stopped = true
+	p.stopped, p.gaveUp = true, true
 	all := make([]*conn, 0, len(p.conns))
 	for c := range p.conns {
 		all = append(all, c)
@@ -147,10 +156,10 @@ func (p *Portable) stop() []*conn {
 	return all
 }
 
-func (p *Portable) isStopped() bool {
+func (p *Portable) hasGivenUp() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.stopped
+	return p.gaveUp
 }
 
 // Wait waits until there is no connection, or ctx ends.

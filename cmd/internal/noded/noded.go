@@ -19,8 +19,8 @@ import (
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 )
 
-// drainTimeout bounds how long sockets may take to close once the end was
-// asked for.
+// drainTimeout bounds how long sockets may take to close once they were told to,
+// which takes the drain window.
 const drainTimeout = 10 * time.Second
 
 // listener is an opened address.
@@ -121,8 +121,8 @@ func (d *Daemon) Run(ctx context.Context) error {
 	case <-ctx.Done():
 	case err = <-failed:
 	}
-	d.log.Info("node drains", "sessions", d.node.Sessions())
-	drain, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	d.log.Info("node drains", "sessions", d.node.Sessions(), "window", d.cfg.DrainWindow)
+	drain, cancel := context.WithTimeout(context.Background(), d.cfg.DrainWindow+drainTimeout)
 	defer cancel()
 	shut := d.node.Shutdown(drain)
 	if shut == nil && d.instances != nil {
