@@ -49,6 +49,7 @@ type loop struct {
 	// owned by run
 	records   table[record]
 	machines  table[Machine]
+	transfers transfers
 	wheel     wheel
 	blocks    *blocks
 	free      uint32 // list of slots, by their timers' next

@@ -10,25 +10,62 @@ import (
 )
 
 // record is what a loop knows of a connection: no pointer, so that the garbage
-// collector never looks at it. Its machine stands in a table beside.
+// collector never looks at it, and two to a line of the cache. Its machine stands
+// in a table beside.
 type record struct {
-	timer             // at the earlier of the deadlines below
-	queue             // what the kernel did not take
-	generation        // of the slot
-	fd          int32 //
-	machineDue  tick  // when the machine wants to expire, or 0
-	transferDue tick  // when what waits must have been sent, or the peer must have ended; or 0
-	underWay    uint32
-	left        uint32 // bytes to be sent before transferDue is put off, or that may yet be discarded
-	interest    uint8  // what epoll is asked for, EPOLLIN and EPOLLOUT
-	state       uint8
-	peerEnded   bool // there is nothing more to read
-
-	_ [5]byte // to 64 bytes: the cache has each in one piece
+	timer      // at the earlier of the deadlines of its machine and its transfer
+	generation // of the slot
+	fd         int32
+	transfer   uint32 // which one, or 0
+	interest   uint8  // what epoll is asked for, EPOLLIN and EPOLLOUT
+	state      uint8
+	peerEnded  bool // there is nothing more to read
 }
 
-// The bytes of the queue up to underWay are those that a write has begun with:
-// whatever happens, they are sent whole.
+// transfer is what a loop knows of a connection beside that while the peer has to
+// read, or to end. Few have one.
+type transfer struct {
+	queue           // what the kernel did not take
+	machineDue tick // when the machine wants to expire, or 0; without a transfer the timer has it
+	due        tick // when what waits must have been sent, or the peer must have ended; or 0
+	// The bytes of the queue up to underWay are those that a write has begun with:
+	// whatever happens, they are sent whole.
+	underWay uint32
+	left     uint32 // bytes to be sent before due is put off, or that may yet be discarded
+}
+
+// transfers are those of a loop, and how many there are room for.
+type transfers struct {
+	all  table[transfer]
+	free uint32 // list of those that are not used, by their heads
+	end  uint32 // first number that was never used
+	used int
+}
+
+func (t *transfers) take() uint32 {
+	t.used++
+	i := t.free
+	if i != 0 {
+		x := t.all.at(i)
+		t.free, x.head = x.head, 0
+		return i
+	}
+	if t.end == 0 {
+		t.end = 1
+	}
+	if int(t.end) >= len(t.all.chunks)*chunkSize {
+		t.all.grow()
+	}
+	i = t.end
+	t.end++
+	return i
+}
+
+func (t *transfers) give(i uint32) {
+	t.used--
+	*t.all.at(i) = transfer{queue: queue{head: t.free}}
+	t.free = i
+}
 
 const (
 	stateFree      = iota
@@ -95,6 +132,32 @@ func (l *loop) takeSlot() uint32 {
 	return slot
 }
 
+// transferOf is the transfer of a connection, which may be new.
+func (l *loop) transferOf(r *record) *transfer {
+	if r.transfer == 0 {
+		r.transfer = l.transfers.take()
+		l.transfers.all.at(r.transfer).machineDue = r.due
+	}
+	return l.transfers.all.at(r.transfer)
+}
+
+// endTransfer drops what waits, if anything.
+func (l *loop) endTransfer(r *record) {
+	if r.transfer != 0 {
+		l.blocks.clear(&l.transfers.all.at(r.transfer).queue)
+		l.transfers.give(r.transfer)
+		r.transfer = 0
+	}
+}
+
+// machineDue is when the machine wants to expire, or 0.
+func (l *loop) machineDue(r *record) tick {
+	if r.transfer == 0 {
+		return r.due
+	}
+	return l.transfers.all.at(r.transfer).machineDue
+}
+
 // readable reads once.
 func (l *loop) readable(slot uint32, r *record) {
 	n, err := readNow(r.fd, l.in)
@@ -103,16 +166,17 @@ func (l *loop) readable(slot uint32, r *record) {
 	case err != nil:
 		l.end(slot, r, os.NewSyscallError("read", err))
 	case r.state == stateLingering:
-		if n == 0 || uint32(n) >= r.left {
+		x := l.transferOf(r)
+		if n == 0 || uint32(n) >= x.left {
 			l.end(slot, r, nil)
 			return
 		}
-		r.left -= uint32(n)
-	case n == 0 && r.bytes == 0:
+		x.left -= uint32(n)
+	case n == 0 && r.transfer == 0:
 		l.end(slot, r, io.EOF)
 	case n == 0: // what waits is sent before
 		r.peerEnded = true
-		l.ask(slot, r)
+		l.ask(slot, r, l.machineDue(r))
 	default:
 		// Not once for all sockets of the loop's turn: a process that is paused in
 		// the midst of it must find out before it hands on what it has read since.
@@ -136,17 +200,17 @@ func (l *loop) finishTurn(slot uint32, r *record) {
 		}
 	}
 	if r.state == stateOpen && m.Done() {
-		r.state, r.machineDue = stateFlushing, 0
+		r.state = stateFlushing
 		l.noPosts(slot)
 	}
 	switch {
-	case r.state == stateFlushing && r.bytes == 0:
-		l.linger(slot, r)
-		return
 	case r.state == stateOpen:
-		r.machineDue = l.tickOf(m.Deadline())
+		l.ask(slot, r, l.tickOf(m.Deadline()))
+	case r.transfer == 0:
+		l.linger(slot, r)
+	default:
+		l.ask(slot, r, 0)
 	}
-	l.ask(slot, r)
 }
 
 // tickOf is the tick of a machine's deadline, at least the next one.
@@ -160,7 +224,7 @@ func (l *loop) tickOf(at time.Time) tick {
 // send sends out, or queues what the kernel does not take. Whoever lets more
 // wait than it may gets its machine's last words instead.
 func (l *loop) send(r *record, m Machine) error {
-	if r.bytes == 0 {
+	if r.transfer == 0 {
 		n, err := sendNow(r.fd, l.out)
 		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
 			return os.NewSyscallError("write", err)
@@ -173,35 +237,38 @@ func (l *loop) send(r *record, m Machine) error {
 			m.Overflow(l.now, nil) // which nobody would read: part of a message has been sent
 			return errNoRoom
 		}
-		l.blocks.add(&r.queue, rest)
-		r.underWay = r.bytes
-		l.transferBegins(r)
+		x := l.transferOf(r)
+		l.blocks.add(&x.queue, rest)
+		x.underWay = x.bytes
+		l.transferBegins(x)
 		return nil
 	}
-	waiting := int(r.bytes - r.underWay)
+	x := l.transferOf(r)
+	waiting := int(x.bytes - x.underWay)
 	// The last is what is fair: nobody has more waiting than is left for all.
-	if r.state == stateOpen && (len(l.out) > l.cfg.OutboundBytes-waiting || len(l.out) > l.blocks.room()-int(r.bytes)) {
-		l.blocks.cut(&r.queue, int(r.underWay))
+	if r.state == stateOpen && (len(l.out) > l.cfg.OutboundBytes-waiting || len(l.out) > l.blocks.room()-int(x.bytes)) {
+		l.blocks.cut(&x.queue, int(x.underWay))
 		l.out = m.Overflow(l.now, l.out[:0])
 	}
-	l.blocks.add(&r.queue, l.out)
+	l.blocks.add(&x.queue, l.out)
 	return nil
 }
 
 // transferBegins gives the peer time for the next piece of what waits.
-func (l *loop) transferBegins(r *record) {
-	r.left = writeBytes
-	r.transferDue = l.tickOf(l.now.Add(l.cfg.WriteTimeout))
+func (l *loop) transferBegins(x *transfer) {
+	x.left = writeBytes
+	x.due = l.tickOf(l.now.Add(l.cfg.WriteTimeout))
 }
 
 // writable sends what waits.
 func (l *loop) writable(slot uint32, r *record) {
+	x := l.transferOf(r)
 	for range 4 { // others wait
-		if r.underWay == 0 {
-			r.underWay = r.bytes
+		if x.underWay == 0 {
+			x.underWay = x.bytes
 		}
-		want := min(int(r.underWay), writeBytes)
-		n, err := l.msg.sendParts(r.fd, l.blocks.front(&r.queue, want, l.msg.parts[:0]))
+		want := min(int(x.underWay), writeBytes)
+		n, err := l.msg.sendParts(r.fd, l.blocks.front(&x.queue, want, l.msg.parts[:0]))
 		if err == unix.EAGAIN || err == unix.EINTR {
 			break
 		}
@@ -209,37 +276,48 @@ func (l *loop) writable(slot uint32, r *record) {
 			l.end(slot, r, os.NewSyscallError("write", err))
 			return
 		}
-		l.blocks.drop(&r.queue, n)
-		r.underWay -= uint32(n)
-		if r.left -= min(r.left, uint32(n)); r.left == 0 {
-			l.transferBegins(r)
+		l.blocks.drop(&x.queue, n)
+		x.underWay -= uint32(n)
+		if x.left -= min(x.left, uint32(n)); x.left == 0 {
+			l.transferBegins(x)
 		}
-		if r.bytes == 0 || n < want {
+		if x.bytes == 0 || n < want {
 			break
 		}
 	}
-	if r.bytes > 0 {
-		l.ask(slot, r)
+	due := x.machineDue
+	if x.bytes > 0 {
+		l.ask(slot, r, due)
 		return
 	}
-	r.transferDue = 0
+	l.endTransfer(r)
 	switch {
 	case r.state == stateFlushing:
 		l.linger(slot, r)
 	case r.peerEnded:
 		l.end(slot, r, io.EOF)
 	default:
-		l.ask(slot, r)
+		l.ask(slot, r, due)
 	}
 }
 
-// ask has epoll and the wheel tell of what the connection waits for.
-func (l *loop) ask(slot uint32, r *record) {
+// ask has epoll and the wheel tell of what the connection waits for. due is when
+// its machine wants to expire, or 0.
+func (l *loop) ask(slot uint32, r *record, due tick) {
+	waiting := 0
+	if r.transfer != 0 {
+		x := l.transferOf(r)
+		x.machineDue = due
+		if due == 0 || x.due != 0 && x.due < due {
+			due = x.due
+		}
+		waiting = int(x.bytes)
+	}
 	var want uint8
-	if r.bytes > 0 {
+	if waiting > 0 {
 		want = unix.EPOLLOUT
 	}
-	if r.state == stateLingering || r.state == stateOpen && !r.peerEnded && r.bytes < highWater {
+	if r.state == stateLingering || r.state == stateOpen && !r.peerEnded && waiting < highWater {
 		want |= unix.EPOLLIN
 	}
 	if want != r.interest {
@@ -249,26 +327,25 @@ func (l *loop) ask(slot uint32, r *record) {
 			return
 		}
 	}
-	due := r.machineDue
-	if due == 0 || r.transferDue != 0 && r.transferDue < due {
-		due = r.transferDue
-	}
 	l.wheel.set(slot, due)
 }
 
 // expired takes a deadline that has come.
 func (l *loop) expired(slot uint32, r *record) {
-	if r.transferDue != 0 && r.transferDue <= l.tick {
-		if r.state == stateLingering {
-			l.end(slot, r, nil)
-		} else {
-			l.end(slot, r, os.ErrDeadlineExceeded)
+	if r.transfer != 0 {
+		x := l.transferOf(r)
+		if x.due != 0 && x.due <= l.tick {
+			if r.state == stateLingering {
+				l.end(slot, r, nil)
+			} else {
+				l.end(slot, r, os.ErrDeadlineExceeded)
+			}
+			return
 		}
-		return
-	}
-	if r.state != stateOpen || r.machineDue == 0 || r.machineDue > l.tick {
-		l.ask(slot, r)
-		return
+		if r.state != stateOpen || x.machineDue == 0 || x.machineDue > l.tick {
+			l.ask(slot, r, x.machineDue)
+			return
+		}
 	}
 	if r.interest&unix.EPOLLIN == 0 && !r.peerEnded {
 		// The peer's silence may be ours: it is not read while it does not read.
@@ -276,7 +353,6 @@ func (l *loop) expired(slot uint32, r *record) {
 			return
 		}
 	}
-	r.machineDue = 0
 	l.out = (*l.machines.at(slot)).Expire(l.now, l.out[:0])
 	l.finishTurn(slot, r)
 }
@@ -288,9 +364,10 @@ func (l *loop) linger(slot uint32, r *record) {
 		l.end(slot, r, nil)
 		return
 	}
-	r.state, r.left = stateLingering, lingerBytes
-	r.transferDue = l.tickOf(l.now.Add(l.cfg.LingerTimeout))
-	l.ask(slot, r)
+	r.state = stateLingering
+	x := l.transferOf(r)
+	x.left, x.due = lingerBytes, l.tickOf(l.now.Add(l.cfg.LingerTimeout))
+	l.ask(slot, r, 0)
 }
 
 // end closes the socket. The machine hears of it once all that was posted for
@@ -301,7 +378,7 @@ func (l *loop) end(slot uint32, r *record, err error) {
 	} else {
 		_ = unix.Close(int(r.fd))
 	}
-	l.blocks.clear(&r.queue)
+	l.endTransfer(r)
 	l.wheel.remove(slot)
 	r.state, r.interest, r.fd = stateDead, 0, -1
 	l.mu.Lock()
