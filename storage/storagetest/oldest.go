@@ -103,10 +103,10 @@ var oldestCases = []testCase{
 	{"at most 1000 end in one commit, and one for each redemption beyond", func(f *fixture) {
 		const users, each, all = 13, 101, 1000
 		batch := func(n int, bound uint32) (out []storage.Redemption) {
-			for i := range n {
+			tokens := f.issueAll(n, func(i int, t *storage.Token) { t.Subject = fmt.Sprint("user ", i%users) })
+			for i, t := range tokens {
 				s := f.session()
 				s.StartedAt = f.now.Add(time.Duration(i/users) * time.Second)
-				t := f.issue(func(t *storage.Token) { t.Subject = fmt.Sprint("user ", i%users) })
 				out = append(out, storage.Redemption{Token: t, Session: s, SubjectSessions: bound, CloseOldest: true})
 			}
 			return out

@@ -215,7 +215,7 @@ var receiptCases = []testCase{
 		f.equal("acknowledged", f.acknowledged(), map[storage.InstanceID]uint64{f.node: 2})
 	}},
 	{"many counts are kept and forgotten", func(f *fixture) {
-		const n, entries = 2500, 3
+		const n, entries = 2500, 50
 		for range entries {
 			f.append(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "acme"}, KeepUntil: f.now})
 		}

@@ -157,6 +157,24 @@ func (f *fixture) issue(edits ...func(*storage.Token)) *storage.Token {
 	return f.lookup(t.ID)
 }
 
+// issueAll is issue of n tokens, in one commit.
+func (f *fixture) issueAll(n int, edit func(i int, t *storage.Token)) []*storage.Token {
+	f.Helper()
+	ts, ids := make([]*storage.Token, n), make([]storage.TokenID, n)
+	for i := range ts {
+		ts[i] = f.token(func(t *storage.Token) { edit(i, t) })
+		ids[i] = ts[i].ID
+	}
+	results, err := f.Insert(f.ctx, ts)
+	f.ok(err)
+	for _, r := range results {
+		f.ok(r.Err)
+	}
+	ts, err = f.Lookup(f.ctx, ids)
+	f.ok(err)
+	return ts
+}
+
 func (f *fixture) insert(t *storage.Token) error {
 	f.Helper()
 	r, err := f.Insert(f.ctx, []*storage.Token{t})
