@@ -168,9 +168,10 @@ func (s *system) ssh(url, token, through string) string {
 		"-o", "ProxyCommand="+through, "nobody@tunnel.invalid", "true").want(s.t, 255).stderr
 }
 
-// TestTunnels has tools of others carry a real SSH session through a socket, each
-// with a valid token. Where tunnels are only told of it works, which shows that
-// it is one; as routes come it is closed before the server has heard a word.
+// TestTunnels proves what promise 7 says of tunnels. Tools of others carry a real
+// SSH session through a socket, each with a valid token. Where tunnels are only
+// told of it works, which shows that it is one; as routes come it is closed before
+// the server has answered.
 func TestTunnels(t *testing.T) {
 	s := newSystem(t)
 	admin := s.dial("")

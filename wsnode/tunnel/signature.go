@@ -133,7 +133,7 @@ const maxBanner = 255
 // ssh wants a banner and nothing behind it but the first packet.
 func ssh(b []byte, more bool) (Signature, strength) {
 	head, _, ok := bytes.Cut(b[:min(len(b), maxBanner)], []byte("\r\n"))
-	if !ok || !begins(head, "SSH-2.0-", "SSH-1.99-", "SSH-1.5-") || !printable(head) || head[len(head)-1] == '-' {
+	if !ok || !begins(head, "SSH-2.0-", "SSH-1.99-", "SSH-1.5-", "SSH-chisel-") || !printable(head) || head[len(head)-1] == '-' {
 		return None, weak
 	}
 	switch rest := b[len(head)+2:]; {
@@ -217,12 +217,22 @@ func socks4(b []byte) (Signature, strength) {
 	named := b[4] == 0 && b[5] == 0 && b[6] == 0 && b[7] != 0
 	switch {
 	case !printable(user) || !printable(host):
-	case named && len(host) > 0:
+	case named && hostname(host):
 		return SOCKS4, banner
 	case !named && b[4] != 0 && len(user) == len(b)-9:
 		return SOCKS4, weak
 	}
 	return None, weak
+}
+
+// hostname wants a name of at least two labels, as ordinary bytes are none.
+func hostname(b []byte) bool {
+	for _, c := range b {
+		if c != '.' && c != '-' && c != '_' && (c < '0' || c > '9') && (c|0x20 < 'a' || c|0x20 > 'z') {
+			return false
+		}
+	}
+	return len(b) >= 4 && bytes.IndexByte(b[1:], '.') >= 0
 }
 
 func socks5Greeting(b []byte) bool {
