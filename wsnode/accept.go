@@ -34,7 +34,7 @@ func (o opener) Accepted(from netip.AddrPort, overTLS bool, now time.Time) (netl
 		return nil, false
 	}
 	var d limit.Decision
-	mode, is := n.proxies.Mode(addr), "client_ip"
+	mode, is := n.live.Load().proxies.Mode(addr), "client_ip"
 	if mode == clientaddr.Untrusted {
 		d = n.addresses.Accept(addr, now)
 	} else {

@@ -35,7 +35,7 @@ func (m *metrics) refuse(r pb.Reason) { count(m.refused, r) }
 // postpone counts a renewal that left its session as it was.
 func (m *metrics) postpone(r pb.Reason) { count(m.postponed, r) }
 
-// reloaded counts a reload of the schemas.
+// reloaded counts a reload.
 func (m *metrics) reloaded(err error) {
 	if err != nil {
 		m.reloads.WithLabelValues("failed").Inc()
@@ -77,7 +77,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		postponed:  map[pb.Reason]prometheus.Counter{},
 		forgiven:   map[pb.Reason]prometheus.Counter{},
 		dry:        vec("limits_dry_run_total", "What limits with dry_run would have refused, by limit.", "limit"),
-		reloads:    vec("schema_reloads_total", "Times that the schemas were to be read anew, by result: ok, or failed, and the old ones stay.", "result"),
+		reloads:    vec("reloads_total", "Times that settings and schemas were to be read anew, by result: ok, or failed, and the old ones stay.", "result"),
 		tunnels:    vec("tunnels_found_total", "Sockets whose messages carried another protocol, by route and signature.", "route", "signature"),
 	}
 	unchecked := prometheus.NewGaugeVec(prometheus.GaugeOpts(opts("route_unchecked", "1 for each route that passes messages on without a schema, 0 for the others.")), []string{"route"})

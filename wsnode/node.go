@@ -15,7 +15,6 @@ import (
 	"time"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
-	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
@@ -33,12 +32,12 @@ type Node struct {
 	log       *slog.Logger
 	handler   deliver.Handler
 	routes    map[string]*route
-	proxies   *clientaddr.Proxies
 	addresses *limit.Addresses
 	sessions  *sessions
 	verify    *verify.Client
 	driver    *netloop.Driver
 	metrics   *metrics
+	live      atomic.Pointer[live]
 
 	lobby           loop // of who waits for a loop; nobody has a turn there
 	draining        atomic.Bool
@@ -46,6 +45,8 @@ type Node struct {
 	rejecting       atomic.Int32  // sockets above a limit that are being told so
 	noAddressLogged seldom        // of connections without an address
 	noClientLogged  seldom        // of trusted proxies that do not name their clients
+
+	reloading sync.Mutex // one at a time
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{}
@@ -72,10 +73,6 @@ func Over(api pb.NodeServiceClient, clock func() time.Duration, cfg Config, hand
 	})
 }
 
-// otherDescriptors are left to listeners, logs, files and the way to the
-// authority.
-const otherDescriptors = 100
-
 func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (*verify.Client, error)) (*Node, error) {
 	if cfg.Log == nil {
 		return nil, errors.New("config: no Log")
@@ -83,19 +80,16 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	if most := netloop.Capacity(otherDescriptors + maxRejecting); most > 0 && most < cfg.Limits.Sockets.Max {
-		cfg.Log.Warn("the limit on open files allows fewer sockets than limits.sockets.max: raise it, or start more nodes", "configured", cfg.Limits.Sockets.Max, "sockets_max", most)
-		cfg.Limits.Sockets.Max = most
-	}
 	n := &Node{
 		cfg: cfg, limits: cfg.Sockets.wsconn(), made: time.Now().Add(-1), log: cfg.Log, handler: handler,
-		routes: map[string]*route{}, addresses: limit.NewAddresses(cfg.Limits), sessions: newSessions(),
+		routes: map[string]*route{}, sessions: newSessions(),
 		listeners: map[net.Listener]struct{}{},
 	}
 	n.lobby.n = n
 	n.slots.Store(firstSlot())
 	for _, r := range cfg.Routes {
 		use := &route{Route: r}
+		use.origins.Store(r.originRule())
 		for _, t := range r.Messages.Types {
 			if t.PerSecond == 0 {
 				continue
@@ -107,10 +101,12 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 		}
 		n.routes[r.Path] = use
 	}
-	var err error
-	if n.proxies, err = clientaddr.New("trusted_proxies", cfg.TrustedProxies); err != nil {
-		return nil, err // Validate has told
+	live, err := n.newLive(&cfg)
+	if err != nil {
+		return nil, err
 	}
+	n.live.Store(live)
+	n.addresses = limit.NewAddresses(live.limits)
 	if err = n.loadSchemas(); err != nil {
 		return nil, err
 	}
@@ -124,42 +120,12 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 	return n, nil
 }
 
-// ReloadSchemas reads the schemas of all routes anew. If one of them is wrong, all
-// stay as they were and the error says what is wrong. It may be called at any
-// time; a message that is being checked is held against what was there before.
-func (n *Node) ReloadSchemas() error {
-	err := n.loadSchemas()
-	n.metrics.reloaded(err)
-	return err
-}
-
-func (n *Node) loadSchemas() error {
-	sets := make([]*schema.Set, len(n.cfg.Routes))
-	var problems []error
-	for i, r := range n.cfg.Routes {
-		if r.Unchecked {
-			continue
-		}
-		var err error
-		if sets[i], err = schema.Compile(n.cfg.Schemas, r.Messages); err != nil {
-			problems = append(problems, fmt.Errorf("routes[%d].messages: %w", i, err))
-		}
-	}
-	if len(problems) > 0 {
-		return errors.Join(problems...)
-	}
-	for i, r := range n.cfg.Routes {
-		n.routes[r.Path].checks.Store(sets[i])
-	}
-	return nil
-}
-
 // Instance is the id that this process is registered under.
 func (n *Node) Instance() [16]byte { return n.verify.Instance() }
 
 // MaxSockets is the limit on open sockets that is in force: limits.sockets.max,
 // or less where the limit on open files is lower.
-func (n *Node) MaxSockets() int { return n.cfg.Limits.Sockets.Max }
+func (n *Node) MaxSockets() int { return n.live.Load().limits.Sockets.Max }
 
 // Start begins to follow the authority. Until it has caught up, handshakes are
 // refused with 503. Call it once.

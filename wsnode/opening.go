@@ -117,7 +117,7 @@ func (p *peer) Opening(r *wsconn.Request) {
 		p.reason = pb.Reason_REASON_ROUTE_UNKNOWN
 		return
 	}
-	if p.reason = p.route.originReason(r); p.reason != 0 {
+	if p.reason = p.route.origins.Load().originReason(r); p.reason != 0 {
 		return
 	}
 	var text []byte

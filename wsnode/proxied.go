@@ -66,7 +66,7 @@ func (p *peer) takeHeader(in []byte, overTLS bool) (rest []byte, err error) {
 // learn is know of the client that a request's header fields name. It returns why
 // the request is refused, or 0; if nobody is to be told, p has no place any more.
 func (p *peer) learn(r *wsconn.Request) pb.Reason {
-	client, err := p.n.proxies.Client(p.mode, r.Fields())
+	client, err := p.n.live.Load().proxies.Client(p.mode, r.Fields())
 	switch {
 	case err != nil:
 		p.warnOfProxy(err)

@@ -1,12 +1,16 @@
 package wsnode
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/fstest"
 
 	"github.com/gobwas/ws"
 
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
+	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
@@ -63,8 +67,96 @@ func TestReloadSchemas(t *testing.T) {
 		kept.Send(short)
 		kept.WantClose(1008, "message not allowed")
 		kept.WantEnd()
-		if ok, failed := l.metric("schema_reloads_total", "ok"), l.metric("schema_reloads_total", "failed"); ok != 2 || failed != 2 {
+		if ok, failed := l.metric("reloads_total", "ok"), l.metric("reloads_total", "failed"); ok != 2 || failed != 2 {
 			t.Errorf("%v reloads and %v that failed are counted, want 2 and 2", ok, failed)
+		}
+	})
+}
+
+// Limits, origins and trusted proxies are exchanged under open sockets, all of
+// them or none; what else a configuration says is left as it was.
+func TestReload(t *testing.T) {
+	inLab(t, func(c *Config, _ *wstest.Authority) { trust(xff, clientaddr.XFF)(c, nil) }, func(l *lab) {
+		cfg := l.cfg
+		cfg.Routes = slices.Clone(cfg.Routes)
+		read := func() (Config, error) { return cfg, nil }
+		status := func(from string, o wstest.Opening) int {
+			t.Helper()
+			p := l.dialFrom(from)
+			o.Bearer = l.token()
+			p.Write(o.Bytes())
+			resp, _ := p.Response()
+			return resp.StatusCode
+		}
+		kept := l.open(chatPath, wstest.Token{})
+		const other = "https://other.example"
+		browser := wstest.Opening{Target: chatPath, Origin: other}
+		proxied := wstest.Opening{Target: echoPath, Fields: []string{"X-Forwarded-For: 192.0.2.7"}}
+		if got := status("192.0.2.9", browser); got != 403 {
+			t.Fatalf("%s: %d before, want 403", other, got)
+		}
+
+		for i := range cfg.Routes {
+			if cfg.Routes[i].Path == chatPath {
+				cfg.Routes[i].Origins = []string{other}
+			}
+		}
+		slices.Reverse(cfg.Routes) // they are known by their path
+		cfg.Routes = append(cfg.Routes, Route{Path: "/new", Audience: "test", MissingOrigin: AllowMissing, Unchecked: true, Messages: schema.Default(), Tunnels: CloseTunnels})
+		cfg.Limits.AuthenticatedPerAddress.Max = 1
+		cfg.Limits.Messages = limit.Messages{PerSecond: 1, Burst: 1}
+		cfg.TrustedProxies = []clientaddr.Trusted{{Networks: []string{forwarded}, Mode: clientaddr.Forwarded}}
+		cfg.Sockets.MessageBytes = 125 // not for now
+		if err := l.Reload(read); err != nil {
+			t.Fatal(err)
+		}
+		kept.Send(`{"type":"chat","text":"still here"}`)
+		kept.Want(ws.OpText, `{"type":"chat","text":"still here"}`)
+		if got := status("192.0.2.9", browser); got != 101 {
+			t.Errorf("%s: %d, want 101", other, got)
+		}
+		if got := status("192.0.2.10", wstest.Opening{Target: chatPath, Origin: appOrigin}); got != 403 {
+			t.Errorf("%s: %d, want 403", appOrigin, got)
+		}
+		if got := status("192.0.2.1", wstest.Opening{Target: echoPath}); got != 429 {
+			t.Errorf("a second socket of an address: %d, want 429", got)
+		}
+		if got := status(xff, proxied); got != 101 || l.calls.newest().Identity().ClientAddr.String() != xff {
+			t.Errorf("%d for %v, want that %s is its own client now", got, l.calls.newest().Identity().ClientAddr, xff)
+		}
+		if got := status(forwarded, wstest.Opening{Target: echoPath, Fields: []string{"Forwarded: for=192.0.2.7"}}); got != 101 || l.calls.newest().Identity().ClientAddr.String() != "192.0.2.7" {
+			t.Errorf("%d for %v, want that %s is believed", got, l.calls.newest().Identity().ClientAddr, forwarded)
+		}
+		if got := status("192.0.2.11", wstest.Opening{Target: "/new"}); got != 404 {
+			t.Errorf("a new route: %d, want 404", got)
+		}
+		fresh := l.dialFrom("192.0.2.12")
+		fresh.Open(wstest.Opening{Target: echoPath, Bearer: l.token()})
+		fresh.Send(strings.Repeat("x", 200))
+		fresh.Want(ws.OpText, strings.Repeat("x", 200))
+		fresh.Send("too fast")
+		fresh.WantClose(4029, "too many messages")
+
+		before := l.live.Load()
+		cfg.Limits.Sockets.Max = 0
+		cfg.Limits.AuthenticatedPerAddress.Max = 100
+		if err := l.Reload(read); err == nil || !strings.Contains(err.Error(), "limits.sockets.max: 0 is below 1") {
+			t.Errorf("%v, want what is wrong", err)
+		}
+		cfg.Limits.Sockets.Max = 1000
+		broken := errors.New("no such file")
+		if err := l.Reload(func() (Config, error) { return cfg, broken }); err != broken {
+			t.Errorf("%v, want what read says", err)
+		}
+		l.cfg.Schemas = fstest.MapFS{}
+		if err := l.Reload(read); err == nil || !strings.Contains(err.Error(), "chat.json: file does not exist") {
+			t.Errorf("%v, want that a schema is missing", err)
+		}
+		if l.live.Load() != before {
+			t.Error("a configuration that is wrong was put into force")
+		}
+		if ok, failed := l.metric("reloads_total", "ok"), l.metric("reloads_total", "failed"); ok != 1 || failed != 3 {
+			t.Errorf("%v reloads and %v that failed are counted, want 1 and 3", ok, failed)
 		}
 	})
 }

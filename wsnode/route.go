@@ -132,19 +132,28 @@ func plainPort(p string) bool {
 // route is a Route in use.
 type route struct {
 	Route
-	checks atomic.Pointer[schema.Set] // nil where unchecked; reloaded
-	rated  map[string]schema.Type     // with a rate of their own; nil where there are none
+	checks  atomic.Pointer[schema.Set] // nil where unchecked; reloaded
+	origins atomic.Pointer[originRule] // reloaded
+	rated   map[string]schema.Type     // with a rate of their own; nil where there are none
 }
 
+// originRule says which Origins may come. It is not changed.
+type originRule struct {
+	allowed []string
+	missing MissingOrigin
+}
+
+func (r *Route) originRule() *originRule { return &originRule{r.Origins, r.MissingOrigin} }
+
 // originReason decides about the Origin of a request; 0 lets it pass.
-func (r *route) originReason(req *wsconn.Request) pb.Reason {
+func (r *originRule) originReason(req *wsconn.Request) pb.Reason {
 	if !req.HasOrigin {
-		if r.MissingOrigin == AllowMissing {
+		if r.missing == AllowMissing {
 			return 0
 		}
 		return pb.Reason_REASON_ORIGIN_MISSING
 	}
-	for _, o := range r.Origins {
+	for _, o := range r.allowed {
 		if string(req.Origin) == o {
 			return 0
 		}

@@ -47,7 +47,7 @@ func (o wireRequest) must(t testing.TB, look func(r *wsconn.Request)) {
 
 // An Origin passes if it is one of the route's, byte for byte.
 func TestOrigins(t *testing.T) {
-	r := &route{Route: Route{MissingOrigin: RefuseMissing, Origins: []string{"https://app.example", "http://localhost:8080", "https://xn--bcher-kva.example"}}}
+	r := &originRule{[]string{"https://app.example", "http://localhost:8080", "https://xn--bcher-kva.example"}, RefuseMissing}
 	for _, c := range []struct {
 		rule, origin string
 		reason       pb.Reason
@@ -96,7 +96,7 @@ func TestOrigins(t *testing.T) {
 		{"", missing, pb.Reason_REASON_ORIGIN_MISSING}, // a rule that nobody set
 	} {
 		c.head.must(t, func(req *wsconn.Request) {
-			if got := (&route{Route: Route{MissingOrigin: c.rule}}).originReason(req); got != c.reason {
+			if got := (&originRule{missing: c.rule}).originReason(req); got != c.reason {
 				t.Errorf("missing_origin %q: %v, want %v", c.rule, got, c.reason)
 			}
 		})

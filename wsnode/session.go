@@ -34,7 +34,7 @@ func (p *peer) bind(g *verify.Grant) {
 	if p.scoped = len(g.Scopes) > 0; p.scoped {
 		p.needMore().scopes = g.Scopes
 	}
-	rate, dryRun := rateOf(p.n.cfg.Limits.Messages, g.Limits.MessagesPerSecond)
+	rate, dryRun := rateOf(p.n.live.Load().limits.Messages, g.Limits.MessagesPerSecond)
 	p.rate.Become(rate)
 	p.rateDryRun = dryRun
 	limits := &p.n.limits

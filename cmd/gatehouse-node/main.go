@@ -17,7 +17,8 @@ func main() {
 }
 
 func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	p := &daemon.Program[noded.Config]{
+	var p *daemon.Program[noded.Config]
+	p = &daemon.Program[noded.Config]{
 		Name:     "gatehouse-node",
 		Short:    "Accept WebSockets and let in who shows a valid token",
 		Defaults: noded.DefaultConfig(),
@@ -31,10 +32,14 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 			if err != nil {
 				return err
 			}
-			defer ops.OnHangup(d.ReloadSchemas)()
+			defer ops.OnHangup(func() { d.Reload(p.Reload) })()
 			return d.Run(ctx)
 		},
-		Signals: "\nSIGHUP makes it read the schema files anew; if one is wrong, all stay as they were.",
+		Signals: `
+SIGHUP makes it read its settings, certificates and schema files anew. Limits,
+origins, trusted proxies, certificates and schemas take effect at once, and no
+socket is closed; other settings do at the next start. If anything is wrong, all
+stay as they were.`,
 		Example: `  gatehouse-node --config /etc/gatehouse/node.yaml
   gatehouse-node config check --config ./node.yaml`,
 	}

@@ -17,12 +17,17 @@ import (
 // must be handed to Gone once, when the socket is closed. Safe for concurrent use; no
 // method allocates.
 type Addresses struct {
-	cfg      Config
+	rules  atomic.Pointer[rules]
+	seed   maphash.Seed
+	shards []shard
+	live   atomic.Uint64 // sockets << 32 | the unauthenticated of them
+}
+
+// rules are the limits in force, which are not changed but replaced.
+type rules struct {
+	Config
 	interval int64 // nanoseconds in which NewPerAddress frees one socket
 	whole    int64 // and the whole window's
-	seed     maphash.Seed
-	shards   []shard
-	live     atomic.Uint64 // sockets << 32 | the unauthenticated of them
 }
 
 // Counts tells how many sockets there are, for metrics.
@@ -44,17 +49,21 @@ const (
 func NewAddresses(cfg Config) *Addresses { return newAddresses(cfg, shardCount) }
 
 func newAddresses(cfg Config, shards int) *Addresses {
-	a := &Addresses{
-		cfg:      cfg,
-		interval: int64(cfg.NewPerAddress.Length) / int64(cfg.NewPerAddress.Max),
-		seed:     maphash.MakeSeed(),
-		shards:   make([]shard, shards),
-	}
-	a.whole = a.interval * int64(cfg.NewPerAddress.Max)
+	a := &Addresses{seed: maphash.MakeSeed(), shards: make([]shard, shards)}
+	a.SetConfig(cfg)
 	for i := range a.shards {
-		a.shards[i].init((cfg.Addresses+shards-1)/shards, a.whole)
+		a.shards[i].init((cfg.Addresses + shards - 1) / shards)
 	}
 	return a
+}
+
+// SetConfig puts the limits of another valid configuration into force, for
+// sockets that come from now on: whoever was allowed stays allowed. The table
+// keeps its size.
+func (a *Addresses) SetConfig(cfg Config) {
+	r := &rules{Config: cfg, interval: int64(cfg.NewPerAddress.Length) / int64(cfg.NewPerAddress.Max)}
+	r.whole = r.interval * int64(cfg.NewPerAddress.Max)
+	a.rules.Store(r)
 }
 
 // Accept decides about a socket that was just accepted. If it is allowed it
@@ -66,10 +75,11 @@ func newAddresses(cfg Config, shards int) *Addresses {
 // forget those loses nothing.
 func (a *Addresses) Accept(addr netip.Addr, now time.Time) Decision {
 	var d Decision
-	if a.full(&d) { // touches no shard
+	r := a.rules.Load()
+	if r.full(&d, a.live.Load()) { // touches no shard
 		return d
 	}
-	a.assign(&d, addr, now, true)
+	a.assign(r, &d, addr, now, true)
 	return d
 }
 
@@ -78,7 +88,7 @@ func (a *Addresses) Accept(addr netip.Addr, now time.Time) Decision {
 // takes it back.
 func (a *Addresses) AcceptUnknown() Decision {
 	var d Decision
-	d.Allow = a.admit(&d)
+	d.Allow = a.admit(a.rules.Load(), &d)
 	return d
 }
 
@@ -87,13 +97,13 @@ func (a *Addresses) AcceptUnknown() Decision {
 // it goes on counting for the node alone.
 func (a *Addresses) Know(addr netip.Addr, now time.Time) Decision {
 	var d Decision
-	a.assign(&d, addr, now, false)
+	a.assign(a.rules.Load(), &d, addr, now, false)
 	return d
 }
 
 // assign decides by the limits of an address whether it has one more
 // unauthenticated socket, which the node counts too if it is a newcomer.
-func (a *Addresses) assign(d *Decision, addr netip.Addr, now time.Time, newcomer bool) {
+func (a *Addresses) assign(r *rules, d *Decision, addr netip.Addr, now time.Time, newcomer bool) {
 	key, at := keyOf(addr), unixNanos(now)
 	s, hash := a.shard(key)
 	s.mu.Lock()
@@ -104,23 +114,23 @@ func (a *Addresses) assign(d *Decision, addr netip.Addr, now time.Time, newcomer
 	e := s.find(hash, key)
 	switch {
 	case e != nil:
-		have, missing = e.unauthenticated, missingAt(&e.fullAt, at, a.whole)
-	case !s.makeRoom(at):
-		d.Rule, d.Action = TableFull, a.cfg.NewPerAddress.Action
+		have, missing = e.unauthenticated, missingAt(&e.fullAt, at, r.whole)
+	case !s.makeRoom(at, r.whole):
+		d.Rule, d.Action = TableFull, r.NewPerAddress.Action
 		return
 	}
-	if d.over(&a.cfg.UnauthenticatedPerAddress, UnauthenticatedPerAddress, have) {
+	if d.over(&r.UnauthenticatedPerAddress, UnauthenticatedPerAddress, have) {
 		return
 	}
-	if wait := missing + a.interval - a.whole; wait > 0 {
-		if d.exceeded(NewPerAddress, a.cfg.NewPerAddress.Action, a.cfg.NewPerAddress.DryRun) {
+	if wait := missing + r.interval - r.whole; wait > 0 {
+		if d.exceeded(NewPerAddress, r.NewPerAddress.Action, r.NewPerAddress.DryRun) {
 			d.RetryAfter = time.Duration(wait)
 			return
 		}
 	} else {
-		missing += a.interval
+		missing += r.interval
 	}
-	if newcomer && !a.admit(d) {
+	if newcomer && !a.admit(r, d) {
 		return
 	}
 	if e == nil {
@@ -132,19 +142,17 @@ func (a *Addresses) assign(d *Decision, addr netip.Addr, now time.Time, newcomer
 }
 
 // full reports whether the node has as many sockets as it may.
-func (a *Addresses) full(d *Decision) bool {
-	live := a.live.Load()
-	return d.over(&a.cfg.Sockets, Sockets, sockets(live)) ||
-		d.over(&a.cfg.Unauthenticated, Unauthenticated, unauthenticated(live))
+func (r *rules) full(d *Decision, live uint64) bool {
+	return d.over(&r.Sockets, Sockets, sockets(live)) ||
+		d.over(&r.Unauthenticated, Unauthenticated, unauthenticated(live))
 }
 
 // admit counts one more unauthenticated socket of the node, unless there are as
 // many as may be, as other goroutines may have seen to since Accept looked.
-func (a *Addresses) admit(d *Decision) bool {
+func (a *Addresses) admit(r *rules, d *Decision) bool {
 	for {
 		live := a.live.Load()
-		if d.over(&a.cfg.Sockets, Sockets, sockets(live)) ||
-			d.over(&a.cfg.Unauthenticated, Unauthenticated, unauthenticated(live)) {
+		if r.full(d, live) {
 			return false
 		}
 		if a.live.CompareAndSwap(live, live+oneSocket+oneUnauthenticated) {
@@ -167,7 +175,7 @@ func (a *Addresses) Reserve(addr netip.Addr) Decision {
 	if e == nil || e.unauthenticated == e.reserved {
 		panic("limit: Reserve for a socket that was not accepted, or has a place")
 	}
-	if d.over(&a.cfg.AuthenticatedPerAddress, AuthenticatedPerAddress, e.authenticated+e.reserved) {
+	if d.over(&a.rules.Load().AuthenticatedPerAddress, AuthenticatedPerAddress, e.authenticated+e.reserved) {
 		return d
 	}
 	e.reserved++

@@ -406,7 +406,7 @@ func TestAdmitLooksAgain(t *testing.T) {
 		a := NewAddresses(cfg)
 		open(t, a, other, 1, false)
 		var d Decision
-		if a.admit(&d) || d.Rule != want {
+		if a.admit(a.rules.Load(), &d) || d.Rule != want {
 			t.Errorf("%+v, want refused by %v", d, want)
 		}
 	}
@@ -467,6 +467,41 @@ func TestConcurrentSockets(t *testing.T) {
 	watcher.Wait()
 	if c := a.Counts(); c.Sockets != 0 || c.Unauthenticated != 0 {
 		t.Errorf("%+v after all sockets are gone", c)
+	}
+}
+
+// Other limits are for sockets that come from then on; what an address has used
+// up of its window counts on, as far as the new window reaches.
+func TestSetConfig(t *testing.T) {
+	cfg := config(func(c *Config) { c.Sockets.Max = 3 })
+	cfg.NewPerAddress = Window{Max: 3, Length: time.Hour, Action: Reject}
+	a := NewAddresses(cfg)
+	open(t, a, home, 3, true)
+	if d := a.Accept(home, testNow); d.Rule != Sockets {
+		t.Fatalf("%+v, want %v", d, Sockets)
+	}
+	cfg.Sockets.Max = 1
+	a.SetConfig(cfg)
+	if c := a.Counts(); c.Sockets != 3 {
+		t.Errorf("%+v: sockets that were let in are gone", c)
+	}
+	cfg.Sockets.Max = 100
+	a.SetConfig(cfg)
+	if d := a.Accept(home, testNow); d.Rule != NewPerAddress || d.RetryAfter != 20*time.Minute {
+		t.Errorf("%+v, want %v for 20 minutes", d, NewPerAddress)
+	}
+	cfg.NewPerAddress.Length = time.Minute
+	a.SetConfig(cfg)
+	if d := a.Accept(home, testNow); d.Rule != NewPerAddress || d.RetryAfter != 20*time.Second {
+		t.Errorf("%+v, want %v for 20 s", d, NewPerAddress)
+	}
+	if d := a.Accept(home, testNow.Add(20*time.Second)); !d.Allow {
+		t.Errorf("%+v, want one allowed after that", d)
+	}
+	cfg.NewPerAddress.Max = 60
+	a.SetConfig(cfg)
+	if d := a.Accept(home, testNow.Add(21*time.Second)); !d.Allow {
+		t.Errorf("%+v, want one allowed each second", d)
 	}
 }
 

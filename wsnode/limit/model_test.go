@@ -152,7 +152,7 @@ func againstModel(t *rapid.T) {
 	}
 	for range rapid.IntRange(1, 200).Draw(t, "steps") {
 		addr := address(rapid.Uint32Range(0, modelAddresses-1).Draw(t, "address"))
-		switch rapid.IntRange(0, 10).Draw(t, "step") {
+		switch rapid.IntRange(0, 11).Draw(t, "step") {
 		case 0, 1, 2:
 			same("accept", addr, a.Accept(addr, m.now), m.decide(m.ofNode(), addr))
 		case 8:
@@ -169,6 +169,11 @@ func againstModel(t *rapid.T) {
 					m.unknown--
 				}
 			}
+		case 11: // other ceilings; the window is TestSetConfig's
+			cfg.Sockets, cfg.Unauthenticated = ceiling("sockets", 16), ceiling("unauthenticated", 10)
+			cfg.UnauthenticatedPerAddress, cfg.AuthenticatedPerAddress = ceiling("unauthenticated per address", 5), ceiling("authenticated per address", 5)
+			a.SetConfig(cfg)
+			m.cfg = cfg
 		case 10:
 			if m.unknown > 0 {
 				a.GoneUnknown()

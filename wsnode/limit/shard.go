@@ -12,7 +12,6 @@ type shard struct {
 	// set at construction
 	entries []entry  // the first is never used: an index of 0 means none
 	heads   []uint32 // by hash, a power of two of them
-	whole   int64    // as in Addresses
 
 	// guarded by mu
 	used  int
@@ -37,14 +36,13 @@ type entry struct {
 	next            uint32
 }
 
-func (s *shard) init(capacity int, whole int64) {
+func (s *shard) init(capacity int) {
 	heads := 1
 	for heads < capacity {
 		heads *= 2
 	}
 	s.entries = make([]entry, capacity+1)
 	s.heads = make([]uint32, heads)
-	s.whole = whole
 	s.fresh = 1
 }
 
@@ -61,12 +59,12 @@ func (s *shard) find(hash, key uint64) *entry {
 }
 
 // makeRoom reports whether there is room for one more entry, after forgetting
-// what may be forgotten if there was none.
-func (s *shard) makeRoom(at int64) bool {
+// what may be forgotten if there was none. whole is the length of a window.
+func (s *shard) makeRoom(at, whole int64) bool {
 	if s.free != 0 || int(s.fresh) < len(s.entries) {
 		return true
 	}
-	if s.fullUntil == never || at < s.fullUntil && s.fullUntil-at <= s.whole {
+	if s.fullUntil == never || at < s.fullUntil && s.fullUntil-at <= whole {
 		return false
 	}
 	s.fullUntil = never
@@ -76,7 +74,7 @@ func (s *shard) makeRoom(at int64) bool {
 			e := &s.entries[i]
 			switch {
 			case e.unauthenticated != 0 || e.authenticated != 0:
-			case e.fullAt <= at || e.fullAt-at > s.whole: // the latter: the clock went back
+			case e.fullAt <= at || e.fullAt-at > whole: // the latter: the clock went back, or the window was longer
 				*link, e.next, s.free = e.next, s.free, i
 				s.used--
 				continue

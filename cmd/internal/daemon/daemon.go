@@ -148,10 +148,7 @@ func (p *Program[T]) configCommand(stdout io.Writer) *cobra.Command {
 		Example: "  " + p.Name + " config check --config ./" + strings.TrimPrefix(p.Name, "gatehouse-") + ".yaml",
 		Args:    NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, origins, err := p.load()
-			if err == nil {
-				err = origins.Locate(p.Check(cfg))
-			}
+			cfg, err := p.Reload()
 			if err != nil {
 				return p.misconfigured(err)
 			}
@@ -196,6 +193,16 @@ func (p *Program[T]) Load(*cobra.Command) (T, error) {
 		return cfg, p.misconfigured(err)
 	}
 	return cfg, nil
+}
+
+// Reload reads the configuration anew, as it was found at the start, and finds out
+// what a start would. Errors name where in the file what is wrong was set.
+func (p *Program[T]) Reload() (T, error) {
+	cfg, origins, err := p.load()
+	if err == nil {
+		err = origins.Locate(p.Check(cfg))
+	}
+	return cfg, err
 }
 
 func (p *Program[T]) load() (T, settings.Origins, error) {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,15 +27,26 @@ const drainTimeout = 10 * time.Second
 // listener is an opened address.
 type listener struct {
 	net.Listener
-	tls *tls.Config // nil for plain
+	tls     *tls.Config                // nil for plain
+	current atomic.Pointer[tls.Config] // what tls has in force
+}
+
+// over has the listener speak TLS as current says.
+func (l *listener) over(current *tls.Config) {
+	l.current.Store(current)
+	l.tls = &tls.Config{
+		MinVersion:         current.MinVersion,
+		GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return l.current.Load(), nil },
+	}
 }
 
 // Daemon is a node with its listeners open.
 type Daemon struct {
-	cfg       Config
+	cfg       Config // of the start
+	loaded    Config // last
 	log       *slog.Logger
 	node      *wsnode.Node
-	listeners []listener
+	listeners []*listener
 	admin     net.Listener
 	instances *instances // nil without a state folder
 	renewer   *renewer
@@ -43,16 +55,20 @@ type Daemon struct {
 
 // Open opens the listeners and builds the node. Run what it returns.
 func Open(cfg Config, log *slog.Logger) (_ *Daemon, err error) {
-	d := &Daemon{cfg: cfg, log: log, metrics: ops.NewMetrics()}
+	d := &Daemon{cfg: cfg, loaded: cfg, log: log, metrics: ops.NewMetrics()}
 	defer func() {
 		if err != nil {
 			d.close()
 		}
 	}()
 	for i, l := range cfg.Listeners {
-		open := listener{}
-		if open.tls, err = cfg.listenerTLS(i, log); err != nil {
+		open := &listener{}
+		over, err := cfg.listenerTLS(i, log)
+		if err != nil {
 			return nil, err
+		}
+		if over != nil {
+			open.over(over)
 		}
 		if open.Listener, err = ops.Listen(l.Address, fmt.Sprintf("listeners[%d].address", i)); err != nil {
 			return nil, err
@@ -132,16 +148,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 	wg.Wait()
 	d.log.Info("node stopped")
 	return errors.Join(err, shut)
-}
-
-// ReloadSchemas reads the schema files anew. If anything is wrong with them, the
-// log says what, and all stay as they were.
-func (d *Daemon) ReloadSchemas() {
-	if err := d.node.ReloadSchemas(); err != nil {
-		d.log.Error("schemas are not reloaded, the old ones stay", "error", err)
-		return
-	}
-	d.log.Info("schemas reloaded")
 }
 
 func (d *Daemon) start() {

@@ -1,0 +1,106 @@
+package wsnode
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
+	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
+	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
+	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
+)
+
+// live are settings that Reload replaces. They are not changed.
+type live struct {
+	limits  limit.Config // with no more sockets than there are descriptors for
+	proxies *clientaddr.Proxies
+}
+
+// otherDescriptors are left to listeners, logs, files and the way to the
+// authority.
+const otherDescriptors = 100
+
+// newLive makes them of a valid configuration.
+func (n *Node) newLive(cfg *Config) (*live, error) {
+	proxies, err := clientaddr.New("trusted_proxies", cfg.TrustedProxies)
+	if err != nil {
+		return nil, err
+	}
+	l := &live{limits: cfg.Limits, proxies: proxies}
+	if most := netloop.Capacity(otherDescriptors + maxRejecting); most > 0 && most < l.limits.Sockets.Max {
+		n.log.Warn("the limit on open files allows fewer sockets than limits.sockets.max: raise it, or start more nodes", "configured", cfg.Limits.Sockets.Max, "sockets_max", most)
+		l.limits.Sockets.Max = most
+	}
+	return l, nil
+}
+
+// Reload puts what read returns in the place of some settings, under open sockets,
+// which all stay: of Limits all but Addresses, of the routes Origins and
+// MissingOrigin, and TrustedProxies. It reads the schema files anew as well. All
+// else in the configuration is as it was when the node was made, routes that are
+// new or gone too. If read fails, or anything is wrong, nothing is changed.
+//
+// Limits and origins decide about who comes from then on, and about messages of
+// sessions that are opened or renewed from then on.
+func (n *Node) Reload(read func() (Config, error)) error {
+	err := n.reload(read)
+	n.metrics.reloaded(err)
+	return err
+}
+
+// ReloadSchemas reads the schemas of all routes anew. If one of them is wrong, all
+// stay as they were and the error says what is wrong. It may be called at any
+// time; a message that is being checked is held against what was there before.
+func (n *Node) ReloadSchemas() error {
+	err := n.loadSchemas()
+	n.metrics.reloaded(err)
+	return err
+}
+
+func (n *Node) reload(read func() (Config, error)) error {
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
+	cfg, err := read()
+	if err != nil {
+		return err
+	}
+	if err := cfg.Validate(); err != nil {
+		return err
+	}
+	live, err := n.newLive(&cfg)
+	if err != nil {
+		return err
+	}
+	if err := n.loadSchemas(); err != nil { // the last that can fail
+		return err
+	}
+	n.live.Store(live)
+	n.addresses.SetConfig(live.limits)
+	for i := range cfg.Routes {
+		if r := n.routes[cfg.Routes[i].Path]; r != nil {
+			r.origins.Store(cfg.Routes[i].originRule())
+		}
+	}
+	return nil
+}
+
+func (n *Node) loadSchemas() error {
+	sets := make([]*schema.Set, len(n.cfg.Routes))
+	var problems []error
+	for i, r := range n.cfg.Routes {
+		if r.Unchecked {
+			continue
+		}
+		var err error
+		if sets[i], err = schema.Compile(n.cfg.Schemas, r.Messages); err != nil {
+			problems = append(problems, fmt.Errorf("routes[%d].messages: %w", i, err))
+		}
+	}
+	if len(problems) > 0 {
+		return errors.Join(problems...)
+	}
+	for i, r := range n.cfg.Routes {
+		n.routes[r.Path].checks.Store(sets[i])
+	}
+	return nil
+}
