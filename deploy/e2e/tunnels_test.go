@@ -206,12 +206,19 @@ func TestTunnels(t *testing.T) {
 }
 
 // TestUncheckedRoutesAreTold has the program as it comes: it tells of routes
-// without a schema when it starts and in its metrics, and closes a tunnel there.
+// without a schema, and of those that let tunnels be, when it starts and in its
+// metrics, and closes a tunnel where it may.
 func TestUncheckedRoutesAreTold(t *testing.T) {
 	s := newSystem(t)
-	n := s.addNode("node-1", "")
-	if out := n.output(); !strings.Contains(out, `"this route passes messages on without a schema","path":"/raw","binary":true`) || strings.Count(out, "without a schema") != 1 {
-		t.Errorf("no warning of /raw alone: %s", out)
+	n := s.addNode("node-1", "  - {path: /let, audience: chat, missing_origin: allow, unchecked: true, tunnels: log}\n")
+	for _, want := range []string{
+		`"this route passes messages on without a schema","path":"/raw","binary":true`,
+		`"this route passes messages on without a schema","path":"/let","binary":false`,
+		`"this route does not close sockets whose messages carry another protocol","path":"/let","tunnels":"log"`,
+	} {
+		if out := n.output(); !strings.Contains(out, want) || strings.Count(out, `"this route `) != 3 {
+			t.Errorf("no %s, or more than these: %s", want, out)
+		}
 	}
 	tool := tunnellers(t)[0]
 	said := s.ssh("ws://"+n.plain+"/raw", s.issue(s.dial(""), &pb.IssueTokenRequest{Subject: "tunneller"}).GetToken(), tool.command)

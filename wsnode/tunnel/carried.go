@@ -39,7 +39,7 @@ var firsts = [256]first{
 
 // look finds what a message shows. inside says that strings are looked at too;
 // suspect is what was seen before, whose next step is looked for too.
-func look(payload []byte, inside bool, suspect Finding) sighting {
+func look(payload []byte, binary, inside bool, suspect Finding) sighting {
 	if len(payload) == 0 {
 		return sighting{}
 	}
@@ -52,6 +52,11 @@ func look(payload []byte, inside bool, suspect Finding) sighting {
 			return sighting{Finding{sig, Raw}, s}
 		}
 	}
+	if !binary && (firsts[c]&asItIs != 0 || suspect.Signature != None) {
+		if seen := lookLatin1(payload, suspect); seen.Signature != None {
+			return seen
+		}
+	}
 	if suspect.Signature != None || firsts[c] != 0 && worth(firsts[c]&^asItIs, payload) {
 		if seen := lookEncoded(payload, false, suspect); seen.Signature != None {
 			return seen
@@ -61,6 +66,30 @@ func look(payload []byte, inside bool, suspect Finding) sighting {
 		return sighting{}
 	}
 	return lookStrings(payload[:min(len(payload), windowBytes)], payload, suspect)
+}
+
+// lookLatin1 looks at a text that has a character for each byte, which scripts
+// send that read bytes into strings.
+func lookLatin1(text []byte, suspect Finding) sighting {
+	if suspect.Signature == None && (len(text) < 3 || !mayBegin(text[0], text[1], text[2])) {
+		return sighting{}
+	}
+	var buf [startBytes]byte
+	b := buf[:0]
+	for len(text) > 0 && len(b) < len(buf) {
+		c, width := latin1(text)
+		b, text = append(b, c), text[width:]
+	}
+	return judge(b, len(text) > 0, Raw, suspect)
+}
+
+// latin1 is the first byte of a text, or the character up to U+00FF that it
+// begins with.
+func latin1(text []byte) (c byte, width int) {
+	if c = text[0]; (c == 0xc2 || c == 0xc3) && len(text) > 1 {
+		return c<<6 | text[1]&0x3f, 2
+	}
+	return c, 1
 }
 
 // likeJSON reports whether a message begins as JSON that has strings does,
@@ -243,9 +272,10 @@ func unescape(buf, text []byte) (b []byte, more, ok bool) {
 				c = byte(octet(text[i+3:]))
 				i += 4
 			}
-		case (c == 0xc2 || c == 0xc3) && i+1 < len(text):
-			i++
-			c = c<<6 | text[i]&0x3f
+		default:
+			var width int
+			c, width = latin1(text[i:])
+			i += width - 1
 		}
 		b = append(b, c)
 	}

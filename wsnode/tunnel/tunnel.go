@@ -131,7 +131,7 @@ func (s *Socket) Look(binary bool, payload []byte) (Finding, bool) {
 	if s.score > 0 {
 		suspect = Finding{Signature(s.last & 15), Carriage(s.last >> 4)}
 	}
-	seen := look(payload, index < youngMessages || index%everyMessages == 0 || s.score > 0, suspect)
+	seen := look(payload, binary, index < youngMessages || index%everyMessages == 0 || s.score > 0, suspect)
 	if seen.Signature == None {
 		if s.score > 0 {
 			s.score--
