@@ -134,23 +134,28 @@ func (s *Survey) Find(place string) (*Node, error) {
 }
 
 // Types returns the types of message that the $defs of a file are: all those that
-// ask for a text of their own in the property discriminator. A type's Name is that
-// text. There are none where the file's own schema says more than $defs.
+// have a TypeName, which is the type's. There are none where the file's own schema says more than $defs.
 func (n *Node) Types(discriminator string) []Type {
 	if !n.OnlyDefs() {
 		return nil
 	}
 	var out []Type
 	for _, d := range n.Below("$defs") {
-		properties, _ := d.Keywords["properties"].(map[string]any)
-		property, _ := properties[discriminator].(map[string]any)
-		required, _ := d.Keywords["required"].([]any)
-		name, ok := property["const"].(string)
-		if ok && slices.Contains(required, any(discriminator)) {
+		if name, ok := d.TypeName(discriminator); ok {
 			out = append(out, Type{Name: name, Schema: d.Reference()})
 		}
 	}
 	return out
+}
+
+// TypeName is the type of the messages that a schema allows: a text that it asks for
+// in the property discriminator, by required and const.
+func (n *Node) TypeName(discriminator string) (string, bool) {
+	properties, _ := n.Keywords["properties"].(map[string]any)
+	property, _ := properties[discriminator].(map[string]any)
+	required, _ := n.Keywords["required"].([]any)
+	name, ok := property["const"].(string)
+	return name, ok && slices.Contains(required, any(discriminator))
 }
 
 // OnlyDefs reports whether a schema is there for those in its $defs alone: by
@@ -179,6 +184,9 @@ func (s *Survey) Bundle() ([]byte, error) {
 	return json.Marshal(map[string]any{"$defs": defs})
 }
 
+// InBundle is the JSON Pointer of a schema in what Bundle writes.
+func (n *Node) InBundle() string { return child("/$defs", n.File) + n.Pointer }
+
 func (s *Survey) bundle(n *Node) any {
 	if n.Keywords == nil {
 		return !n.Never
@@ -190,7 +198,7 @@ func (s *Survey) bundle(n *Node) any {
 			continue
 		case "$ref":
 			if n.Ref != nil {
-				value = "#" + (&url.URL{Fragment: child("/$defs", n.Ref.File) + n.Ref.Pointer}).EscapedFragment()
+				value = "#" + (&url.URL{Fragment: n.Ref.InBundle()}).EscapedFragment()
 			}
 		}
 		switch keywords[keyword] {

@@ -78,7 +78,7 @@ func TestRules(t *testing.T) {
 		{"an item beyond prefixItems", `{"type": "array", "maxItems": 9, "prefixItems": [{"type": "string"}], "items": {"type": "string"}}`, "open-string /items, open-string /prefixItems/0"},
 		{"no item beyond prefixItems", `{"type": "array", "prefixItems": [{"type": "null"}], "items": false}`, ""},
 		{"properties by pattern", `{"type": "object", ` + closed + `, "maxProperties": 9, "patternProperties": {"^x-": {"type": "string"}}}`, "unanchored-pattern /patternProperties, open-string /patternProperties/^x-"},
-		{"properties that a property brings about", `{"type": "object", "unevaluatedProperties": false, "dependentSchemas": {"a": {"properties": {"b": {"type": "string"}}}}}`, "open-string /dependentSchemas/a/properties/b"},
+		{"properties that a property brings about", `{"type": "object", "unevaluatedProperties": false, "dependentSchemas": {"a": {"properties": {"b": {"type": "string"}}}}}`, "open-string /dependentSchemas/a/properties/b, twin-unevaluated /unevaluatedProperties"},
 
 		{"formats that bound", `{"type": "string", "anyOf": [{"format": "uuid"}, {"format": "ipv6"}, {"format": "date"}, {"format": "email"}, {"format": "hostname"}]}`, ""},
 		{"a format that does not", `{"type": "string", "format": "uri"}`, "open-string "},
@@ -115,9 +115,13 @@ func TestRules(t *testing.T) {
 
 		{"numbers that doubles hold", `{"type": "number", "enum": [0.1, 1e3, 9007199254740991, 123456789012345, 1.7976931348623157e308]}`, ""},
 		{"numbers that they don't", `{"enum": [[9007199254740993], {"a": 0.30000000000000000001}]}`, "twin-number /enum, twin-number /enum"},
+		{"steps of one", `{"type": "integer", "multipleOf": 1.0}`, ""},
+		{"steps without bounds", `{"anyOf": [{"type": "integer", "multipleOf": 2, "maximum": 9}, {"type": "integer", "multipleOf": 2, "minimum": -1e20, "maximum": 9}, {"type": "number", "multipleOf": 2, "exclusiveMinimum": 0, "exclusiveMaximum": 9007199254740991}]}`,
+			"twin-multiple /anyOf/0/multipleOf, twin-multiple /anyOf/1/multipleOf"},
 		{"patterns that browsers have", `{"type": "string", "maxLength": 9, "pattern": "^\\\\p\\{\\.[\\-a]$"}`, ""},
 		{"patterns that they don't", `{"type": "string", "maxLength": 9, "pattern": "^a{$"}`, "twin-pattern /pattern"},
 		{"classes of Unicode", `{"type": "object", ` + closed + `, "maxProperties": 3, "patternProperties": {"^\\p{L}$": {"type": "null"}}}`, "twin-pattern /patternProperties"},
+		{"what if has evaluated, by a reference", `{"$ref": "#/$defs/a", "unevaluatedItems": false, "type": "array", "maxItems": 3, "$defs": {"a": {"anyOf": [{"if": {"maxItems": 1}, "then": {"minItems": 1}}]}}}`, "twin-unevaluated /unevaluatedItems"},
 		{"the standard's own schema", `{"type": "object", ` + closed + `, "properties": {"x": {"$ref": "https://json-schema.org/draft/2020-12/schema"}}}`, "any-type /properties/x, twin-reference /properties/x/$ref"},
 	} {
 		if got := brief(found(t, false, "a.json", test.schema)); got != test.want {

@@ -99,10 +99,10 @@ var rules = []Rule{
 		Mended: `{"type": "number", "maximum": 0.1234567890}`,
 	},
 	{
-		Name: "twin-multiple", Finds: "steps that are no integers",
-		Why:    "To a node 19.99 is a multiple of 0.01. A browser divides doubles, and says no.",
+		Name: "twin-multiple", Finds: "steps that a browser can't divide by",
+		Why:    "To a node 19.99 is a multiple of 0.01. A browser divides doubles, and says no. Nor does it know integers beyond 2^53 apart, so that a step needs bounds.",
 		Bad:    `{"type": "number", "multipleOf": 0.01}`,
-		Mended: `{"type": "integer", "multipleOf": 1}`,
+		Mended: `{"type": "integer", "multipleOf": 5, "minimum": 0, "maximum": 100000}`,
 	},
 	{
 		Name: "twin-pattern", Finds: "patterns that a browser has not, or reads otherwise",
@@ -115,6 +115,12 @@ var rules = []Rule{
 		Why:    "A browser takes for a pattern what its own version of ECMA-262 does. All other formats that a node checks are checked alike in the browser.",
 		Bad:    `{"type": "string", "format": "regex", "maxLength": 100}`,
 		Mended: `{"type": "string", "maxLength": 100}`,
+	},
+	{
+		Name: "twin-unevaluated", Finds: "unevaluated* beside if, dependentSchemas, contains or items",
+		Why:    "Which properties and items count as evaluated depends on the branches that a value takes. The library that makes the module does not know it of if and dependentSchemas, and of contains and items.",
+		Bad:    `{"type": "object", "properties": {"a": {"type": "null"}}, "dependentSchemas": {"a": {"properties": {"b": {"type": "null"}}}}, "unevaluatedProperties": false}`,
+		Mended: `{"type": "object", "properties": {"a": {"type": "null"}, "b": {"type": "null"}}, "dependentRequired": {"b": ["a"]}, "additionalProperties": false}`,
 	},
 	{
 		Name: "twin-reference", Finds: "references that the module can't follow",

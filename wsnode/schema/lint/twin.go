@@ -21,12 +21,7 @@ func (l *linter) twin(n *schema.Node) {
 	}
 	l.twinNumber(n, "const", n.Keywords["const"])
 	l.twinNumber(n, "enum", n.Keywords["enum"])
-	if step, ok := n.Keywords["multipleOf"].(json.Number); ok {
-		if r, ok := new(big.Rat).SetString(string(step)); ok && !r.IsInt() {
-			l.find("twin-multiple", n, n.At("multipleOf"), "a browser divides doubles, and finds that 19.99 is no multiple of 0.01",
-				`count in the smallest unit, as integers: {"type": "integer"}`)
-		}
-	}
+	l.twinMultiple(n)
 	if pattern, ok := n.Keywords["pattern"].(string); ok {
 		l.twinPattern(n, "pattern", pattern)
 	}
@@ -36,14 +31,48 @@ func (l *linter) twin(n *schema.Node) {
 		}
 	}
 	if n.Keywords["format"] == "regex" {
-		l.twinFormat(n)
+		l.find("twin-format", n, n.At("format"), "a browser takes for a pattern whatever its own version of ECMA-262 does", `write a "maxLength" instead, and have the application try the pattern`)
 	}
+	l.twinUnevaluated(n, "unevaluatedProperties", "if", "dependentSchemas")
+	l.twinUnevaluated(n, "unevaluatedItems", "if", "contains", "items")
 	if _, ok := n.Keywords["$dynamicRef"]; ok {
 		l.find("twin-reference", n, n.At("$dynamicRef"), "what it leads to depends on the schemas around it, and the module has none of it", `write "$ref"`)
 	}
 	if ref, ok := n.Keywords["$ref"].(string); ok && n.Ref == nil && strings.HasPrefix(ref, standard) {
 		l.find("twin-reference", n, n.At("$ref"), quoted(ref)+" is not in the files, so the module does not have it", "copy what is needed of it into one of the files")
 	}
+}
+
+// twinMultiple finds steps between numbers that a browser can't divide exactly.
+func (l *linter) twinMultiple(n *schema.Node) {
+	step, ok := rational(n.Keywords["multipleOf"])
+	switch {
+	case !ok || step.Cmp(big.NewRat(1, 1)) == 0:
+	case !step.IsInt():
+		l.find("twin-multiple", n, n.At("multipleOf"), "a browser divides doubles, and finds that 19.99 is no multiple of 0.01",
+			`count in the smallest unit, as integers: {"type": "integer"}`)
+	case !exact(n, "minimum", "exclusiveMinimum") || !exact(n, "maximum", "exclusiveMaximum"):
+		l.find("twin-multiple", n, n.At("multipleOf"), "a browser divides doubles, of which those beyond 2^53 are multiples of anything", `add "minimum" and "maximum", of at most 9007199254740991`)
+	}
+}
+
+// exact reports whether one of two keywords keeps numbers to where doubles have all
+// integers.
+func exact(n *schema.Node, keyword, other string) bool {
+	for _, k := range []string{keyword, other} {
+		if r, ok := rational(n.Keywords[k]); ok && new(big.Rat).Abs(r).Cmp(big.NewRat(1<<53, 1)) <= 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func rational(v any) (*big.Rat, bool) {
+	number, ok := v.(json.Number)
+	if !ok {
+		return nil, false
+	}
+	return new(big.Rat).SetString(string(number))
 }
 
 // twinNumber finds numbers that a browser reads as another one.
@@ -96,6 +125,41 @@ func asksUnicode(pattern string) bool {
 // standard is what the URLs of the draft's own schemas begin with.
 const standard = "https://json-schema.org/draft/2020-12/"
 
-func (l *linter) twinFormat(n *schema.Node) {
-	l.find("twin-format", n, n.At("format"), "a browser takes for a pattern whatever its own version of ECMA-262 does", `write a "maxLength" instead, and have the application try the pattern`)
+// twinUnevaluated finds unevaluated* for whose sake the module would have to know
+// what some other keyword has evaluated, and does not.
+func (l *linter) twinUnevaluated(n *schema.Node, keyword string, others ...string) {
+	if _, ok := n.Keywords[keyword]; !ok {
+		return
+	}
+	for _, s := range inPlace(n) {
+		for _, other := range others {
+			if _, ok := s.Keywords[other]; ok {
+				l.find("twin-unevaluated", n, n.At(keyword), fmt.Sprintf("the module does not know what %s of %s has evaluated", other, s.Place()),
+					`close by "additionalProperties" or "items" instead, in each of the branches`)
+			}
+		}
+	}
+}
+
+// inPlace are the schemas that apply, or may apply, to the same value as one does.
+func inPlace(n *schema.Node) []*schema.Node {
+	var out []*schema.Node
+	seen := map[*schema.Node]bool{}
+	var add func(n *schema.Node)
+	add = func(n *schema.Node) {
+		if n == nil || seen[n] {
+			return
+		}
+		seen[n] = true
+		out = append(out, n)
+		add(n.Ref)
+		for _, c := range n.Children {
+			switch c.Under {
+			case "allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas":
+				add(c)
+			}
+		}
+	}
+	add(n)
+	return out
 }
