@@ -31,7 +31,7 @@ func TestImports(t *testing.T) {
 		t.Fatalf("%d files, %v", len(files), err)
 	}
 	const module = "github.com/gatehouse-ws/gatehouse/"
-	allowed := []string{"proto/gatehouse/authority/v1", "auditlog", "token", "wsnode/schema", "wsnode/schema/lint", "tlsfile", "cmd/internal/settings", "cmd/internal/callerr", "cmd/internal/shell", "cmd/internal/backupfile"}
+	allowed := []string{"proto/gatehouse/authority/v1", "auditlog", "token", "wsnode/schema", "wsnode/schema/lint", "cmd/gatehouse/twin", "tlsfile", "cmd/internal/settings", "cmd/internal/callerr", "cmd/internal/shell", "cmd/internal/backupfile"}
 	checked := 0
 	for _, file := range files {
 		if strings.HasPrefix(file, "dev") {
@@ -261,6 +261,7 @@ func TestCompletion(t *testing.T) {
 		"node list ":                        ":4\n", // no files
 		"schema lint ":                      ":0\n", // files
 		"schema check --schemas ":           ":16\n",
+		"schema build --out ":               ":16\n",
 		"schema lint --except ":             rules.String() + ":4\n",
 		"revoke ":                           ":4\n",
 		"session close ":                    ":4\n",

@@ -229,7 +229,8 @@ schema check writes refused messages as a list, each with line, type, error,
 offset, pointer, keyword and want, then how many messages there were and passed,
 and by what how many were refused. schema lint writes findings with rule, file,
 pointer, why and fix; complete is false if not all could be looked at. schema
-bench writes nanoseconds, allocations and the ratio of checking to reading.
+bench writes nanoseconds, allocations and the ratio of checking to reading, and
+schema build the files it made, the types, and how many differences it allowed.
 
 New fields may be added; none is renamed or removed within a major version.`
 

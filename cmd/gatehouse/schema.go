@@ -17,7 +17,7 @@ import (
 
 func (c *cli) schemaCommand() *cobra.Command {
 	cmd := verbs("schema", "Judge schemas, and hold messages against them, as a node does")
-	cmd.AddCommand(c.schemaLintCommand(), c.schemaCheckCommand(), c.schemaBenchCommand(), c.schemaRulesCommand())
+	cmd.AddCommand(c.schemaLintCommand(), c.schemaCheckCommand(), c.schemaBenchCommand(), c.schemaBuildCommand(), c.schemaRulesCommand())
 	return cmd
 }
 
@@ -151,19 +151,28 @@ func (s *schemaFiles) root(name string) *schema.Node {
 }
 
 // types are those of messages that the arguments name: where a file's own schema
-// is there for its $defs alone, those of them that are types; else one for each
-// argument, by the name of its file or of its place. single tells that a message is
-// no type's but that of the only argument.
+// is there for its $defs alone, those of them that are types. single tells that
+// there is one schema, for all messages, which is called by its place.
 func (s *schemaFiles) types(discriminator string) (types []schema.Type, single bool, err error) {
 	for _, place := range s.places {
 		name, fragment, hasPlace := strings.Cut(place, "#")
 		root := s.root(name)
 		if hasPlace || !root.OnlyDefs() {
-			typ := strings.TrimSuffix(path.Base(name), path.Ext(name))
-			if hasPlace {
-				typ = path.Base(fragment)
+			n, err := s.survey.Find(place)
+			if err != nil {
+				return nil, false, err
 			}
-			types = append(types, schema.Type{Name: typ, Schema: place})
+			typ, known := n.TypeName(discriminator)
+			switch {
+			case !known && len(s.places) > 1:
+				return nil, false, usage("give it one, or name it alone; files that others refer to are given by --shared",
+					"%s: its messages have no type: a %q that is required and a const", place, discriminator)
+			case !known && hasPlace:
+				typ = path.Base(fragment)
+			case !known:
+				typ = strings.TrimSuffix(path.Base(name), path.Ext(name))
+			}
+			types, single = append(types, schema.Type{Name: typ, Schema: place}), !known
 			continue
 		}
 		found := root.Types(discriminator)
@@ -175,12 +184,9 @@ func (s *schemaFiles) types(discriminator string) (types []schema.Type, single b
 			return nil, false, usage("name one of them: "+strings.Join(places[:min(len(places), 5)], ", "),
 				"%s: the file's own schema has only $defs and so allows everything, and none of these has a type: a %q that is required and a const", name, discriminator)
 		}
-		if len(s.places) == 1 {
-			return found, false, nil
-		}
 		types = append(types, found...)
 	}
-	return types, len(s.places) == 1, nil
+	return types, single, nil
 }
 
 // compile makes the node's program of the one argument.
