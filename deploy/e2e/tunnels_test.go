@@ -163,7 +163,7 @@ func tunnellers(t *testing.T) []tunneller {
 // the server says so once keys are exchanged.
 func (s *system) ssh(url, token, through string) string {
 	s.t.Helper()
-	return command(s.t, "", []string{"URL=" + url, "TOKEN=" + token}, "ssh", "-v", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=15",
+	return command(s.t, "", []string{"URL=" + url, "TOKEN=" + token}, "ssh", "-v", "-F", "none", "-o", "BatchMode=yes", "-o", "ConnectTimeout=35",
 		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "PubkeyAuthentication=no",
 		"-o", "ProxyCommand="+through, "nobody@tunnel.invalid", "true").want(s.t, 255).stderr
 }
