@@ -227,7 +227,7 @@ func outcomeOf(a *Attempt, r *pb.RedeemResult) Outcome {
 		return Outcome{Reason: pb.Reason_REASON_INTERNAL} // neither, or a session that no revocation could find
 	}
 	ip, _ := netip.AddrFromSlice(g.GetClientIp()) // a token without address has none
-	return Outcome{Grant: &Grant{
+	a.grant = Grant{
 		Identity: Identity{
 			Session: a.Session, Token: token.ID(a.Token), Tenant: g.GetTenant(), Subject: g.GetSubject(), Issuer: g.GetIssuer(),
 			TokenIP: ip.Unmap(), ClientIP: a.ClientIP, Issued: revisionFrom(g.GetIssuedRevision()),
@@ -236,5 +236,6 @@ func outcomeOf(a *Attempt, r *pb.RedeemResult) Outcome {
 		Limits:    Limits{MessageBytes: g.GetLimits().GetMessageBytes(), MessagesPerSecond: g.GetLimits().GetMessagesPerSecond()},
 		ExpiresAt: g.GetSessionExpiresAt().AsTime(),
 		AsOf:      revisionFrom(g.GetAsOf()),
-	}}
+	}
+	return Outcome{Grant: &a.grant}
 }

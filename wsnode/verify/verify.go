@@ -99,6 +99,7 @@ type Attempt struct {
 	// either live or be told to Ended; without one the Client has seen to that.
 	Done func(Outcome)
 
+	grant    Grant         // that Done is told of
 	asks     int           // calls of Redeem
 	deadline time.Duration // of the client's clock
 
@@ -109,7 +110,7 @@ type Attempt struct {
 
 // Outcome is the authority's answer, or why there is none.
 type Outcome struct {
-	Grant      *Grant // nil when refused
+	Grant      *Grant // nil when refused; it is part of the Attempt
 	Reason     pb.Reason
 	RetryAfter time.Duration
 }
