@@ -33,14 +33,18 @@ type refusedMessage struct {
 func (p *peer) forgive(kind string, err error, out []byte) ([]byte, error) {
 	var why *schema.Error
 	policy := p.route.Messages.Policy(kind)
-	if !errors.As(err, &why) || policy == schema.Close || int(p.strikes) >= p.route.Messages.Strikes {
+	if !errors.As(err, &why) || policy == schema.Close || p.route.Messages.Strikes == 0 {
 		return out, err
 	}
-	p.strikes++
+	m := p.needMore()
+	if m.strikes >= p.route.Messages.Strikes {
+		return out, err
+	}
+	m.strikes++
 	reason := closeFor(err).reason
 	p.n.metrics.forgiven[reason].Inc()
 	p.n.log.Log(context.Background(), slog.LevelInfo, "message refused", "session_id", p.handshakeID(), "token_id", p.token.String(),
-		"reason", reason.Label(), "detail", why.Error(), "type", kind, "strikes", p.strikes)
+		"reason", reason.Label(), "detail", why.Error(), "type", kind, "strikes", m.strikes)
 	if policy == schema.Drop {
 		return out, nil
 	}

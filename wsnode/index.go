@@ -1,7 +1,5 @@
 package wsnode
 
-import "hash/maphash"
-
 // index finds peers by a key, of which several may have the same. It is a hash
 // table whose lists run through links in the peers themselves, so that it takes
 // few bytes of its own, and a peer leaves the list of a key that very many have as
@@ -9,9 +7,9 @@ import "hash/maphash"
 // for the whole of it to be made anew.
 type index[K comparable] struct {
 	key   func(*peer) K
+	hash  func(K) uint64
 	links func(*peer) *links
 
-	seed   maphash.Seed
 	chunks []*[chunkLists]*peer // the heads of the lists
 	lists  int                  // in use
 	high   int                  // the power of two that is no less than lists
@@ -26,26 +24,29 @@ const (
 	peersPerList = 2 // on average, at most
 )
 
-func newIndex[K comparable](key func(*peer) K, links func(*peer) *links) index[K] {
-	x := index[K]{key: key, links: links, seed: maphash.MakeSeed(), high: 1}
+func newIndex[K comparable](key func(*peer) K, hash func(K) uint64, links func(*peer) *links) index[K] {
+	x := index[K]{key: key, hash: hash, links: links, high: 1}
 	x.addList()
 	return x
 }
 
 func (x *index[K]) head(list int) **peer { return &x.chunks[list/chunkLists][list%chunkLists] }
 
-// listOf is the list of a key. The lists beyond those in use are still part of
-// the ones that they will be split from.
-func (x *index[K]) listOf(key K) int {
-	list := int(maphash.Comparable(x.seed, key) & uint64(x.high-1))
+// listOf is the list of the keys with a hash. The lists beyond those in use are
+// still part of the ones that they will be split from.
+func (x *index[K]) listOf(hash uint64) int {
+	list := int(hash & uint64(x.high-1))
 	if list >= x.lists {
 		list -= x.high / 2
 	}
 	return list
 }
 
+// like is the first peer whose key has a hash, or might: others follow it.
+func (x *index[K]) like(hash uint64) *peer { return *x.head(x.listOf(hash)) }
+
 // first is a peer with this key, or nil.
-func (x *index[K]) first(key K) *peer { return x.from(*x.head(x.listOf(key)), key) }
+func (x *index[K]) first(key K) *peer { return x.from(x.like(x.hash(key)), key) }
 
 // next is another peer with the key of p, after it, or nil.
 func (x *index[K]) next(p *peer) *peer { return x.from(x.links(p).next, x.key(p)) }
@@ -58,7 +59,7 @@ func (x *index[K]) from(p *peer, key K) *peer {
 }
 
 func (x *index[K]) add(p *peer) {
-	x.link(x.listOf(x.key(p)), p)
+	x.link(x.listOf(x.hash(x.key(p))), p)
 	if x.peers++; x.peers > x.lists*peersPerList {
 		x.addList()
 		x.deal(x.lists - 1 - x.high/2)
@@ -70,7 +71,7 @@ func (x *index[K]) remove(p *peer) {
 	if l.prev != nil {
 		x.links(l.prev).next = l.next
 	} else {
-		*x.head(x.listOf(x.key(p))) = l.next
+		*x.head(x.listOf(x.hash(x.key(p)))) = l.next
 	}
 	if l.next != nil {
 		x.links(l.next).prev = l.prev
@@ -127,7 +128,7 @@ func (x *index[K]) deal(list int) {
 func (x *index[K]) putAll(p *peer) {
 	for p != nil {
 		next := x.links(p).next
-		x.link(x.listOf(x.key(p)), p)
+		x.link(x.listOf(x.hash(x.key(p))), p)
 		p = next
 	}
 }

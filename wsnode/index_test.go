@@ -1,6 +1,7 @@
 package wsnode
 
 import (
+	"hash/maphash"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -11,7 +12,8 @@ import (
 // that stay short, and gives back what it grew by.
 func TestIndex(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 1))
-	x := newIndex(func(p *peer) string { return p.subject }, func(p *peer) *links { return &p.bySubject })
+	seed := maphash.MakeSeed()
+	x := newIndex(func(p *peer) string { return p.subject }, func(s string) uint64 { return maphash.String(seed, s) }, func(p *peer) *links { return &p.bySubject })
 	have := map[string][]*peer{}
 	n := 0
 	check := func() {
@@ -73,7 +75,8 @@ func TestIndex(t *testing.T) {
 
 // A peer leaves the list of a key that very many have as fast as any.
 func TestIndexOfOneKey(t *testing.T) {
-	x := newIndex(func(p *peer) string { return p.subject }, func(p *peer) *links { return &p.bySubject })
+	seed := maphash.MakeSeed()
+	x := newIndex(func(p *peer) string { return p.subject }, func(s string) uint64 { return maphash.String(seed, s) }, func(p *peer) *links { return &p.bySubject })
 	peers := make([]peer, 50_000)
 	for i := range peers {
 		peers[i].subject = "u42"

@@ -5,6 +5,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/gobwas/ws"
+
+	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wsconn"
 )
@@ -18,9 +21,10 @@ type loop struct {
 	poster netloop.Poster
 
 	// owned by the turn
-	now     time.Time
-	parties map[string]*party
-	key     []byte // of the last party that was looked for
+	now      time.Time
+	peerCode ws.StatusCode // of the close frame that the turn has read
+	parties  map[string]*party
+	key      []byte // of the last party that was looked for
 
 	mu      sync.Mutex        // guards what follows, and what peers say that it guards
 	serving *peer             // whose message the handler has: replies are to it
@@ -93,8 +97,10 @@ func (l *loop) dropOutbox(p *peer) {
 // party is what a session has in common with many others of its loop.
 type party struct {
 	tenant, issuer    string
-	userAgent, origin string // as the authority was told
-	epoch             uint64 // of the revision at which the token was issued
+	userAgent, origin string         // as the authority was told
+	epoch             uint64         // of the revision at which the token was issued
+	messages          limit.Messages // as it was when the session was granted
+	rate              limit.Rate     // of messages, which is not used up: see limit.Level
 
 	key  string
 	used int // owned by the turn
@@ -109,12 +115,18 @@ func (l *loop) partyOf(tenant, issuer string, epoch uint64, userAgent, origin []
 	}
 	b = append(binary.AppendUvarint(b, uint64(len(userAgent))), userAgent...)
 	b = binary.BigEndian.AppendUint64(append(b, origin...), epoch)
+	m := l.n.live.Load().limits.Messages
+	b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, m.PerSecond), m.Burst)
+	if m.DryRun {
+		b = append(b, 1)
+	}
 	if l.key = b; cap(b) > keepPartyText {
 		l.key = nil
 	}
 	p := l.parties[string(b)]
 	if p == nil {
-		p = &party{tenant: tenant, issuer: issuer, userAgent: string(userAgent), origin: string(origin), epoch: epoch, key: string(b)}
+		p = &party{tenant: tenant, issuer: issuer, userAgent: string(userAgent), origin: string(origin), epoch: epoch, key: string(b),
+			messages: m, rate: limit.NewRate(m.PerSecond, m.Burst)}
 		if l.parties == nil {
 			l.parties = map[string]*party{}
 		}

@@ -131,6 +131,7 @@ func (p *peer) Opening(r *wsconn.Request) {
 	if p.reason = p.reserve(); p.reason != 0 {
 		return
 	}
+	p.session = p.n.sessions.idFor(p.session, p.offered.ID)
 	p.attempt = p.attemptWith(&p.offered, p.session)
 	p.attempt.UserAgent, p.attempt.Origin = p.userAgent, p.origin
 	p.attempt.SingleUseOnly, p.attempt.Done = inURL, p.redeemed
@@ -287,7 +288,7 @@ func (p *peer) unreserve() {
 
 // open puts the session into force.
 func (p *peer) open(g *verify.Grant) {
-	p.opened = p.n.instant(p.now)
+	p.opened = momentOf(p.n.instant(p.now))
 	p.bind(g)
 	if len(g.Attributes) > 0 {
 		p.needMore().attributes = g.Attributes

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"log/slog"
+	"math"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -38,30 +39,30 @@ type peer struct {
 
 	cause atomic.Pointer[error] // why the session has ended; set under loop's mu
 
-	admitted   bool // there is a session: from the 101 on
-	pinged     bool
-	scoped     bool // the grant has scopes
-	rateDryRun bool
-	boxed      bool // has an outbox; guarded by loop's mu
-	listed     bool // guarded by sessions.mu
-	place      place
+	admitted bool // there is a session: from the 101 on
+	pinged   bool
+	scoped   bool // the grant has scopes
+	ownRate  bool // more.rate rules, and not the node's
+	boxed    bool // has an outbox; guarded by loop's mu
+	listed   bool // guarded by sessions.mu
+	place    place
 
 	addr address // the client's; set once
 
-	rate     limit.Rate
-	*opening                      // nil from the 101 on
-	more     atomic.Pointer[more] // nil for most
-	opened   instant              // the session
-	peerCode ws.StatusCode
-	strikes  uint16 // messages refused and forgiven
-	bound    bound  // as holder
-	tunnel   tunnel.Socket
-	ref      netloop.Ref
+	level  limit.Level // of the node's rate
+	opened moment      // the session
+	bound  bound       // as holder
+	tunnel tunnel.Socket
 
 	// Changed by the turn alone, under sessions.mu and loop's mu; the id alone is
 	// that of the handshake before there is a session.
 	holder
-	byID, byToken, bySubject links // guarded by sessions.mu
+
+	*opening                      // nil from the 101 on
+	more     atomic.Pointer[more] // nil for most
+	ref      netloop.Ref
+
+	byToken, bySubject links // guarded by sessions.mu
 }
 
 // more is what only some sessions need.
@@ -71,7 +72,9 @@ type more struct {
 
 	// owned by the turn
 	scopes   []string
+	rate     limit.Rate             // the token's own, if that rules
 	rates    map[string]*limit.Rate // of types with a rate of their own, once they came
+	strikes  int                    // messages refused and forgiven
 	renewal  *verify.Attempt        // under way, or nil
 	mayRenew instant                // when the next one may come
 	throttle *limit.Rate            // of a tunnel that goes on, or nil
@@ -94,10 +97,10 @@ func (p *peer) needMore() *more {
 
 // holder is who a session belongs to, as far as it is told by party and more.
 type holder struct {
+	party   *party
 	session [16]byte
 	token   token.ID
 	subject string
-	party   *party
 	issued  uint64 // sequence of the revision at which the token was issued
 }
 
@@ -129,6 +132,9 @@ func (p *peer) become(h holder, who *verify.Identity) {
 			m.first = &id
 		}
 		m.tokenIP, m.renewed = who.TokenIP, who.Renewed
+	}
+	if p.listed && !p.party.rate.Like(&h.party.rate) {
+		p.level = limit.Level{}
 	}
 	p.holder = h
 }
@@ -174,6 +180,16 @@ func (a *address) String() string { return a.ip().String() }
 // instant is a time as sockets keep it: since the node was made, on the clock
 // that nobody sets. Zero is none.
 type instant time.Duration
+
+// moment is an instant to a hundredth of a second, within 497 days: one later
+// counts as their last.
+type moment uint32
+
+const momentLength = instant(10 * time.Millisecond)
+
+func momentOf(i instant) moment { return moment(min(i/momentLength, math.MaxUint32)) }
+
+func (m moment) instant() instant { return instant(m) * momentLength }
 
 func (n *Node) instant(t time.Time) instant { return instant(t.Sub(n.made)) }
 
@@ -328,13 +344,7 @@ func (p *peer) Message(op ws.OpCode, payload, out []byte) ([]byte, error) {
 	if p.cause.Load() != nil {
 		return out, p.ending()
 	}
-	if !p.rate.Allow(p.now, 1) {
-		if !p.rateDryRun {
-			return out, errRate
-		}
-		p.n.metrics.dryMessages.Inc()
-	}
-	if p.throttled(payload) {
+	if !p.allow() || p.throttled(payload) {
 		return out, errRate
 	}
 	if op == ws.OpText && forNode(payload) {
@@ -428,7 +438,7 @@ func (p *peer) end(cause error) {
 		p.n.log.LogAttrs(ctx, level, "session closed", slog.String("session_id", p.handshakeID()), slog.String("token_id", p.token.String()),
 			slog.String("reason", rule.reason.Label()), slog.Int("code", int(code)), slog.String("detail", clean([]byte(cause.Error()))),
 			slog.String("tenant", p.party.tenant), slog.String("subject", p.subject), slog.String("client_ip", p.addr.String()),
-			slog.Duration("lasted", time.Duration(p.n.instant(p.now)-p.opened).Round(time.Millisecond)))
+			slog.Duration("lasted", time.Duration(p.n.instant(p.now)-p.opened.instant()).Round(time.Millisecond)))
 	}
 	p.n.verify.Ended(p.session, rule.reason, p.now)
 	p.n.handler.Closed(p.handle(), uint16(code), rule.reason.Label())

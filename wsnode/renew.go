@@ -71,7 +71,7 @@ func (p *peer) renew(payload []byte) error {
 	}
 	var id [16]byte
 	_, _ = rand.Read(id[:]) // it never fails
-	attempt := p.attemptWith(&t, id)
+	attempt := p.attemptWith(&t, p.n.sessions.idFor(id, t.ID))
 	a := &attempt
 	a.UserAgent, a.Origin = []byte(p.party.userAgent), []byte(p.party.origin)
 	a.Renews = p.session

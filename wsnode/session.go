@@ -34,9 +34,7 @@ func (p *peer) bind(g *verify.Grant) {
 	if p.scoped = len(g.Scopes) > 0; p.scoped {
 		p.needMore().scopes = g.Scopes
 	}
-	rate, dryRun := rateOf(p.n.live.Load().limits.Messages, g.Limits.MessagesPerSecond)
-	p.rate.Become(rate)
-	p.rateDryRun = dryRun
+	p.setRate(g.Limits.MessagesPerSecond)
 	limits := &p.n.limits
 	if own := int64(g.Limits.MessageBytes); own > 0 && own < int64(limits.MessageBytes) {
 		of := *limits
@@ -46,16 +44,41 @@ func (p *peer) bind(g *verify.Grant) {
 	p.conn.Limit(limits)
 }
 
-// rateOf is the tighter of the node's limit and the token's own, which no
-// dry_run of the node's switches off.
-func rateOf(m limit.Messages, own uint32) (limit.Rate, bool) {
+// ownRate is a token's own rate, if that rules: it is tighter than the node's, or
+// the node's is in dry_run, which does not switch it off.
+func ownRate(m limit.Messages, own uint32) (r limit.Rate, rules bool) {
 	switch {
 	case own == 0 || m.PerSecond != 0 && m.PerSecond <= own && !m.DryRun:
-		return limit.NewRate(m.PerSecond, m.Burst), m.DryRun
+		return r, false
 	case m.PerSecond == 0:
-		return limit.NewRate(own, own), false
+		return limit.NewRate(own, own), true
 	}
-	return limit.NewRate(own, min(own, m.Burst)), false
+	return limit.NewRate(own, min(own, m.Burst)), true
+}
+
+// setRate puts the node's rate into force, or the token's own.
+func (p *peer) setRate(own uint32) {
+	rate, rules := ownRate(p.party.messages, own)
+	switch {
+	case !rules && p.ownRate:
+		p.ownRate, p.level = false, limit.Level{}
+	case rules && (!p.ownRate || !p.more.Load().rate.Like(&rate)):
+		p.ownRate, p.needMore().rate = true, rate
+	}
+}
+
+// allow takes one message, and reports whether the session's rate has one left.
+func (p *peer) allow() bool {
+	if p.ownRate {
+		return p.more.Load().rate.Allow(p.now, 1)
+	}
+	if p.level.Allow(&p.party.rate, p.now, 1) {
+		return true
+	}
+	if p.party.messages.DryRun {
+		p.n.metrics.dryMessages.Inc()
+	}
+	return p.party.messages.DryRun
 }
 
 // allowType takes a message of a type, and reports whether the type's own rate
@@ -95,7 +118,7 @@ func (p *peer) identity() deliver.Identity {
 	}
 	id := deliver.Identity{
 		Session: p.session, Token: p.token, Tenant: p.party.tenant, Subject: p.subject, Route: p.route.Audience,
-		ClientAddr: p.addr.ip(), OpenedAt: p.n.time(p.opened), ExpiresAt: p.n.time(p.expires),
+		ClientAddr: p.addr.ip(), OpenedAt: p.n.time(p.opened.instant()), ExpiresAt: p.n.time(p.expires),
 	}
 	if m != nil {
 		id.Scopes, id.Attributes = m.scopes, m.attributes

@@ -2,6 +2,9 @@ package wsnode
 
 import (
 	"cmp"
+	"encoding/binary"
+	"hash/maphash"
+	"math"
 	"sync"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -12,20 +15,42 @@ import (
 // sessions finds the live sessions that an entry of the log hits. Safe for
 // concurrent use. Its lock comes before verify's, and before those of loops.
 type sessions struct {
+	seed maphash.Seed
+
 	mu        sync.Mutex
-	byID      index[[16]byte]
 	renewed   map[[16]byte]*peer // by what they have renewed
-	byToken   index[token.ID]
-	bySubject index[string] // of any tenant
+	byToken   index[token.ID]    // and by id, see idFor
+	bySubject index[string]      // of any tenant
 }
 
 func newSessions() *sessions {
-	return &sessions{
-		byID:      newIndex(func(p *peer) [16]byte { return p.session }, func(p *peer) *links { return &p.byID }),
-		byToken:   newIndex(func(p *peer) token.ID { return p.token }, func(p *peer) *links { return &p.byToken }),
-		bySubject: newIndex(func(p *peer) string { return p.subject }, func(p *peer) *links { return &p.bySubject }),
-		renewed:   map[[16]byte]*peer{},
+	t := &sessions{seed: maphash.MakeSeed(), renewed: map[[16]byte]*peer{}}
+	t.byToken = newIndex(func(p *peer) token.ID { return p.token }, t.hashOf, func(p *peer) *links { return &p.byToken })
+	t.bySubject = newIndex(func(p *peer) string { return p.subject },
+		func(s string) uint64 { return maphash.String(t.seed, s) }, func(p *peer) *links { return &p.bySubject })
+	return t
+}
+
+// hashOf is that of a token's id: as many bits as idFor has room for.
+func (t *sessions) hashOf(id token.ID) uint64 {
+	return maphash.Bytes(t.seed, id[:]) & math.MaxUint32
+}
+
+// idFor makes a session's id of a random one: its end tells in which list the
+// session is by its token, so that sessions need no lists by their id. What is
+// left is random in 96 bits.
+func (t *sessions) idFor(random [16]byte, tok token.ID) [16]byte {
+	binary.BigEndian.PutUint32(random[12:], uint32(t.hashOf(tok)))
+	return random
+}
+
+// withID is the session with this id, or nil. mu is locked.
+func (t *sessions) withID(id [16]byte) *peer {
+	p := t.byToken.like(uint64(binary.BigEndian.Uint32(id[12:])))
+	for p != nil && p.session != id {
+		p = p.byToken.next
 	}
+	return p
 }
 
 // put makes h the holder of p, as g has it, unless why, asked in the same step,
@@ -42,7 +67,6 @@ func (t *sessions) put(p *peer, h holder, g *verify.Grant, why func() pb.Reason)
 	}
 	p.become(h, &g.Identity)
 	p.listed = true
-	t.byID.add(p)
 	t.byToken.add(p)
 	t.bySubject.add(p)
 	for _, id := range g.Identity.Renewed {
@@ -65,7 +89,6 @@ func (t *sessions) remove(p *peer) bool {
 
 // forget takes p out of the lists. It is called with the lock held.
 func (t *sessions) forget(p *peer) {
-	t.byID.remove(p)
 	t.byToken.remove(p)
 	t.bySubject.remove(p)
 	if m := p.more.Load(); m != nil {
@@ -100,14 +123,14 @@ func (p *peer) hitBy(e *verify.Entry) bool {
 func (t *sessions) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.byID.peers
+	return t.byToken.peers
 }
 
 func (t *sessions) all() []*peer {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	out := make([]*peer, 0, t.byID.peers)
-	t.byID.all(func(p *peer) { out = append(out, p) })
+	out := make([]*peer, 0, t.byToken.peers)
+	t.byToken.all(func(p *peer) { out = append(out, p) })
 	return out
 }
 
@@ -125,7 +148,7 @@ func (t *sessions) hit(e *verify.Entry) []*peer {
 	id, tok, subject, wide := e.Narrow()
 	switch {
 	case wide:
-		t.byID.all(take)
+		t.byToken.all(take)
 	case subject != "":
 		for p := t.bySubject.first(subject); p != nil; p = t.bySubject.next(p) {
 			take(p)
@@ -135,7 +158,7 @@ func (t *sessions) hit(e *verify.Entry) []*peer {
 			take(p)
 		}
 	default:
-		if p := cmp.Or(t.byID.first(id), t.renewed[id]); p != nil {
+		if p := cmp.Or(t.withID(id), t.renewed[id]); p != nil {
 			take(p)
 		}
 	}

@@ -77,7 +77,7 @@ type Identity struct {
 	Attributes map[string]string // what the application attached to the token
 
 	ClientAddr netip.Addr
-	OpenedAt   time.Time
+	OpenedAt   time.Time // to a hundredth of a second
 	ExpiresAt  time.Time // by the node's clock; a renewal moves the end, but not this
 }
 

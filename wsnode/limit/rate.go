@@ -10,9 +10,15 @@ import "time"
 // Each call moves it by what n units take to refill, rounded down to the
 // nanosecond.
 type Rate struct {
-	fullAt    int64 // Unix nanoseconds
+	level     Level
 	perSecond uint32
 	burst     uint32
+}
+
+// Level is what changes in a Rate, for who has many that are alike: 8 bytes beside
+// one Rate for all. The zero Level is full.
+type Level struct {
+	fullAt int64 // Unix nanoseconds
 }
 
 // off marks a Rate that lets everything through.
@@ -28,33 +34,33 @@ func NewRate(perSecond, burst uint32) Rate {
 	return Rate{perSecond: min(perSecond, maxPerSecond), burst: burst}
 }
 
-// Become has r allow what to allows. What was taken from it counts on if that is
-// what it has allowed before; otherwise r is as to.
-func (r *Rate) Become(to Rate) {
-	if r.perSecond != to.perSecond || r.burst != to.burst {
-		*r = to
-	}
+// Like reports whether two rates allow the same, but for what was taken.
+func (r *Rate) Like(other *Rate) bool {
+	return r.perSecond == other.perSecond && r.burst == other.burst
 }
 
 // Allow takes n units at now and reports whether they were there; if not, it
 // takes none. A clock that went back costs at most one refill of the whole
 // bucket. It allocates nothing.
-func (r *Rate) Allow(now time.Time, n int) bool {
-	if r.perSecond == off {
+func (r *Rate) Allow(now time.Time, n int) bool { return r.level.Allow(r, now, n) }
+
+// Allow is that of a Rate like of, which is not changed.
+func (l *Level) Allow(of *Rate, now time.Time, n int) bool {
+	if of.perSecond == off {
 		return true
 	}
-	if r.perSecond == 0 || n < 0 || int64(n) > int64(r.burst) {
+	if of.perSecond == 0 || n < 0 || int64(n) > int64(of.burst) {
 		return false
 	}
 	// burst is below 2^32, so that neither product overflows.
-	whole := int64(r.burst) * int64(time.Second) / int64(r.perSecond)
-	cost := int64(n) * int64(time.Second) / int64(r.perSecond)
+	whole := int64(of.burst) * int64(time.Second) / int64(of.perSecond)
+	cost := int64(n) * int64(time.Second) / int64(of.perSecond)
 	at := unixNanos(now)
-	missing := missingAt(&r.fullAt, at, whole)
+	missing := missingAt(&l.fullAt, at, whole)
 	if cost > whole-missing {
 		return false
 	}
-	r.fullAt = at + missing + cost
+	l.fullAt = at + missing + cost
 	return true
 }
 

@@ -136,15 +136,21 @@ func BenchmarkRate(b *testing.B) {
 	}
 }
 
-// What was taken counts on where a rate becomes what it is already.
-func TestRateBecomes(t *testing.T) {
+// A Level beside a Rate does what the Rate does alone, and leaves it as it is.
+func TestLevel(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
-	r := NewRate(1, 2)
-	r.Allow(now, 2)
-	if r.Become(NewRate(1, 2)); r.Allow(now, 1) {
-		t.Error("the same rate begins anew")
+	alone, of := NewRate(2, 3), NewRate(2, 3)
+	var l Level
+	for i := range 40 {
+		now = now.Add(time.Duration(i*i%7) * 100 * time.Millisecond)
+		if want, got := alone.Allow(now, 1), l.Allow(&of, now, 1); got != want {
+			t.Fatalf("step %d: %t, want %t", i, got, want)
+		}
 	}
-	if r.Become(NewRate(1, 3)); !r.Allow(now, 3) || r.Allow(now, 1) {
-		t.Error("another rate is not full")
+	if of != NewRate(2, 3) || !of.Like(&alone) {
+		t.Errorf("the rate has become %+v", of)
+	}
+	if other := NewRate(2, 4); of.Like(&other) {
+		t.Error("rates of other bursts are alike")
 	}
 }
