@@ -67,10 +67,14 @@ func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
 	}()
 	trust := slices.Contains(first.GetHello().GetHello().GetFeatures(), pb.FeatureTrust)
 	err = firstCause(s.feed(ctx, stream, inst.ID, a, applied, heartbeats, trust), read)
-	if errors.Is(err, io.EOF) { // said goodbye, or closed its side
+	cause := "the node said goodbye, or closed its side"
+	switch {
+	case errors.Is(err, io.EOF):
 		err = nil
+	case err != nil:
+		cause = err.Error()
 	}
-	s.log.InfoContext(ctx, "node detached", "node", inst.Node, "instance", id, "cause", err)
+	s.log.InfoContext(ctx, "node detached", "node", inst.Node, "instance", id, "cause", cause)
 	return err
 }
 
