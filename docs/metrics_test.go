@@ -98,7 +98,7 @@ func nodeMetrics(t *testing.T) []*dto.MetricFamily {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reg.MustRegister(wsnode.CredentialExpiry(func() int64 { return 0 }), wsnode.TrustExpiry(func() int64 { return 0 }))
+	reg.MustRegister(wsnode.CredentialExpiry(func() int64 { return 0 }), wsnode.TrustExpiry(func() int64 { return 0 }), wsnode.LogLinesLost(func() uint64 { return 0 }))
 	families := gather(t, reg)
 	if err := n.Shutdown(context.Background()); err != nil {
 		t.Fatal(err)

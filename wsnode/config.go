@@ -31,7 +31,8 @@ type Config struct {
 
 	TrustedProxies []clientaddr.Trusted `yaml:"trusted_proxies" help:"proxies in front of the node that tell who their clients are; nobody else is believed"`
 
-	// What cannot stand in a file. Credentials and Log are required.
+	// What cannot stand in a file. Credentials and Log are required. The event loops
+	// log in their turns, so Log's handler must not wait, as for a disk or a pipe.
 	Credentials credentials.TransportCredentials `yaml:"-"` // with which the authority is called; tlsfile makes them
 
 	Log     *slog.Logger          `yaml:"-"`

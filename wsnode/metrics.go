@@ -149,6 +149,15 @@ func TrustExpiry(read func() int64) prometheus.Collector {
 	}, func() float64 { return float64(read()) })
 }
 
+// LogLinesLost is the metric of the log's lines that were lost, for whoever writes
+// the log.
+func LogLinesLost(read func() uint64) prometheus.Collector {
+	return prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: "gatehouse", Subsystem: "node", Name: "log_lines_lost_total",
+		Help: "Lines of the log that were lost: they could not be written, or not as fast as they came.",
+	}, func() float64 { return float64(read()) })
+}
+
 // CredentialExpiry is the metric of when a node's credential ends, in Unix time,
 // for whoever keeps the credential.
 func CredentialExpiry(read func() int64) prometheus.Collector {

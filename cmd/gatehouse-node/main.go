@@ -28,7 +28,9 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		Check:    noded.Check,
 		Warn:     noded.Warn,
 		Run: func(ctx context.Context, c noded.Config) error {
-			d, err := noded.Open(c, c.Log.Logger(stderr))
+			log, queue := c.Log.Queue(stderr)
+			defer queue.Close()
+			d, err := noded.Open(c, log, queue.Lost)
 			if err != nil {
 				return err
 			}

@@ -53,8 +53,9 @@ type Daemon struct {
 	metrics   *prometheus.Registry
 }
 
-// Open opens the listeners and builds the node. Run what it returns.
-func Open(cfg Config, log *slog.Logger) (_ *Daemon, err error) {
+// Open opens the listeners and builds the node. Run what it returns. lost counts
+// the lines that log has lost.
+func Open(cfg Config, log *slog.Logger, lost func() uint64) (_ *Daemon, err error) {
 	d := &Daemon{cfg: cfg, loaded: cfg, log: log, metrics: ops.NewMetrics()}
 	defer func() {
 		if err != nil {
@@ -90,7 +91,7 @@ func Open(cfg Config, log *slog.Logger) (_ *Daemon, err error) {
 		return nil, err
 	}
 	cfg.Credentials, cfg.Authority.Trust = d.renewer.creds, d.renewer.tell
-	if err = d.renewer.register(d.metrics); err != nil {
+	if err = errors.Join(d.renewer.register(d.metrics), d.metrics.Register(wsnode.LogLinesLost(lost))); err != nil {
 		return nil, err
 	}
 	cfg.Config.Log, cfg.Metrics, cfg.Config.Schemas = log, d.metrics, os.DirFS(cfg.Schemas)
