@@ -26,6 +26,7 @@ type metrics struct {
 	postponed   map[pb.Reason]prometheus.Counter
 	reloads     *prometheus.CounterVec
 	forgiven    map[pb.Reason]prometheus.Counter
+	unsent      map[pb.Reason]prometheus.Counter
 	tunnels     *prometheus.CounterVec
 }
 
@@ -67,6 +68,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	postponed := vec("renewals_postponed_total", "Renewals that left their session as it was, by reason.", "reason")
 	dropped := vec("connections_refused_total", "Connections that a limit refused, by limit; no_address is those without an address to count by.", "limit")
 	forgiven := vec("messages_forgiven_total", "Messages that were refused and did not close their socket, by reason.", "reason")
+	unsent := vec("messages_unsent_total", "Messages of the application that were not sent because their schemas do not allow them, by reason.", "reason")
 	m := &metrics{
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts(opts("handshakes_accepted_total", "Opening handshakes answered with 101."))),
 		messages:   prometheus.NewCounter(prometheus.CounterOpts(opts("messages_received_total", "Messages that passed every check."))),
@@ -76,6 +78,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		dropped:    map[limit.Rule]prometheus.Counter{},
 		postponed:  map[pb.Reason]prometheus.Counter{},
 		forgiven:   map[pb.Reason]prometheus.Counter{},
+		unsent:     map[pb.Reason]prometheus.Counter{},
 		dry:        vec("limits_dry_run_total", "What limits with dry_run would have refused, by limit.", "limit"),
 		reloads:    vec("reloads_total", "Times that settings and schemas were to be read anew, by result: ok, or failed, and the old ones stay.", "result"),
 		tunnels:    vec("tunnels_found_total", "Sockets whose messages carried another protocol, by route and signature.", "route", "signature"),
@@ -92,6 +95,9 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	for _, r := range forgivable {
 		m.forgiven[r] = forgiven.WithLabelValues(r.Label())
+	}
+	for _, r := range outgoingReasons {
+		m.unsent[r] = unsent.WithLabelValues(r.Label())
 	}
 	for _, result := range []string{"ok", "failed"} {
 		m.reloads.WithLabelValues(result)
@@ -124,7 +130,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, m.reloads, forgiven, m.tunnels, unchecked, build,
+		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, m.reloads, forgiven, unsent, m.tunnels, unchecked, build,
 		gauge("sockets", "Open sockets.", func() float64 { return float64(n.addresses.Counts().Sockets) }),
 		gauge("sockets_unauthenticated", "Of those, sockets whose opening handshake has not ended.", func() float64 { return float64(n.addresses.Counts().Unauthenticated) }),
 		gauge("sessions", "Live sessions.", func() float64 { return float64(n.sessions.count()) }),

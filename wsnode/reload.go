@@ -85,13 +85,16 @@ func (n *Node) reload(read func() (Config, error)) error {
 }
 
 func (n *Node) loadSchemas() error {
-	sets := make([]*schema.Set, len(n.cfg.Routes))
+	sets, outgoing := make([]*schema.Set, len(n.cfg.Routes)), make([]*schema.Set, len(n.cfg.Routes))
 	var problems []error
 	for i, r := range n.cfg.Routes {
+		var err error
+		if outgoing[i], err = r.Outgoing.Compile(n.cfg.Schemas); err != nil {
+			problems = append(problems, fmt.Errorf("routes[%d].outgoing: %w", i, err))
+		}
 		if r.Unchecked {
 			continue
 		}
-		var err error
 		if sets[i], err = schema.Compile(n.cfg.Schemas, r.Messages); err != nil {
 			problems = append(problems, fmt.Errorf("routes[%d].messages: %w", i, err))
 		}
@@ -101,6 +104,7 @@ func (n *Node) loadSchemas() error {
 	}
 	for i, r := range n.cfg.Routes {
 		n.routes[r.Path].checks.Store(sets[i])
+		n.routes[r.Path].outgoing.checks.Store(outgoing[i])
 	}
 	return nil
 }

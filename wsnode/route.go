@@ -34,6 +34,7 @@ type Route struct {
 	QueryToken    bool          `yaml:"query_token" help:"take a token from ?token= too, where it may end up in other people's logs; single-use tokens only"`
 	RefuseByClose bool          `yaml:"refuse_by_close" help:"answer refused handshakes with 101 and a close frame, since browsers hide HTTP refusals from pages"`
 	Messages      schema.Config `yaml:"messages" help:"the types of message, each with its JSON Schema"`
+	Outgoing      Outgoing      `yaml:"outgoing" help:"the types of message that the application may send, where these are to be checked too"`
 	Unchecked     bool          `yaml:"unchecked" help:"pass messages on without a schema; then no message types may be given"`
 	Binary        bool          `yaml:"binary" help:"pass binary messages on; no schema sees them, so unchecked must be true"`
 	Tunnels       TunnelPolicy  `yaml:"tunnels" help:"what a socket meets whose messages carry another protocol, such as SSH: close, throttle (to 4 KiB a second), or log"`
@@ -51,7 +52,7 @@ const (
 
 // SetDefaults fills a route before its configuration is read.
 func (r *Route) SetDefaults() {
-	r.MissingOrigin, r.Messages, r.Tunnels = RefuseMissing, schema.Default(), CloseTunnels
+	r.MissingOrigin, r.Messages, r.Outgoing, r.Tunnels = RefuseMissing, schema.Default(), defaultOutgoing(), CloseTunnels
 }
 
 var subprotocolName = regexp.MustCompile("^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")
@@ -102,6 +103,7 @@ func (r *Route) validate(name string) error {
 	if strconv.Quote(r.Messages.Discriminator) == nodeMember {
 		bad("messages.discriminator", "%q is the node's own (docs/protocol.md): choose another one", r.Messages.Discriminator)
 	}
+	problems = append(problems, within(name+".outgoing", r.Outgoing.validate()))
 	return errors.Join(problems...)
 }
 
@@ -132,9 +134,10 @@ func plainPort(p string) bool {
 // route is a Route in use.
 type route struct {
 	Route
-	checks  atomic.Pointer[schema.Set] // nil where unchecked; reloaded
-	origins atomic.Pointer[originRule] // reloaded
-	rated   map[string]schema.Type     // with a rate of their own; nil where there are none
+	checks   atomic.Pointer[schema.Set] // nil where unchecked; reloaded
+	outgoing outgoing
+	origins  atomic.Pointer[originRule] // reloaded
+	rated    map[string]schema.Type     // with a rate of their own; nil where there are none
 }
 
 // originRule says which Origins may come. It is not changed.

@@ -222,6 +222,11 @@ func (p *peer) forgetOutbox() {
 // Send implements deliver.Sockets.
 func (p *peer) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
 	bound := p.n.cfg.Sockets.OutboundBytes
+	if checks := p.route.outgoing.checks.Load(); checks != nil && len(payload) <= bound {
+		if err := p.allowSending(checks, op, payload); err != nil {
+			return err
+		}
+	}
 	p.mu.Lock()
 	if p.endingLocked() != nil {
 		p.mu.Unlock()

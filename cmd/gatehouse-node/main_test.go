@@ -128,6 +128,17 @@ func TestConfigCheck(t *testing.T) {
 	write("schemas/chat.json", "{")
 	check(2, "chat.json")
 
+	// Schemas of what the application sends are looked at too.
+	write("schemas/chat.json", `{"$defs": {"chat": {}, "ping": {}, "news": {"maxLenght": 5}}}`)
+	sent, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("node.yaml", strings.Replace(string(sent), "    messages:\n", "    outgoing:\n      types: [{name: news, schema: \"chat.json#/$defs/news\"}]\n    messages:\n", 1))
+	check(2, "routes[0].outgoing: chat.json#/$defs/news/maxLenght: maxLenght is no keyword")
+	write("node.yaml", string(sent))
+	write("schemas/chat.json", "{")
+
 	// A value of the wrong kind does not hide one of the wrong meaning.
 	text, err := os.ReadFile(file)
 	if err != nil {

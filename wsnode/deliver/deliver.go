@@ -45,6 +45,10 @@ var (
 	// ErrMessageTooBig says that this message alone is more than may wait. The
 	// session stays open.
 	ErrMessageTooBig = errors.New("message is too big to send")
+	// ErrNotAllowed says that the route's schemas for messages of the application do
+	// not allow this one. It is not sent, and the session goes on or is closed, as
+	// the route has it.
+	ErrNotAllowed = errors.New("message is not allowed by its schema")
 	// ErrCloseCode says that a close code is not an application's to send.
 	ErrCloseCode = errors.New("close code is neither 1000 nor between 3000 and 4999")
 	// ErrCloseReason says that a close reason is longer than 123 bytes or not
@@ -110,7 +114,7 @@ type Sockets interface {
 	// Identity is that of the session, also of one that has ended.
 	Identity(ref Ref) Identity
 	// Send queues one message and keeps nothing of payload. It returns nil,
-	// ErrClosed, ErrSlowReader or ErrMessageTooBig.
+	// ErrClosed, ErrSlowReader, ErrMessageTooBig or ErrNotAllowed.
 	Send(ref Ref, op Op, payload []byte) error
 	// Close begins the closing handshake, after what Send has queued before.
 	Close(ref Ref, code uint16, reason string) error
@@ -119,7 +123,7 @@ type Sockets interface {
 // Send queues a text message, which the caller knows to be UTF-8: a peer ends
 // the connection over one that is not (RFC 6455 section 8.1). payload is the
 // caller's again when Send returns. nil means queued, not received. Otherwise it
-// is ErrClosed, ErrSlowReader or ErrMessageTooBig.
+// is ErrClosed, ErrSlowReader, ErrMessageTooBig or ErrNotAllowed.
 func (s Session) Send(payload []byte) error { return s.Sockets.Send(s.Ref, Text, payload) }
 
 // SendBinary queues a binary message, as Send does a text.

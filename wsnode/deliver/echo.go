@@ -9,7 +9,8 @@ type Echo struct{}
 func (Echo) Opened(Session) {}
 
 // Message sends the message back. ErrClosed and ErrSlowReader are no failure of
-// the echo: the node is then closing the session, for a reason of its own.
+// the echo: the node is then closing the session, for a reason of its own. Nor is
+// ErrNotAllowed, which the node has told its log.
 func (Echo) Message(s Session, op Op, payload []byte) error {
 	send := s.Send
 	if op == Binary {

@@ -45,10 +45,14 @@ func Check(cfg Config) error {
 	_, err := newRenewer(&cfg, quiet)
 	problems = append(problems, err)
 	for i, r := range cfg.Routes {
+		_, err := r.Outgoing.Compile(os.DirFS(cfg.Schemas))
+		for _, err := range each(err) {
+			problems = append(problems, fmt.Errorf("routes[%d].outgoing: %w", i, err))
+		}
 		if r.Unchecked {
 			continue
 		}
-		_, err := schema.Compile(os.DirFS(cfg.Schemas), r.Messages)
+		_, err = schema.Compile(os.DirFS(cfg.Schemas), r.Messages)
 		for _, err := range each(err) {
 			problems = append(problems, fmt.Errorf("routes[%d].messages: %w", i, err))
 		}
