@@ -366,6 +366,23 @@ func TestSilentNodesAreReleased(t *testing.T) {
 	silent.grant(silent.item(f.issue().GetToken()))
 }
 
+// TestSilentNodesKeepTheirFence proves that an instance is not forgotten by the
+// shorter session fence of an authority that it has not heard of.
+func TestSilentNodesKeepTheirFence(t *testing.T) {
+	f := newFixture(t)
+	silent := f.node("node-1")
+	silent.beat(nil)
+	f.cfg.Fleet.SessionFence = time.Minute
+	f.restart()
+	f.node("node-2").beat(nil)
+	f.clock.advance(time.Hour + 4600*time.Millisecond)
+	f.ok(f.service.Tend(f.ctx))
+	f.equal("nodes", f.instances()[0].GetName()+fmt.Sprint(len(f.instances())), "node-11") // node-2 lives by the minute
+	f.clock.advance(time.Millisecond)
+	f.ok(f.service.Tend(f.ctx))
+	f.equal("nodes", len(f.instances()), 0)
+}
+
 // TestReleasedWhileItCameBack proves that an instance which the store has
 // forgotten, while its stream lives, is made to attach again, and that no receipt
 // waits for it.

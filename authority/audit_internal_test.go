@@ -190,7 +190,7 @@ func TestConfig(t *testing.T) {
 		t.Errorf("the zero value: %v", err)
 	}
 	c.Fleet.SessionFence = 0
-	if err := c.Validate(); err != nil || c.Fleet.releaseAfter() != 0 {
+	if err := c.Validate(); err != nil || releaseAfter(c.Fleet.fence()) != 0 {
 		t.Errorf("without a fence: %v", err)
 	}
 }

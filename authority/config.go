@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
 // Config says how long things live and how nodes are held. The zero value is
@@ -58,15 +60,23 @@ type EdgeKeyConfig struct {
 	Lead     time.Duration `yaml:"lead" help:"how long a new edge key is known to nodes before tokens are made with it"`
 }
 
-// releaseAfter is how long after the last heartbeat arrived from it a silent
-// node has surely closed every socket: the session fence, and what the clocks
-// of two machines may gain on one another within it (NTP slews by at most
-// 500 ppm each), and a second for the scheduling of the close. 0 is never.
-func (c *FleetConfig) releaseAfter() time.Duration {
+// fence is the session fence as records of instances have it.
+func (c *FleetConfig) fence() time.Duration {
 	if c.SessionFence == 0 {
+		return storage.NoFence
+	}
+	return c.SessionFence
+}
+
+// releaseAfter is how long after the last heartbeat arrived from it a silent
+// node with this session fence has surely closed every socket: the fence, and what
+// the clocks of two machines may gain on one another within it (NTP slews by at
+// most 500 ppm each), and a second for the scheduling of the close. 0 is never.
+func releaseAfter(fence time.Duration) time.Duration {
+	if fence == storage.NoFence {
 		return 0
 	}
-	return c.SessionFence + slack(c.SessionFence)
+	return fence + slack(fence)
 }
 
 // slack is what the clocks of two machines may gain on one another within d, and
@@ -140,14 +150,14 @@ func (c *Config) tokenLife() time.Duration { return 2 * c.Tokens.MaxTTL }
 // session's life nothing, what it hits is swept before it is: so an entry that
 // was dropped by a clock that ran ahead is not missed once that has gone back.
 func (c *Config) keepEntry() time.Duration {
-	return c.tokenLife() + c.Sessions.MaxTTL + c.Fleet.releaseAfter() + sweepKeep + sweepUnit
+	return c.tokenLife() + c.Sessions.MaxTTL + releaseAfter(c.Fleet.fence()) + sweepKeep + sweepUnit
 }
 
 // keepReplaced is how long the entry of a session that was replaced is kept: until
 // a node that lacks it has surely closed every socket. Without a session fence it
 // is kept as others are, since nodes are held to have all of these.
 func (c *Config) keepReplaced() time.Duration {
-	if d := c.Fleet.releaseAfter(); d > 0 {
+	if d := releaseAfter(c.Fleet.fence()); d > 0 {
 		return d
 	}
 	return c.keepEntry()

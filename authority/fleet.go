@@ -23,6 +23,8 @@ type fleet struct {
 	// locked before mu, and before the locks of receipts.
 	changing [64]sync.Mutex
 
+	fence time.Duration // the session fence that every attached node is told
+
 	mu        sync.Mutex // guards what follows
 	instances map[storage.InstanceID]*instance
 	byNode    map[string]int // how many of instances each credential has
@@ -55,13 +57,16 @@ const (
 	attachRate, attachBurst = 20, 2000
 )
 
-func loadFleet(ctx context.Context, store storage.Store, now time.Time) (*fleet, error) {
+func loadFleet(ctx context.Context, store storage.Store, fence time.Duration, now time.Time) (*fleet, error) {
 	stored, err := store.Instances(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read node instances: %w", err)
 	}
-	f := &fleet{instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}, attaching: map[string]*rate.Limiter{}}
+	f := &fleet{fence: fence, instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}, attaching: map[string]*rate.Limiter{}}
 	for _, i := range stored {
+		if i.SessionFence == 0 {
+			i.SessionFence = fence
+		}
 		f.instances[i.ID] = &instance{Instance: i, silentSince: now}
 		f.byNode[i.Node]++
 	}
@@ -69,11 +74,13 @@ func loadFleet(ctx context.Context, store storage.Store, now time.Time) (*fleet,
 }
 
 // mayRegister reports whether node may register an instance, as new or again,
-// and completes its record by what is known of it.
+// and completes its record by what is known of it. It lives by the session fence
+// that it was told before until it is told another.
 func (f *fleet) mayRegister(i *storage.Instance) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	known := f.instances[i.ID]
+	i.SessionFence = f.fence
 	switch {
 	case known == nil && f.byNode[i.Node] >= maxInstances:
 		return fmt.Errorf("credential %s has %d node instances registered, which is the most (%w)", i.Node, maxInstances, errQuota)
@@ -82,7 +89,7 @@ func (f *fleet) mayRegister(i *storage.Instance) error {
 	case known.Node != i.Node:
 		return denied("hello.instance_id: it is registered by another node")
 	}
-	i.RegisteredAt = known.RegisteredAt
+	i.RegisteredAt, i.SessionFence = known.RegisteredAt, max(known.SessionFence, f.fence)
 	return nil
 }
 
@@ -188,12 +195,14 @@ func (f *fleet) record(id storage.InstanceID) (i storage.Instance, ok bool) {
 
 func (f *fleet) registered(id storage.InstanceID, node string) bool { return f.owner(id) == node }
 
-// heard notes a heartbeat.
+// heard notes a heartbeat. Whoever sends one to this process has been welcomed by
+// it, and lives by its session fence.
 func (f *fleet) heard(id storage.InstanceID, sessions uint32, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if i := f.instances[id]; i != nil {
 		i.sessions, i.lastHeartbeat, i.silentSince = sessions, now, now
+		i.SessionFence = f.fence
 	}
 }
 
@@ -220,25 +229,32 @@ func (f *fleet) snapshot() []instance {
 	return out
 }
 
-// silent lists instances not heard of since then.
-func (f *fleet) silent(since time.Time) []storage.Instance {
+// silent lists instances that are silent for longer than they may keep sockets.
+func (f *fleet) silent(now time.Time) []storage.Instance {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []storage.Instance
 	for _, i := range f.instances {
-		if i.silentSince.Before(since) {
+		if i.fenced(now) {
 			out = append(out, i.Instance)
 		}
 	}
 	return out
 }
 
-// isSilent reports whether an instance has not been heard of since then.
-func (f *fleet) isSilent(id storage.InstanceID, since time.Time) bool {
+// isSilent reports whether an instance is silent for so long.
+func (f *fleet) isSilent(id storage.InstanceID, now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	i := f.instances[id]
-	return i != nil && i.silentSince.Before(since)
+	return i != nil && i.fenced(now)
+}
+
+// fenced reports whether an instance has surely closed every socket, since it has
+// heard nothing for so long.
+func (i *instance) fenced(now time.Time) bool {
+	after := releaseAfter(i.SessionFence)
+	return after > 0 && i.silentSince.Before(now.Add(-after))
 }
 
 // broadcastKeys hands every attached node the new set of edge keys.
@@ -260,13 +276,8 @@ func (f *fleet) broadcastKeys(keys *pb.EdgeKeys) {
 // releaseDead forgets instances that are silent for longer than they may keep
 // sockets: they have fenced themselves, and their sessions are over.
 func (s *Service) releaseDead(ctx context.Context, now time.Time) error {
-	after := s.cfg.Fleet.releaseAfter()
-	if after == 0 {
-		return nil
-	}
-	since := now.Add(-after)
-	for _, i := range s.fleet.silent(since) {
-		still := func() bool { return s.fleet.isSilent(i.ID, since) }
+	for _, i := range s.fleet.silent(now) {
+		still := func() bool { return s.fleet.isSilent(i.ID, now) }
 		if err := s.removeInstance(i, still, self, "silent beyond the session fence"); err != nil {
 			return err
 		}

@@ -12,6 +12,7 @@ type leaver struct {
 	id           storage.InstanceID
 	node         string
 	registered   uint64
+	releaseAfter time.Duration
 	acknowledged storage.Progress
 	// Once it has left: the log's head, why, and when.
 	has   bool
@@ -34,7 +35,7 @@ func (r *receipts) leaves(id storage.InstanceID) {
 		r.left[0] = nil
 		r.left = r.left[1:]
 	}
-	r.left = append(r.left, &leaver{id: id, node: i.Node, registered: i.Registered})
+	r.left = append(r.left, &leaver{id: id, node: i.Node, registered: i.Registered, releaseAfter: releaseAfter(i.SessionFence)})
 }
 
 // hasLeft notes that an instance is forgotten; mu is held.
@@ -59,7 +60,7 @@ func (r *receipts) addLeft(rc *receipt) {
 		if l.registered >= rc.sequence || rc.rows[l.id] != nil {
 			continue
 		}
-		row := &receiptRow{node: l.node, done: l.has}
+		row := &receiptRow{node: l.node, releaseAfter: l.releaseAfter, done: l.has}
 		if early := r.early[rc.sequence][l.id]; early != nil {
 			row.closed, row.lingered = early.GetClosed(), early.GetLingering()
 		}

@@ -32,9 +32,8 @@ const (
 // epoch, so that sequences name them. Safe for concurrent use; fleet's lock may
 // be taken inside its own.
 type receipts struct {
-	fleet        *fleet
-	releaseAfter time.Duration // when a silent node has closed all; 0 is never
-	lag          *lag          // set before the first entry; nil measures nothing
+	fleet *fleet
+	lag   *lag // set before the first entry; nil measures nothing
 
 	mu   sync.Mutex // guards what follows
 	kept []*receipt // in the order of their sequences
@@ -73,6 +72,7 @@ type receipt struct {
 
 type receiptRow struct {
 	node             string
+	releaseAfter     time.Duration // when it has closed all if it is silent; 0 is never
 	done             bool
 	inGrace          bool   // it waits for sockets to renew
 	departed         string // why, of an instance that left before it had enforced
@@ -84,9 +84,9 @@ type receiptRow struct {
 
 // newReceipts keeps receipts of the entries above head in memory. acknowledged is
 // what the store has.
-func newReceipts(f *fleet, head storage.Revision, releaseAfter time.Duration, acknowledged map[storage.InstanceID]storage.Progress) *receipts {
+func newReceipts(f *fleet, head storage.Revision, acknowledged map[storage.InstanceID]storage.Progress) *receipts {
 	return &receipts{
-		fleet: f, releaseAfter: releaseAfter, floor: head.Sequence,
+		fleet: f, floor: head.Sequence,
 		applied: maps.Clone(acknowledged), durable: acknowledged,
 		unkept: unkept{}, waiting: map[string]int{}, cut: map[storage.InstanceID]bool{}, news: make(chan struct{}, 1),
 		early: map[uint64]map[storage.InstanceID]*pb.Enforced{},
@@ -113,7 +113,7 @@ func (r *receipts) open(e *storage.Entry, from *trace.SpanContext) {
 		}
 		p := r.applied[i.ID] // faster than we
 		row := &rows[n]
-		*row = receiptRow{node: i.Node, done: p.Has(seq), inGrace: p.Waits(seq)}
+		*row = receiptRow{node: i.Node, releaseAfter: releaseAfter(i.SessionFence), done: p.Has(seq), inGrace: p.Waits(seq)}
 		row.timed = row.done
 		if n := r.early[seq][i.ID]; n != nil {
 			row.closed, row.lingered = n.GetClosed(), n.GetLingering()
@@ -329,7 +329,7 @@ func (r *receipts) live(e *storage.Entry) (map[storage.InstanceID]*receiptRow, <
 			continue
 		}
 		p := r.applied[i.ID]
-		row := &receiptRow{node: i.Node, done: p.Has(seq), inGrace: p.Waits(seq)}
+		row := &receiptRow{node: i.Node, releaseAfter: releaseAfter(i.SessionFence), done: p.Has(seq), inGrace: p.Waits(seq)}
 		for _, u := range []unkept{r.writing, r.unkept} {
 			if u[i.ID] == nil {
 				continue
@@ -403,7 +403,7 @@ func (r *receipts) message(e *storage.Entry, rows map[storage.InstanceID]*receip
 		switch {
 		case !row.done:
 			out.Complete = false
-			if at := r.deadline(e, row); !at.IsZero() {
+			if at := row.deadline(e); !at.IsZero() {
 				m.Deadline = timestamppb.New(at)
 			}
 		case row.timed:
@@ -422,10 +422,10 @@ func (r *receipts) message(e *storage.Entry, rows map[storage.InstanceID]*receip
 // One that has e closes at the end of the grace what has not renewed, by a clock
 // that may differ from ours as a fence's may; which of both it is the authority
 // can't always know.
-func (r *receipts) deadline(e *storage.Entry, row *receiptRow) time.Time {
+func (r *receiptRow) deadline(e *storage.Entry) time.Time {
 	fenced, graced := e.CommittedAt.Add(r.releaseAfter), e.GraceUntil().Add(slack(e.Grace))
 	switch {
-	case row.inGrace:
+	case r.inGrace:
 		return graced
 	case r.releaseAfter == 0:
 		return time.Time{}

@@ -18,7 +18,7 @@ var testStart = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 // newTestReceipts has n instances, whose ids begin at 1.
 func newTestReceipts(t *testing.T, n int) (*receipts, []storage.InstanceID) {
 	t.Helper()
-	f, err := loadFleet(context.Background(), memstore.New(), testStart)
+	f, err := loadFleet(context.Background(), memstore.New(), time.Hour, testStart)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +27,7 @@ func newTestReceipts(t *testing.T, n int) (*receipts, []storage.InstanceID) {
 		ids[i] = storage.InstanceID{byte(i + 1), byte((i + 1) >> 8)}
 		f.attach(storage.Instance{ID: ids[i], Node: fmt.Sprint("node-", i)}, testStart)
 	}
-	return newReceipts(f, storage.Revision{Epoch: 1}, time.Hour, map[storage.InstanceID]storage.Progress{}), ids
+	return newReceipts(f, storage.Revision{Epoch: 1}, map[storage.InstanceID]storage.Progress{}), ids
 }
 
 func entryAt(sequence uint64) *storage.Entry {
@@ -205,7 +205,7 @@ func TestReceiptsSideBySide(t *testing.T) {
 
 // TestFleetIsBounded proves that a credential cannot register without end.
 func TestFleetIsBounded(t *testing.T) {
-	f, err := loadFleet(context.Background(), memstore.New(), testStart)
+	f, err := loadFleet(context.Background(), memstore.New(), time.Hour, testStart)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -388,7 +388,7 @@ func TestLeavesBeforeItsReceiptIsOpened(t *testing.T) {
 // same time.
 func TestRemovalsOverlap(t *testing.T) {
 	slow, quick := storage.InstanceID{1}, storage.InstanceID{2}
-	r := newReceipts(nil, storage.Revision{Epoch: 1}, time.Hour, map[storage.InstanceID]storage.Progress{})
+	r := newReceipts(nil, storage.Revision{Epoch: 1}, map[storage.InstanceID]storage.Progress{})
 	r.left = []*leaver{{id: slow, node: "slow"}, {id: quick, node: "quick"}}
 	r.hasLeft(quick, 5, "goodbye", time.Time{})
 	r.hasLeft(slow, 9, "goodbye", time.Time{})

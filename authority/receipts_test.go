@@ -107,6 +107,39 @@ func TestReceiptWithoutFence(t *testing.T) {
 	f.equal("receipt", rows(f.receipt("admin", f.revoke(bySubject("acme", "ada")).GetRevision())), "node-1? incomplete")
 }
 
+// TestReceiptKnowsWhichFence proves that a node which has not heard of another
+// session fence is waited for by the one that it was told, and no longer than that
+// once it has.
+func TestReceiptKnowsWhichFence(t *testing.T) {
+	for _, c := range []struct {
+		was, is time.Duration
+		silent  string // deadline of one that has heard of neither since
+		both    string // of one that attached since: it has the welcome, or not yet
+	}{
+		{time.Hour, time.Minute, "?1h0m4.6s", "?1h0m4.6s"},
+		{time.Minute, time.Hour, "?1m1.06s", "?1h0m4.6s"},
+		{0, time.Minute, "?", "?"},
+		{time.Minute, 0, "?1m1.06s", "?"},
+	} {
+		f := newFixture(t, func(f *fixture) { f.cfg.Fleet.SessionFence = c.was })
+		silent, back, told := f.node("node-1"), f.node("node-2"), f.node("node-2")
+		_, _, _ = silent.beat(nil), back.beat(nil), told.beat(nil)
+		f.cfg.Fleet.SessionFence = c.is
+		f.restart()
+		back.begin()
+		told.begin()
+		told.beat(nil)
+		r := f.revoke(bySubject("acme", "ada")).GetRevision()
+		is := map[time.Duration]string{time.Minute: "?1m1.06s", time.Hour: "?1h0m4.6s", 0: "?"}[c.is]
+		both := sorted([]string{"node-2" + c.both, "node-2" + is})
+		want := fmt.Sprintf("node-1%s %s incomplete", c.silent, strings.Join(both, " "))
+		rule := fmt.Sprintf("%v, then %v", c.was, c.is)
+		f.equal(rule, rows(f.receipt("admin", r)), want)
+		f.restart()
+		f.equal(rule+", after another restart", rows(f.receipt("admin", r)), fmt.Sprintf("node-1%s node-2%s node-2%s incomplete", c.silent, c.both, c.both))
+	}
+}
+
 // TestReceiptOfThoseWhoLeft proves that an instance which is surely without
 // sockets counts as having enforced.
 func TestReceiptOfThoseWhoLeft(t *testing.T) {

@@ -114,7 +114,7 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	if s.callers, err = loadCallers(ctx, p.Store); err != nil {
 		return nil, err
 	}
-	if s.fleet, err = loadFleet(ctx, p.Store, p.Now()); err != nil {
+	if s.fleet, err = loadFleet(ctx, p.Store, cfg.Fleet.fence(), p.Now()); err != nil {
 		return nil, err
 	}
 	head, _ := p.Store.Head()
@@ -129,7 +129,7 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	for _, i := range s.fleet.snapshot() {
 		s.newest.seen(i.RegisteredAt)
 	}
-	s.receipts = newReceipts(s.fleet, head, cfg.Fleet.releaseAfter(), acknowledged)
+	s.receipts = newReceipts(s.fleet, head, acknowledged)
 	if s.metrics, err = newMetrics(p.Metrics, s); err != nil {
 		return nil, err
 	}

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -59,6 +60,12 @@ func AfterRestore(backup Registered, replaced *Registered, at time.Time) []Insta
 		unknown := Instance{Node: NodesUnknown, RegisteredAt: at}
 		_, _ = rand.Read(unknown.ID[:]) // it does not fail
 		add([]Instance{unknown})
+		longest := slices.MaxFunc(out, func(a, b Instance) int { return cmp.Compare(a.SessionFence, b.SessionFence) }).SessionFence
+		for i := range out {
+			if out[i].Node == NodesUnknown { // they may have been told what any other was
+				out[i].SessionFence = longest
+			}
+		}
 	}
 	return out
 }

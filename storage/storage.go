@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"net/netip"
 	"time"
 )
@@ -502,7 +503,15 @@ type Instance struct {
 	// Registered is the sequence of the log's head when it was registered first,
 	// set by PutInstance. Of a record that is older than this field it is 0.
 	Registered uint64
+	// SessionFence is the longest session fence that it may live by: what it was
+	// told last, or what it is about to be told. 0 is not known, as of a record that
+	// is older than this field.
+	SessionFence time.Duration
 }
+
+// NoFence is the session fence of a node that keeps its sockets without end,
+// longer than any other.
+const NoFence time.Duration = math.MaxInt64
 
 // Role says what a credential is for.
 type Role uint8

@@ -63,6 +63,8 @@ type receipt struct {
 	complete time.Time // when it was told complete
 	// inGrace is when a node instance was told of first that waits for sockets.
 	inGrace map[string]time.Time
+	// deadlines are the earliest that it named, by node instance.
+	deadlines map[string]time.Time
 }
 
 func (h *history) init(w *world) {
@@ -137,7 +139,7 @@ func (h *history) told(rc *pb.Receipt) (complete bool) {
 	at := revisionFrom(rc.GetRevision())
 	r := h.receipts[at]
 	if r == nil {
-		r = &receipt{rows: map[string]*pb.ReceiptRow{}, inGrace: map[string]time.Time{}}
+		r = &receipt{rows: map[string]*pb.ReceiptRow{}, inGrace: map[string]time.Time{}, deadlines: map[string]time.Time{}}
 		h.receipts[at] = r
 	}
 	r.last = rc
@@ -146,6 +148,9 @@ func (h *history) told(rc *pb.Receipt) (complete bool) {
 		r.rows[id] = row
 		if row.GetInGrace() && r.inGrace[id].IsZero() {
 			r.inGrace[id] = time.Now()
+		}
+		if at := row.GetDeadline(); at != nil && (r.deadlines[id].IsZero() || at.AsTime().Before(r.deadlines[id])) {
+			r.deadlines[id] = at.AsTime()
 		}
 	}
 	if rc.GetComplete() && r.complete.IsZero() {
@@ -221,6 +226,12 @@ func (h *history) check() {
 				h.w.fault("entry %d, complete at %s, hits session %s, which %s accepts at %s", e.Revision.Sequence, h.w.at(r.complete), short(s.id), s.m, h.w.at(last))
 			}
 			h.checkGrace(e, s)
+			if r != nil {
+				instance := s.m.node.Instance()
+				if at := r.deadlines[hex.EncodeToString(instance[:])]; !at.IsZero() && last.After(at) {
+					h.w.fault("entry %d, whose receipt names %s for %s, hits session %s, which that accepts at %s", e.Revision.Sequence, h.w.at(at), s.m, short(s.id), h.w.at(last))
+				}
+			}
 			deadline := e.CommittedAt.Add(releaseAfter)
 			if end := graceEnd(e); e.Grace > 0 && end.After(deadline) {
 				deadline = end

@@ -148,6 +148,28 @@ var apart = []race{
 		broken: "complete at",
 	},
 	{
+		// The authority starts anew with a shorter fence while a node is out of
+		// reach, which goes on by the one that it was told.
+		name: "a node lives by the session fence that it was told, whatever others are told since",
+		off:  rules{wrap: func(s storage.Store) storage.Store { return oneFence{s} }},
+		schedule: func(w *world, _ bool) {
+			m := w.begin("node-0")
+			for range 8 { // of which the last is closed shortly before its fence
+				w.user(m, "ada")
+			}
+			time.Sleep(time.Second)
+			m.link.hold(true, true)
+			w.stopAuthority(true)
+			w.fence = sessionFence / 2
+			w.startAuthority()
+			w.revokeUser("ada")
+			time.Sleep(releaseAfter + time.Second)
+			m.link.hold(false, false)
+			time.Sleep(3 * time.Second)
+		},
+		broken: "complete at",
+	},
+	{
 		// A second process under the name of one that lives on, out of reach.
 		name: "only who has the lock of the state folder declares its predecessor dead",
 		schedule: func(w *world, off bool) {
@@ -209,6 +231,17 @@ func isAnswer(m proto.Message) bool { return len(asRedeem(m).GetResults()) > 0 }
 type forgetful struct{ storage.Store }
 
 func (forgetful) Instances(context.Context) ([]storage.Instance, error) { return nil, nil }
+
+// oneFence is a store that forgets which session fences nodes were told.
+type oneFence struct{ storage.Store }
+
+func (s oneFence) Instances(ctx context.Context) ([]storage.Instance, error) {
+	all, err := s.Store.Instances(ctx)
+	for i := range all {
+		all[i].SessionFence = 0
+	}
+	return all, err
+}
 
 func asRedeem(m proto.Message) *pb.RedeemResponse {
 	r, _ := m.(*pb.RedeemResponse)

@@ -88,6 +88,7 @@ func EncodeInstance(i *storage.Instance) ([]byte, error) {
 		Version:      i.Version,
 		Address:      i.Address,
 		Registered:   i.Registered,
+		SessionFence: encodeFence(i.SessionFence),
 	})
 }
 
@@ -104,7 +105,25 @@ func Instance(id storage.InstanceID, b []byte) (storage.Instance, error) {
 		Version:      m.Version,
 		Address:      m.Address,
 		Registered:   m.Registered,
+		SessionFence: fenceOf(m.SessionFence),
 	}, nil
+}
+
+// endless is the session fence of a record for storage.NoFence.
+const endless = -1
+
+func encodeFence(d time.Duration) int64 {
+	if d == storage.NoFence {
+		return endless
+	}
+	return d.Milliseconds()
+}
+
+func fenceOf(ms int64) time.Duration {
+	if ms < 0 || ms > storage.NoFence.Milliseconds() {
+		return storage.NoFence
+	}
+	return time.Duration(ms) * time.Millisecond
 }
 
 // EncodeCredential gives the record of a credential; its name is its key.

@@ -1071,7 +1071,10 @@ type Instance struct {
 	// The address it attached from.
 	Address string `protobuf:"bytes,4,opt,name=address,proto3" json:"address,omitempty"`
 	// The sequence of the log's head when it was registered first.
-	Registered    uint64 `protobuf:"varint,5,opt,name=registered,proto3" json:"registered,omitempty"`
+	Registered uint64 `protobuf:"varint,5,opt,name=registered,proto3" json:"registered,omitempty"`
+	// The longest session fence that it may live by; -1 is one without end, and 0 is
+	// not known.
+	SessionFence  int64 `protobuf:"varint,6,opt,name=session_fence,json=sessionFence,proto3" json:"session_fence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1137,6 +1140,13 @@ func (x *Instance) GetAddress() string {
 func (x *Instance) GetRegistered() uint64 {
 	if x != nil {
 		return x.Registered
+	}
+	return 0
+}
+
+func (x *Instance) GetSessionFence() int64 {
+	if x != nil {
+		return x.SessionFence
 	}
 	return 0
 }
@@ -1675,7 +1685,7 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12!\n" +
 	"\fcommitted_at\x18\x04 \x01(\x03R\vcommittedAt\x12\x1a\n" +
 	"\bsequence\x18\x05 \x01(\x04R\bsequenceJ\x04\b\x06\x10\aR\n" +
-	"request_id\"\x97\x01\n" +
+	"request_id\"\xbc\x01\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12#\n" +
 	"\rregistered_at\x18\x02 \x01(\x03R\fregisteredAt\x12\x18\n" +
@@ -1683,7 +1693,8 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\aaddress\x18\x04 \x01(\tR\aaddress\x12\x1e\n" +
 	"\n" +
 	"registered\x18\x05 \x01(\x04R\n" +
-	"registered\"E\n" +
+	"registered\x12#\n" +
+	"\rsession_fence\x18\x06 \x01(\x03R\fsessionFence\"E\n" +
 	"\x0fAcknowledgement\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\x12\x18\n" +
 	"\apending\x18\x02 \x03(\x04R\apending\"\xb1\x01\n" +
