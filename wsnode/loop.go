@@ -3,6 +3,7 @@ package wsnode
 import (
 	"encoding/binary"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -17,8 +18,9 @@ import (
 // Peers that have a goroutine of their own have a loop of their own.
 type loop struct {
 	// set at construction
-	n      *Node
-	poster netloop.Poster
+	n        *Node
+	poster   netloop.Poster
+	messages *atomic.Uint64 // that passed every check
 
 	// owned by the turn
 	now      time.Time
@@ -51,7 +53,7 @@ const (
 )
 
 func newLoop(n *Node, poster netloop.Poster) *loop {
-	return &loop{n: n, poster: poster}
+	return &loop{n: n, poster: poster, messages: n.metrics.messages.shard()}
 }
 
 // outboxOf is the outbox of a peer, which may be new. mu is locked.

@@ -3,6 +3,7 @@ package wsnode
 import (
 	"errors"
 	"runtime"
+	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -14,7 +15,7 @@ import (
 // metrics are the node's counters. No label holds a user, address or token.
 type metrics struct {
 	handshakes prometheus.Counter
-	messages   prometheus.Counter
+	messages   sharded
 	tlsFailed  prometheus.Counter
 	refused    map[pb.Reason]prometheus.Counter
 	closed     map[pb.Reason]prometheus.Counter
@@ -28,6 +29,30 @@ type metrics struct {
 	forgiven    map[pb.Reason]prometheus.Counter
 	unsent      map[pb.Reason]prometheus.Counter
 	tunnels     *prometheus.CounterVec
+}
+
+// sharded is a counter of what is counted for every message: each loop adds to a
+// number of its own, in a line of the cache of its own, and who reads the counter
+// adds them up.
+type sharded struct {
+	last   atomic.Uint32
+	shards [64]struct {
+		atomic.Uint64
+		_ [56]byte
+	}
+}
+
+// shard is a number for one more loop. Of very many, some share theirs.
+func (s *sharded) shard() *atomic.Uint64 {
+	return &s.shards[s.last.Add(1)%uint32(len(s.shards))].Uint64
+}
+
+func (s *sharded) sum() float64 {
+	sum := uint64(0)
+	for i := range s.shards {
+		sum += s.shards[i].Load()
+	}
+	return float64(sum)
 }
 
 // refuse counts a refused handshake.
@@ -71,7 +96,6 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	unsent := vec("messages_unsent_total", "Messages of the application that were not sent because their schemas do not allow them, by reason.", "reason")
 	m := &metrics{
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts(opts("handshakes_accepted_total", "Opening handshakes answered with 101."))),
-		messages:   prometheus.NewCounter(prometheus.CounterOpts(opts("messages_received_total", "Messages that passed every check."))),
 		tlsFailed:  prometheus.NewCounter(prometheus.CounterOpts(opts("tls_handshakes_failed_total", "TLS handshakes that failed."))),
 		refused:    map[pb.Reason]prometheus.Counter{},
 		closed:     map[pb.Reason]prometheus.Counter{},
@@ -130,7 +154,8 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	}
 	var errs []error
 	for _, c := range []prometheus.Collector{
-		m.handshakes, m.messages, m.tlsFailed, refused, closed, postponed, dropped, m.dry, m.reloads, forgiven, unsent, m.tunnels, unchecked, build,
+		m.handshakes, m.tlsFailed, refused, closed, postponed, dropped, m.dry, m.reloads, forgiven, unsent, m.tunnels, unchecked, build,
+		prometheus.NewCounterFunc(prometheus.CounterOpts(opts("messages_received_total", "Messages that passed every check.")), m.messages.sum),
 		gauge("sockets", "Open sockets.", func() float64 { return float64(n.addresses.Counts().Sockets) }),
 		gauge("sockets_unauthenticated", "Of those, sockets whose opening handshake has not ended.", func() float64 { return float64(n.addresses.Counts().Unauthenticated) }),
 		gauge("sessions", "Live sessions.", func() float64 { return float64(n.sessions.count()) }),

@@ -356,7 +356,7 @@ func (p *peer) Message(op ws.OpCode, payload, out []byte) ([]byte, error) {
 	if err := p.lookForTunnel(op, payload); err != nil {
 		return out, err
 	}
-	p.n.metrics.messages.Inc()
+	p.messages.Add(1)
 	return p.deliver(deliver.Op(op), payload, out)
 }
 

@@ -500,7 +500,7 @@ func TestRevokedWhileRenewing(t *testing.T) {
 // Nobody looks for sessions between the check of a grant and its coming into
 // force, and one that does not pass leaves the session with the grant it had.
 func TestGrantsAreExchangedInOneStep(t *testing.T) {
-	n := new(Node)
+	n := &Node{metrics: new(metrics)}
 	n.live.Store(new(live))
 	table, p := newSessions(), &peer{loop: newLoop(n, nil), route: &route{}}
 	grant := func(id byte, tok byte) *verify.Grant {
