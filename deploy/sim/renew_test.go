@@ -179,7 +179,7 @@ var renewals = []race{
 	},
 	renewalOfRevoked("token", func(_ *world, ada *talker) *pb.Selector { return byToken(ada.shown()) }),
 	renewalOfRevoked("session", func(w *world, _ *talker) *pb.Selector {
-		id := w.history.any(w).id
+		id := w.history.any(w.chances).id
 		return &pb.Selector{By: &pb.Selector_SessionId{SessionId: hex.EncodeToString(id[:])}}
 	}),
 	renewalOfRevoked("subject", func(*world, *talker) *pb.Selector { return bySubject("ada") }),

@@ -290,7 +290,7 @@ func (w *world) anyLive(c *chances) *machine {
 }
 
 func (w *world) revokeSome() {
-	sel, text := w.selector()
+	sel, text := w.selector(w.fork())
 	id, c := fmt.Sprintf("revocation %8d", w.nextNumber()), w.chancesOf("revoke")
 	req := &pb.RevokeRequest{Selector: sel, Reason: "sim", RequestId: id}
 	if c.chance(40) {
@@ -305,41 +305,42 @@ func (w *world) revokeSome() {
 	})
 }
 
-// selector draws what to revoke.
-func (w *world) selector() (*pb.Selector, string) {
+// selector draws what to revoke. How often it draws depends on what has happened,
+// so c is not the schedule's own.
+func (w *world) selector(c *chances) (*pb.Selector, string) {
 	h := &w.history
-	switch n := w.draw(10); {
+	switch n := c.draw(10); {
 	case n < 3:
-		if s := h.any(w); s != nil {
+		if s := h.any(c); s != nil {
 			id := token.ID(s.token).String()
 			return &pb.Selector{By: &pb.Selector_TokenId{TokenId: id}}, "token " + id[20:]
 		}
 	case n < 5:
-		if s := h.any(w); s != nil && s.id != [16]byte{} {
+		if s := h.any(c); s != nil && s.id != [16]byte{} {
 			return &pb.Selector{By: &pb.Selector_SessionId{SessionId: fmt.Sprintf("%x", s.id)}}, "session " + short(s.id)
 		}
 	case n < 6:
-		t := tenants[w.draw(2)]
+		t := tenants[c.draw(2)]
 		return &pb.Selector{By: &pb.Selector_Tenant{Tenant: t}}, "tenant " + t
 	case n < 7:
-		p := netip.PrefixFrom(clientAddresses[w.draw(3)], 25).Masked().String()
+		p := netip.PrefixFrom(clientAddresses[c.draw(3)], 25).Masked().String()
 		return &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: p}}, "prefix " + p
 	case n < 8:
 		return &pb.Selector{By: &pb.Selector_Issuer{Issuer: "other"}}, "issuer other"
 	}
-	t, s := tenants[w.draw(2)], subjects[w.draw(3)]
+	t, s := tenants[c.draw(2)], subjects[c.draw(3)]
 	return &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: t, Subject: s}}}, "subject " + t + "/" + s
 }
 
 // any is a session that was opened, live or not.
-func (h *history) any(w *world) *session {
+func (h *history) any(c *chances) *session {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if len(h.order) == 0 {
 		return nil
 	}
 	from := max(0, len(h.order)-10)
-	return h.order[from+w.draw(len(h.order)-from)]
+	return h.order[from+c.draw(len(h.order)-from)]
 }
 
 func (w *world) lockSome() {

@@ -21,7 +21,7 @@ func (w *world) talker(m *machine, subject string) *talker {
 	text := w.issue(w.ctx, w.chances, "login", &pb.IssueTokenRequest{Tenant: "acme", Subject: subject, Audience: "chat", ClientIp: home.String()})
 	t := &talker{w: w, renewals: w.newRenewer(m, text), next: make(chan string, 1)}
 	own := w.chances.fork()
-	opened := func() bool { return w.history.any(w) != nil } // it is the only client
+	opened := func() bool { return w.history.any(w.chances) != nil } // it is the only client
 	w.wg.Go(func() {
 		for !opened() { // the node has not caught up yet
 			w.socket(own, m, text, home, time.Hour, t.renewals.hear, t.say)
