@@ -152,7 +152,7 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 			a.enforcer.Fence()
 		}
 	}
-	a.counts.untold(!w.GetSnapshot())
+	a.counts.untold(applied.Epoch == a.head.Epoch && !applied.After(a.head))
 	a.log.Info("attached to the authority", "address", a.cfg.Address, "version", w.GetHello().GetVersion(), "head", a.head.Sequence, "snapshot", w.GetSnapshot())
 	a.settle()
 	if applied.Epoch == a.head.Epoch && !w.GetSnapshot() {

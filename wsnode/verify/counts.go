@@ -106,12 +106,13 @@ func (c *counts) drop(n int) {
 	}
 }
 
-// untold begins a new stream. Where that does not go on with what the node has
-// applied, kept sequences may come to name other entries.
-func (c *counts) untold(goesOn bool) {
+// untold begins a new stream. Where the authority's log is not the one that the
+// node has applied, kept sequences may come to name other entries. A snapshot alone
+// says nothing of that: what it leaves out has receipts still.
+func (c *counts) untold(same bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !goesOn {
+	if !same {
 		c.kept = nil
 	}
 	for i := range c.kept {

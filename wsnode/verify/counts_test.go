@@ -139,3 +139,42 @@ func TestCountsAreToldUntilKept(t *testing.T) {
 		})
 	}
 }
+
+// TestCountsOutliveSnapshots proves that a count is told after a snapshot of the
+// same history, and not to another history, where its sequence names something else.
+func TestCountsOutliveSnapshots(t *testing.T) {
+	for rule, c := range map[string]struct {
+		during func(*wstest.Authority)
+		want   string
+	}{
+		"entries were dropped": {func(a *wstest.Authority) {
+			a.Revoke(wstest.BySubject("acme", "nobody"))
+			a.Drop()
+		}, "1:1 1:1 "},
+		"another history": {(*wstest.Authority).Restore, "1:1 "},
+	} {
+		t.Run(rule, func(t *testing.T) {
+			inLab(t, func(l *lab) { l.a.Features = []string{pb.FeatureAcknowledged} }, func(l *lab) {
+				l.s.live = []*Identity{{Tenant: "acme", Subject: "a", Issued: Revision{1, 0}}}
+				l.a.Revoke(wstest.BySubject("acme", "a"))
+				l.at(5 * time.Second)
+				l.a.Down(errBroken)
+				c.during(l.a)
+				l.a.Down(nil)
+				l.at(20 * time.Second)
+				var told string
+				for _, a := range l.a.Seen().Acknowledgements {
+					for _, e := range a.GetEnforced() {
+						told += fmt.Sprintf("%d:%d ", e.GetSequence(), e.GetClosed())
+					}
+				}
+				if told != c.want {
+					t.Errorf("told %q, want %q", told, c.want)
+				}
+				if n := len(l.a.Seen().Hellos); n != 2 {
+					t.Errorf("%d hellos, want 2", n)
+				}
+			})
+		})
+	}
+}
