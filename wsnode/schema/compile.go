@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -240,15 +241,8 @@ func (c *compiler) locate(err error) error {
 	var invalid *jsonschema.SchemaValidationError
 	if errors.As(err, &invalid) {
 		if cause, ok := invalid.Err.(*jsonschema.ValidationError); ok {
-			for len(cause.Causes) > 0 {
-				cause = cause.Causes[0]
-			}
-			file, at := c.place(invalid.URL)
-			for _, name := range cause.InstanceLocation {
-				at = child(at, name)
-			}
-			if out := cause.BasicOutput(); out.Error != nil {
-				return &Problem{file, at, errors.New(out.Error.String())}
+			if first := c.firstCause(invalid.URL, cause); first != nil {
+				return first
 			}
 		}
 	}
@@ -259,6 +253,29 @@ func (c *compiler) locate(err error) error {
 		}
 	}
 	return errors.New(text)
+}
+
+// firstCause is that of the causes of an error whose place comes first: the
+// library has them in any order.
+func (c *compiler) firstCause(location string, of *jsonschema.ValidationError) *Problem {
+	if len(of.Causes) == 0 {
+		file, at := c.place(location)
+		for _, name := range of.InstanceLocation {
+			at = child(at, name)
+		}
+		if out := of.BasicOutput(); out.Error != nil {
+			return &Problem{file, at, errors.New(out.Error.String())}
+		}
+		return nil
+	}
+	var first *Problem
+	for _, cause := range of.Causes {
+		p := c.firstCause(location, cause)
+		if p != nil && (first == nil || cmp.Or(cmp.Compare(p.Pointer, first.Pointer), cmp.Compare(p.Err.Error(), first.Err.Error())) < 0) {
+			first = p
+		}
+	}
+	return first
 }
 
 // placeOf is where a compiled schema stands.

@@ -23,11 +23,23 @@ func (l *linter) branches(all []*schema.Node, of *schema.Node, b branches) {
 			l.branch(all, nodes)
 			continue
 		}
-		if why := l.unreachable(all, allowed, b, i); why != "" {
-			l.find("unreachable-branch", nodes[0], nodes[0].Pointer, why, "remove it, or correct what keeps it from being taken")
-			continue
+		switch why := l.unreachable(all, allowed, b, i); {
+		case allowed == 0: // nothing comes here
+		case why == "":
+			l.taken[nodes[0]] = true
+			l.branch(all, nodes)
+		case l.untaken[nodes[0]] == "":
+			l.untaken[nodes[0]] = why
 		}
-		l.branch(all, nodes)
+	}
+}
+
+// dead tells of the branches that no value takes wherever their schema applies.
+func (l *linter) dead() {
+	for n, why := range l.untaken {
+		if !l.taken[n] && l.reached[n]&asked == 0 {
+			l.find("unreachable-branch", n, n.Pointer, why, "remove it, or correct what keeps it from being taken")
+		}
 	}
 }
 
@@ -53,6 +65,9 @@ func (l *linter) unreachable(all []*schema.Node, allowed kinds, b branches, i in
 		return "no value meets all that it asks for"
 	case v.allowed&allowed == 0:
 		return "it asks for " + v.allowed.names() + " where only " + allowed.names() + " is allowed"
+	}
+	if b.keyword == "anyOf" && l.evaluated {
+		return ""
 	}
 	for _, other := range b.nodes[:i] {
 		if !reflect.DeepEqual(other[0].Keywords, branch.Keywords) || other[0].Never != branch.Never {

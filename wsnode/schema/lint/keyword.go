@@ -14,8 +14,8 @@ import (
 var assertsOn = map[string]kinds{
 	"minLength": text, "maxLength": text, "pattern": text, "format": text, "contentEncoding": text, "contentMediaType": text, "contentSchema": text,
 	"minimum": number, "maximum": number, "exclusiveMinimum": number, "exclusiveMaximum": number, "multipleOf": number,
-	"items": array, "prefixItems": array, "contains": array, "minContains": array, "maxContains": array,
-	"minItems": array, "maxItems": array, "uniqueItems": array, "unevaluatedItems": array,
+	"items": arrays, "prefixItems": arrays, "contains": arrays, "minContains": arrays, "maxContains": arrays,
+	"minItems": arrays, "maxItems": arrays, "uniqueItems": arrays, "unevaluatedItems": arrays,
 	"properties": object, "patternProperties": object, "additionalProperties": object, "propertyNames": object, "required": object,
 	"dependentRequired": object, "dependentSchemas": object, "minProperties": object, "maxProperties": object, "unevaluatedProperties": object,
 }
@@ -49,7 +49,7 @@ func (l *linter) idle(n *schema.Node) {
 			l.find("idle-keyword", n, n.At(keyword), fmt.Sprintf("%s says nothing about %s", keyword, types.names()), `remove it, or correct "type"`)
 		}
 		others, ok := needs[keyword]
-		if !ok || slices.ContainsFunc(others, func(other string) bool { _, ok := n.Keywords[other]; return ok }) {
+		if !ok || keyword == "if" && l.evaluated || slices.ContainsFunc(others, func(other string) bool { _, ok := n.Keywords[other]; return ok }) {
 			continue
 		}
 		l.find("idle-keyword", n, n.At(keyword), fmt.Sprintf("%s does nothing without %s", keyword, others[0]), fmt.Sprintf("add %q, or remove it", others[0]))

@@ -2,6 +2,7 @@ package lint
 
 import (
 	"encoding/json"
+	"math/big"
 	"math/bits"
 	"strings"
 
@@ -18,14 +19,16 @@ const (
 	text
 	array
 	object
+	items // of arrays: there wherever array is
 
-	anything = object<<1 - 1
-	// growing are those whose values can be of any size.
-	growing = text | array | object
+	anything = items<<1 - 1
+	arrays   = array | items
+	// growing are those whose values can be of any size, or hold anything.
+	growing = text | arrays | object
 )
 
 var typeKinds = map[string]kinds{
-	"null": null, "boolean": boolean, "number": number, "integer": number, "string": text, "array": array, "object": object,
+	"null": null, "boolean": boolean, "number": number, "integer": number, "string": text, "array": arrays, "object": object,
 }
 
 // names are those of JSON Schema.
@@ -39,7 +42,7 @@ func (k kinds) names() string {
 	return strings.Join(out, " or ")
 }
 
-func (k kinds) single() bool { return bits.OnesCount8(uint8(k)) == 1 }
+func (k kinds) single() bool { return bits.OnesCount8(uint8(k&^items)) == 1 }
 
 func kindOf(v any) kinds {
 	switch v.(type) {
@@ -52,7 +55,7 @@ func kindOf(v any) kinds {
 	case string:
 		return text
 	case []any:
-		return array
+		return arrays
 	}
 	return object
 }
@@ -122,6 +125,9 @@ func (l *linter) own(n *schema.Node) verdict {
 			v.bounded |= text
 		}
 	}
+	if has("items") || has("unevaluatedItems") || fewItems(n) {
+		v.bounded |= items
+	}
 	if has("maxItems") || never(n, "items") || never(n, "unevaluatedItems") {
 		v.bounded |= array
 	}
@@ -129,6 +135,13 @@ func (l *linter) own(n *schema.Node) verdict {
 		v.bounded |= object
 	}
 	return v
+}
+
+// fewItems reports whether an array has no items but those of prefixItems.
+func fewItems(n *schema.Node) bool {
+	most, ok := rational(n.Keywords["maxItems"])
+	prefix, _ := n.Keywords["prefixItems"].([]any)
+	return ok && most.Cmp(big.NewRat(int64(len(prefix)), 1)) <= 0
 }
 
 // named reports whether a schema says something of all properties that an object

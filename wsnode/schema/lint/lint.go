@@ -50,10 +50,13 @@ func Run(in Input) ([]Finding, error) {
 	}
 	l := linter{
 		annotate: in.Annotate, seen: map[Finding]bool{}, reached: map[*schema.Node]reach{},
-		verdicts: map[*schema.Node]verdict{}, sites: map[string]bool{}, blamed: map[blame]bool{}, left: maxWork,
+		verdicts: map[*schema.Node]verdict{}, sites: map[string]bool{}, blamed: map[blame]bool{}, taken: map[*schema.Node]bool{}, untaken: map[*schema.Node]string{}, left: maxWork,
 	}
 	if err := l.load(&in); err != nil {
 		l.broken(err)
+	}
+	for _, root := range s.Roots {
+		l.evaluated = l.evaluated || asksEvaluated(root)
 	}
 	for _, place := range in.Places {
 		if n, err := s.Find(place); err == nil && n != nil {
@@ -63,6 +66,7 @@ func Run(in Input) ([]Finding, error) {
 			l.reach(n, asserted)
 		}
 	}
+	l.dead()
 	for _, root := range s.Roots {
 		l.unused(root)
 	}
@@ -90,18 +94,23 @@ var ErrTooEntangled = errors.New("the schemas apply together in too many ways fo
 
 // maxWork bounds how many schemas are looked at, each once for all with which it
 // applies to a value.
-const maxWork = 200_000
+const maxWork = 50_000
 
 type linter struct {
 	annotate bool
 	loads    bool // a node would take the files
-	found    []Finding
-	seen     map[Finding]bool
-	reached  map[*schema.Node]reach
-	verdicts map[*schema.Node]verdict
-	sites    map[string]bool
-	blamed   map[blame]bool
-	left     int // of maxWork
+	// Some schema asks what others have evaluated, so that these may do something by
+	// being tried alone.
+	evaluated bool
+	found     []Finding
+	seen      map[Finding]bool
+	reached   map[*schema.Node]reach
+	verdicts  map[*schema.Node]verdict
+	sites     map[string]bool
+	blamed    map[blame]bool
+	taken     map[*schema.Node]bool   // branches that some value may take
+	untaken   map[*schema.Node]string // and those that none takes somewhere, and why
+	left      int                     // of maxWork
 }
 
 func (l *linter) find(rule string, at *schema.Node, pointer, why, fix string) {
@@ -171,6 +180,10 @@ func (l *linter) reach(n *schema.Node, how reach) {
 			l.reach(c, how)
 		}
 	}
+}
+
+func asksEvaluated(n *schema.Node) bool {
+	return n.Keywords["unevaluatedItems"] != nil || n.Keywords["unevaluatedProperties"] != nil || slices.ContainsFunc(n.Children, asksEvaluated)
 }
 
 // unused finds definitions that no message's schema needs.

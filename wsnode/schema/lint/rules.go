@@ -39,6 +39,12 @@ var rules = []Rule{
 		Mended: `{"type": "array", "items": {"type": "boolean"}, "maxItems": 100}`,
 	},
 	{
+		Name: "open-items", Finds: "items that no schema describes",
+		Why:    "Where an array says nothing of its items, or only of the first by prefixItems, anything passes in it.",
+		Bad:    `{"type": "array", "maxItems": 10}`,
+		Mended: `{"type": "array", "maxItems": 10, "items": {"type": "boolean"}}`,
+	},
+	{
 		Name: "open-object", Finds: "properties that no schema names",
 		Why:    "Whatever a peer adds to a message reaches the application, which may take it for its own: an isAdmin that nobody thought of. unevaluatedProperties: false closes objects whose properties are named in several schemas.",
 		Bad:    `{"type": "object", "properties": {"seen": {"type": "boolean"}}}`,

@@ -31,7 +31,7 @@ func (l *linter) site(nodes []*schema.Node) {
 	case v.allowed == anything:
 		l.anyType(nodes[0], all)
 	default:
-		for _, k := range []kinds{text, array, object} {
+		for _, k := range []kinds{text, array, items, object} {
 			if v.open()&k != 0 {
 				l.blame(nodes, k)
 			}
@@ -196,6 +196,8 @@ func (l *linter) open(n *schema.Node, k kinds) {
 		l.find("open-string", n, n.Pointer, why, `add "maxLength"`)
 	case array:
 		l.find("open-array", n, n.Pointer, "arrays of any length pass", `add "maxItems"`)
+	case items:
+		l.find("open-items", n, n.Pointer, "items that no schema describes pass, with anything in them", `add "items" with a schema, or "items": false after prefixItems`)
 	case object:
 		fix := `add "additionalProperties": false`
 		if n.Ref != nil || n.Keywords["allOf"] != nil || n.Keywords["anyOf"] != nil || n.Keywords["oneOf"] != nil {
