@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -321,4 +322,50 @@ func TestReceiptsOfTheRestartAreBounded(t *testing.T) {
 	f.equal("lines", strings.Count(f.audit.String(), `"action":"ReceiptComplete"`), 1+1000)
 	oldest := &pb.Revision{Epoch: last.GetEpoch(), Sequence: graced.GetSequence() + 1}
 	f.equal("beyond the bound", rows(f.receipt("admin", oldest)), "node-1:0/0 complete")
+}
+
+// departures counts how often the store is asked who has departed.
+type departures struct {
+	storage.Store
+	asked atomic.Int64
+}
+
+func (d *departures) Departed(ctx context.Context, sequence uint64) ([]storage.Departed, error) {
+	d.asked.Add(1)
+	return d.Store.Departed(ctx, sequence)
+}
+
+// TestWatchingOldReceiptsIsPaced proves that whoever watches a receipt that is not
+// kept in memory has the store asked at a bounded pace, however much nodes say.
+func TestWatchingOldReceiptsIsPaced(t *testing.T) {
+	d := &departures{Store: memstore.New()}
+	f := newFixture(t, func(f *fixture) { f.store = d })
+	f.node("node-1") // and is silent from now on
+	const more = 1000
+	first := f.revoke(bySubject("acme", "ada")).GetRevision()
+	for range more {
+		f.appendEntry()
+	}
+	f.restart() // which reopens the newest 1000 alone
+	n := f.node("node-2")
+	head, _ := f.store.Head()
+	f.revoke(bySubject("acme", "ada")) // for which it is waited
+	watch, err := f.revocations("admin").WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: first})
+	f.ok(err)
+	w, err := watch.Recv()
+	f.ok(err)
+	f.equal("first message", rows(w.GetReceipt()), "node-1?1h0m4.6s incomplete")
+
+	began, before := time.Now(), d.asked.Load()
+	const steps = 300
+	for seq := range uint64(steps) {
+		at := &pb.Revision{Epoch: head.Epoch, Sequence: seq + 1}
+		n.acknowledge(at)
+		n.beat(at) // it is taken
+	}
+	asked, most := d.asked.Load()-before, int64(time.Since(began)/(10*time.Millisecond))+2
+	if asked > most {
+		t.Errorf("the store is asked %d times for %d acknowledgements, want at most %d", asked, steps, most)
+	}
+	f.eventually("the store is asked again", func() bool { return d.asked.Load() > before })
 }

@@ -19,12 +19,18 @@ import (
 func (f *fixture) fillLog() {
 	f.Helper()
 	for range 4000 {
-		_, err := f.store.Append(f.ctx, storage.Entry{
-			Kind: storage.Revoke, Selector: storage.Selector{Tenant: "elsewhere", Subject: strings.Repeat("s", 200)},
-			Actor: "test", CommittedAt: start, KeepUntil: start.Add(time.Hour),
-		})
-		f.ok(err)
+		f.appendEntry()
 	}
+}
+
+// appendEntry puts an entry into the log, past the service.
+func (f *fixture) appendEntry() {
+	f.Helper()
+	_, err := f.store.Append(f.ctx, storage.Entry{
+		Kind: storage.Revoke, Selector: storage.Selector{Tenant: "elsewhere", Subject: strings.Repeat("s", 200)},
+		Actor: "test", CommittedAt: start, KeepUntil: start.Add(time.Hour),
+	})
+	f.ok(err)
 }
 
 // deaf attaches a node that never reads after the welcome, and waits until the

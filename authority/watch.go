@@ -115,10 +115,15 @@ func (s *Service) WatchReceipt(req *pb.WatchReceiptRequest, stream pb.Revocation
 		if err != nil || t.complete {
 			return err
 		}
+		told := time.Now()
 		select {
 		case <-changed:
 		case <-ctx.Done():
 			return context.Cause(ctx)
+		}
+		// Any node's progress is a change, of which the store has to be asked.
+		if err := gather(ctx, nil, watchPace-time.Since(told)); err != nil {
+			return err
 		}
 	}
 }
