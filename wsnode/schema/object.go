@@ -56,6 +56,8 @@ func (r *run) evalProps(n int32, rule *objectRule, e *entry, at uint32) (seen ui
 			} else {
 				found = rule.names.find(&r.tape, &entries[name], key)
 			}
+		} else if rule.names.crowd != nil {
+			found = rule.names.find(&r.tape, &entries[name], key)
 		}
 		value := &entries[name+1]
 		child, closed := rule.additional, rule.closed

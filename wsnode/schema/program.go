@@ -1,8 +1,10 @@
 package schema
 
 import (
+	"maps"
 	"math"
 	"math/bits"
+	"slices"
 )
 
 // program is the schemas of a set as tables that refer to one another by index.
@@ -173,6 +175,10 @@ func (c *choice) textsOf(n int) [][]string {
 			out[i] = append(out[i], s.text)
 		}
 	}
+	for _, text := range slices.Sorted(maps.Keys(c.texts.crowd)) {
+		i := c.which[c.texts.crowd[text]]
+		out[i] = append(out[i], text)
+	}
 	return out
 }
 
@@ -233,7 +239,17 @@ type reason struct {
 type textTable struct {
 	slots []textSlot
 	shift uint8 // 64 less the bits of an index of slots
+	// crowd has the texts in place of slots where many share a key: a key knows
+	// nothing of a long text's middle, and peers may send what takes longest.
+	crowd map[string]int32
 }
+
+// A look-up passes so many slots at most, where one with the same key, whose text
+// has to be compared, counts for several.
+const (
+	mostPassed  = 32
+	sameKeyCost = 8
+)
 
 type textSlot struct {
 	key   int64
@@ -256,10 +272,26 @@ func newTextTable(texts []string) textTable {
 	for i, text := range texts {
 		key := keyOf([]byte(text))
 		at := spread(key, t.shift)
-		for t.slots[at].index != 0 {
-			at = (at + 1) & uint64(len(t.slots)-1)
+		for passed := 0; t.slots[at].index != 0; at = (at + 1) & uint64(len(t.slots)-1) {
+			if passed++; t.slots[at].key == key {
+				passed += sameKeyCost - 1
+			}
+			if passed > mostPassed {
+				return crowded(texts)
+			}
 		}
 		t.slots[at] = textSlot{key, text, int32(i) + 1}
+	}
+	return t
+}
+
+// crowded is newTextTable for texts whose keys say too little.
+func crowded(texts []string) textTable {
+	t := textTable{crowd: make(map[string]int32, len(texts))}
+	for i, text := range texts {
+		if _, ok := t.crowd[text]; !ok {
+			t.crowd[text] = int32(i)
+		}
 	}
 	return t
 }
@@ -267,6 +299,9 @@ func newTextTable(texts []string) textTable {
 // find returns the index of the text of an entry, or -1.
 func (t *textTable) find(in *tape, e *entry, key int64) int32 {
 	if len(t.slots) == 0 {
+		if i, ok := t.crowd[string(in.bytes(e))]; ok {
+			return i
+		}
 		return -1
 	}
 	mask := uint64(len(t.slots) - 1)
@@ -280,7 +315,8 @@ func (t *textTable) find(in *tape, e *entry, key int64) int32 {
 
 func (t *textTable) has(text string) bool {
 	if len(t.slots) == 0 {
-		return false
+		_, ok := t.crowd[text]
+		return ok
 	}
 	mask := uint64(len(t.slots) - 1)
 	for at := spread(keyOf([]byte(text)), t.shift); ; at++ {
