@@ -24,6 +24,8 @@ var hostile = []struct {
 		func(int) string { return message(strings.Repeat("[", 30) + strings.Repeat("]", 30)) }, true},
 	{"many alternatives", `{"properties":{"x":{"items":{"anyOf":[` + strings.Repeat(`{"minimum":5},`, 100) + `{"maximum":3}]}}}}`,
 		func(n int) string { return message("[1" + strings.Repeat(",2", n/2) + "]") }, true},
+	{"many alternatives with items that need but a look", `{"properties":{"x":{"anyOf":[` + listedAll(500, func(i int) string { return fmt.Sprintf(`{"items":{"type":"string","maxLength":%d}}`, 10+i) }) + `,true]}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`"a",`, n/4) + "3]") }, true},
 	{"a few alternatives", `{"properties":{"x":{"items":{"anyOf":[` + strings.Repeat(`{"minimum":5},`, 6) + `{"maximum":3}]}}}}`,
 		func(n int) string { return message("[1" + strings.Repeat(",2", n/2) + "]") }, false},
 	{"recursive references", `{"properties":{"x":{"$ref":"#/$defs/t"}},"$defs":{"t":{"type":"object","additionalProperties":false,"properties":{"v":{"type":"integer"},"c":{"type":"array","items":{"$ref":"#/$defs/t"}}}}}}`,

@@ -26,6 +26,10 @@ type run struct {
 // bytesPerStep is how many bytes of a text are looked at for a step.
 const bytesPerStep = 16
 
+// itemsPerStep is how many items are passed for a step where nothing but a look at
+// each is needed.
+const itemsPerStep = 2
+
 // Steps for numbers that have no scaleRule: short ones, and those of many digits,
 // which are compared and divided one by one.
 const (
@@ -232,6 +236,11 @@ func (r *run) evalArray(n, row int32, e *entry, at uint32, marks int) bool {
 	}
 	if rule.allItems && marks != unmarked {
 		r.markAll(marks, e.n)
+	}
+	if rule.items != 0 || len(rule.prefix) > 0 {
+		if r.steps -= int(e.n) / itemsPerStep; r.steps < 0 {
+			return false
+		}
 	}
 	item := at + 1
 	for i, child := range rule.prefix {
