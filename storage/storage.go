@@ -387,7 +387,7 @@ type Redemption struct {
 	// KeepReplaced is how long those entries are kept.
 	KeepReplaced time.Duration
 	// Renews is the session whose place this one takes on its socket: it is not
-	// among those that end. Zero for none.
+	// among those that end, and an entry that hits it hits this one. Zero for none.
 	Renews SessionID
 }
 

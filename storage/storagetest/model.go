@@ -261,7 +261,7 @@ func (m *model) decide(r storage.Redemption, asOf storage.Revision) storage.Rede
 			return storage.Redeemed{Err: storage.ErrLocked}
 		}
 		return storage.Redeemed{Session: first.session, Retried: true}
-	case m.revoked(t, &s):
+	case m.revoked(t, &s), m.revoked(t, &storage.Session{ID: r.Renews}):
 		return storage.Redeemed{Err: storage.ErrRevoked}
 	case m.locked(t, &s):
 		return storage.Redeemed{Err: storage.ErrLocked}

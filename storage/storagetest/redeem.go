@@ -31,6 +31,19 @@ var redeemCases = []testCase{
 			f.Fatalf("stored\n%+v, want\n%+v", got, want)
 		}
 	}},
+	{"an entry that hits a session hits what would renew it, but by a newer token", func(f *fixture) {
+		old, older := f.session(), f.issue()
+		f.ok(f.redeemAs(f.issue(), old).Err)
+		renew := func(t *storage.Token) error {
+			return f.redeemAll(storage.Redemption{Token: t, Session: f.session(), Renews: old.ID})[0].Err
+		}
+		f.revoke(storage.Selector{Session: old.ID})
+		f.is(renew(older), storage.ErrRevoked)
+		f.pause()
+		f.is(renew(older), storage.ErrRevoked)
+		f.ok(renew(f.issue()))
+		f.ok(f.redeem(older).Err) // for a session of its own
+	}},
 	{"a token opens max_uses sessions and no more", func(f *fixture) {
 		for _, uses := range []uint32{0, 1, 3} {
 			t := f.issue(func(t *storage.Token) { t.MaxUses = uses })

@@ -167,7 +167,7 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.
 		nth += l.uses.at(earlier).nth
 	}
 	switch {
-	case l.revoked(t, s, l.head):
+	case l.revoked(t, s, l.head), l.renewsRevoked(r):
 		return refused(storage.ErrRevoked)
 	case l.lockOn(t, s, l.head) != nil:
 		return refused(storage.ErrLocked)
@@ -285,6 +285,12 @@ func (l *Ledger) revokedBy(t *storage.Token, s *storage.Session, upTo uint64) (b
 		return by != 0
 	})
 	return by
+}
+
+// renewsRevoked reports whether a newer entry than r's token hits the session that
+// r would renew, and so what it would become.
+func (l *Ledger) renewsRevoked(r *storage.Redemption) bool {
+	return r.Renews != storage.SessionID{} && l.entries.sessions[r.Renews].newest > r.Token.IssuedRevision.Sequence
 }
 
 // lockOn finds a lock that stands at the sequence at and denies t or the
