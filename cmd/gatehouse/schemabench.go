@@ -20,7 +20,8 @@ alone takes. Reading includes the guards. MESSAGES is a file with one message a
 line, or - for standard input.
 
 Messages that are refused are measured too, and counted. All of them are read
-into memory first: at most 64 MiB.
+into memory first: at most 64 MiB. The slowest is looked for among the first
+1,000.
 
 A node refuses a message that costs more than guards.effort times its reading.
 That is counted in steps, not in time, and a ratio here is far below it where
@@ -56,11 +57,11 @@ func (c *cli) schemaBenchCommand() *cobra.Command {
 				return err
 			}
 			defer done()
-			messages, err := readMessages(in)
+			messages, at, err := readMessages(in)
 			if err != nil {
 				return err
 			}
-			return c.benchMessages(cmd.Context(), set, messages, span)
+			return c.benchMessages(cmd.Context(), set, messages, at, span)
 		},
 	}
 	f := cmd.Flags()
@@ -71,23 +72,23 @@ func (c *cli) schemaBenchCommand() *cobra.Command {
 	return cmd
 }
 
-func readMessages(r io.Reader) ([][]byte, error) {
-	var messages [][]byte
+// readMessages returns the messages, and the lines on which they stand.
+func readMessages(r io.Reader) (messages [][]byte, at []int, err error) {
 	lines := newMessageLines(r, maxBenchBytes)
 	for left := maxBenchBytes; ; {
 		message, tooBig, err := lines.next()
 		switch {
 		case errors.Is(err, io.EOF) && len(messages) == 0:
-			return nil, usagef("messages: there are none")
+			return nil, nil, usagef("messages: there are none")
 		case errors.Is(err, io.EOF):
-			return messages, nil
+			return messages, at, nil
 		case err != nil:
-			return nil, failed(exitFailure, "", "messages: %w", err)
+			return nil, nil, failed(exitFailure, "", "messages: %w", err)
 		}
 		if left -= len(message); tooBig || left < 0 {
-			return nil, usage("a part of them will do", "messages: they have more than %d bytes", maxBenchBytes)
+			return nil, nil, usage("a part of them will do", "messages: they have more than %d bytes", maxBenchBytes)
 		}
-		messages = append(messages, slices.Clone(message))
+		messages, at = append(messages, slices.Clone(message)), append(at, lines.line)
 	}
 }
 
@@ -100,16 +101,19 @@ type benched struct {
 	CheckNanos  float64 `json:"check_ns"`
 	Ratio       float64 `json:"ratio"`
 	Allocations float64 `json:"allocations"`
-	// The most expensive message, as a ratio.
+	// The most expensive message of the first maxSingle, as a ratio.
 	Line      int     `json:"slowest_line"`
 	LineRatio float64 `json:"slowest_ratio"`
 }
+
+// maxSingle is how many messages are measured one by one.
+const maxSingle = 1000
 
 // benchRounds is how often reading and checking take turns, so that whatever else
 // the machine does meets both.
 const benchRounds = 11
 
-func (c *cli) benchMessages(ctx context.Context, set *schema.Set, messages [][]byte, span time.Duration) error {
+func (c *cli) benchMessages(ctx context.Context, set *schema.Set, messages [][]byte, at []int, span time.Duration) error {
 	b := benched{Messages: len(messages)}
 	for _, m := range messages {
 		b.Bytes += float64(len(m)) / float64(len(messages))
@@ -130,13 +134,13 @@ func (c *cli) benchMessages(ctx context.Context, set *schema.Set, messages [][]b
 	}
 	b.ParseNanos, b.CheckNanos, b.Ratio = median(parses), median(checks), median(ratios)
 	b.Allocations = allocations(messages, check)
-	for i := range messages[:min(len(messages), 1000)] {
+	for i := range messages[:min(len(messages), maxSingle)] {
 		var ratios []float64
 		for range 5 {
 			ratios = append(ratios, each(messages[i:i+1], 20*time.Microsecond, check)/each(messages[i:i+1], 20*time.Microsecond, parse))
 		}
 		if r := median(ratios); r > b.LineRatio {
-			b.Line, b.LineRatio = i+1, r
+			b.Line, b.LineRatio = at[i], r
 		}
 		if err := ctx.Err(); err != nil {
 			return err
@@ -151,7 +155,7 @@ func (c *cli) benchMessages(ctx context.Context, set *schema.Set, messages [][]b
 	tab.row("reading", fmt.Sprintf("%.0f ns", b.ParseNanos))
 	tab.row("checking", fmt.Sprintf("%.0f ns, %.2f times reading", b.CheckNanos, b.Ratio))
 	tab.row("allocations", fmt.Sprintf("%.2f", b.Allocations))
-	tab.row("slowest", fmt.Sprintf("message %d, %.2f times reading", b.Line, b.LineRatio))
+	tab.row("slowest", fmt.Sprintf("line %d, %.2f times reading", b.Line, b.LineRatio))
 	return tab.Flush()
 }
 
