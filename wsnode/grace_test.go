@@ -83,6 +83,38 @@ func TestGrace(t *testing.T) {
 	})
 }
 
+// A session that is revoked with a grace by a name that it had before is not
+// renewed by a token from before that either.
+func TestGraceByAnOlderName(t *testing.T) {
+	inLab(t, withoutPings, func(l *lab) {
+		p := l.open(echoPath, wstest.Token{})
+		first := l.a.Sessions()[0].ID
+		l.renew(p, wstest.Token{})
+		l.wantRenewed(p, time.Hour)
+		early := l.token()
+		l.a.RevokeWithin(wstest.BySession(first), 30*time.Second)
+		wantRenewBy(p, 30*time.Second)
+		p.Send(renewal(early))
+		l.wantPostponed(p, 5, pb.Reason_REASON_TOKEN_REVOKED)
+		time.Sleep(renewEvery)
+		l.renew(p, wstest.Token{})
+		l.wantRenewed(p, time.Hour)
+		time.Sleep(time.Minute)
+		exchange(p, "after the grace")
+		synctest.Wait()
+		if got := l.counted(); got != "map[] []" {
+			t.Errorf("acknowledged %s", got)
+		}
+		var ended []pb.Reason
+		for _, e := range l.a.Seen().Ended {
+			ended = append(ended, e.GetReason())
+		}
+		if want := []pb.Reason{pb.Reason_REASON_RENEWED, pb.Reason_REASON_TOKEN_REVOKED, pb.Reason_REASON_RENEWED}; !slices.Equal(ended, want) {
+			t.Errorf("ends reported: %v, want %v", ended, want)
+		}
+	})
+}
+
 // A receipt need not wait for the end once all have renewed or are gone, and one
 // may renew though it did a moment ago.
 func TestGraceOverEarly(t *testing.T) {

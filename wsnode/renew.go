@@ -107,6 +107,10 @@ func (p *peer) concludeRenewal(a *verify.Attempt, o verify.Outcome, out []byte) 
 		return p.notRenewed(pb.Reason_REASON_RENEWAL_MISMATCH, 0, out)
 	}
 	g.Identity.Renewed = old.Renewing()
+	if p.n.verify.InGrace(&g.Identity) { // by an older name of the session, which the authority was not told
+		p.n.verify.Ended(a.Session, pb.Reason_REASON_TOKEN_REVOKED, p.now)
+		return p.notRenewed(pb.Reason_REASON_TOKEN_REVOKED, 0, out)
+	}
 	switch reason, again := p.settle(p.holderOf(g, a.UserAgent, a.Origin), a, g); {
 	case again:
 		return out

@@ -158,7 +158,7 @@ func TestRevokedByAnEarlierName(t *testing.T) {
 		l.a.RevokeWithin(wstest.BySession(l.calls.newest().Identity().Session), 10*time.Second)
 		wantRenewBy(p, 10*time.Second)
 		p.Send(renewal(early))
-		l.wantRenewed(p, time.Hour)
+		l.wantPostponed(p, 5, pb.Reason_REASON_TOKEN_REVOKED)
 		p.WantClose(4501, "token revoked")
 	})
 }
