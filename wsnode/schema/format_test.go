@@ -75,7 +75,7 @@ func TestFormats(t *testing.T) {
 // FuzzFormats proves that no text makes a format panic or allocate nothing but
 // time, and that those agree with the standard library which it knows.
 func FuzzFormats(f *testing.F) {
-	for _, seed := range []string{"2024-02-29", "2026-11-24T09:30:15.5+01:00", "::ffff:1.2.3.4", "10.0.0.1", "a@b.c", "http://[::1]:80/?#", "P1DT1S", `(?<a>[a-\u{ff}]{1,2})\k<a>`, "xn--a.b", "/~0~1", "0#"} {
+	for _, seed := range []string{"2024-02-29", "2026-11-24T09:30:15.5+01:00", "0000-01-01T0:00:00+00:00", "::ffff:1.2.3.4", "10.0.0.1", "a@b.c", "http://[::1]:80/?#", "P1DT1S", `(?<a>[a-\u{ff}]{1,2})\k<a>`, "xn--a.b", "/~0~1", "0#"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -93,7 +93,8 @@ func FuzzFormats(f *testing.F) {
 			agree(t, text, "ipv4", got["ipv4"], err == nil && addr.Is4())
 			agree(t, text, "ipv6", got["ipv6"], err == nil && addr.Is6())
 		}
-		if at, err := time.Parse(time.RFC3339, text); err == nil && !at.IsZero() && !got["date-time"] {
+		// Package time takes an hour of one digit too, and a comma for the point.
+		if at, err := time.Parse(time.RFC3339, text); err == nil && !at.IsZero() && text[len("2006-01-02T1")] != ':' && !strings.Contains(text, ",") && !got["date-time"] {
 			t.Errorf("%q is a date-time to package time", text)
 		}
 		if got["uri"] && !got["uri-reference"] {
