@@ -206,3 +206,10 @@ func TestTrailTellsOfItsEnd(t *testing.T) {
 		})
 	}
 }
+
+// TestTrailBeginsWithItsOpening proves that nothing comes before the line that says
+// who writes the trail, not even the first edge key.
+func TestTrailBeginsWithItsOpening(t *testing.T) {
+	f := newFixture(t)
+	f.equal("the first actions", []any{f.lines()[0]["action"], f.lines()[1]["action"]}, []any{"AuditOpened", "RotateEdgeKey"})
+}

@@ -138,10 +138,10 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	if err := s.reopen(ctx, head); err != nil {
 		return nil, fmt.Errorf("reopen receipts: %w", err)
 	}
+	s.audit.opened(p.Now(), head.Epoch)
 	if err := s.loadKeys(ctx); err != nil {
 		return nil, err
 	}
-	s.audit.opened(p.Now(), head.Epoch)
 	if t := p.Audit.tail; t.Damaged || t.Unsealed > 0 {
 		s.log.Warn("the audit trail does not end with a whole batch: gatehouse audit verify tells more", "damaged", t.Damaged, "unsealed_lines", t.Unsealed, "torn", t.Torn)
 	}
