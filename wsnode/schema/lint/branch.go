@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/big"
-	"reflect"
 	"slices"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
@@ -17,13 +16,19 @@ func (l *linter) branches(all []*schema.Node, of *schema.Node, b branches) {
 	for _, n := range all {
 		allowed &= typesOf(n)
 	}
+	said := map[string]*schema.Node{} // the first branch that says so
 	for i, nodes := range b.nodes {
 		if b.keyword == "if" {
 			l.condition(of, i, nodes)
 			l.branch(all, nodes)
 			continue
 		}
-		switch why := l.unreachable(all, allowed, b, i); {
+		text := textOf(nodes[0])
+		why := l.unreachable(all, allowed, b, i, said[text])
+		if said[text] == nil {
+			said[text] = nodes[0]
+		}
+		switch {
 		case allowed == 0: // nothing comes here
 		case why == "":
 			l.taken[nodes[0]] = true
@@ -53,9 +58,18 @@ func (l *linter) condition(of *schema.Node, i int, _ []*schema.Node) {
 	}
 }
 
+// textOf is what a schema says, the same for two that say the same.
+func textOf(n *schema.Node) string {
+	text, err := json.Marshal(n.Keywords)
+	if err != nil { // but it was read from JSON
+		panic(err)
+	}
+	return fmt.Sprint(n.Never, string(text))
+}
+
 // unreachable says why no value takes a branch of an anyOf or oneOf; it is empty
-// where one does.
-func (l *linter) unreachable(all []*schema.Node, allowed kinds, b branches, i int) string {
+// where one does. same is an earlier branch that says what this one does.
+func (l *linter) unreachable(all []*schema.Node, allowed kinds, b branches, i int, same *schema.Node) string {
 	branch := b.nodes[i][0]
 	v := l.verdict(b.nodes[i])
 	switch {
@@ -69,14 +83,12 @@ func (l *linter) unreachable(all []*schema.Node, allowed kinds, b branches, i in
 	if b.keyword == "anyOf" && l.evaluated {
 		return ""
 	}
-	for _, other := range b.nodes[:i] {
-		if !reflect.DeepEqual(other[0].Keywords, branch.Keywords) || other[0].Never != branch.Never {
-			continue
-		}
+	if same != nil {
+		why := "it is the same as " + same.Pointer
 		if b.keyword == "oneOf" {
-			return "it is the same as " + other[0].Pointer + ", so neither is the only one that allows a value"
+			why += ", so neither is the only one that allows a value"
 		}
-		return "it is the same as " + other[0].Pointer
+		return why
 	}
 	if b.keyword == "anyOf" {
 		for j, other := range b.nodes {
@@ -105,6 +117,7 @@ var bounds = map[string]bool{
 func contradiction(all []*schema.Node, allowed kinds) string {
 	merged := map[string]any{}
 	var required []any
+	listed := map[any]bool{} // in required
 	for _, n := range all {
 		for keyword, largest := range bounds {
 			value, ok := n.Keywords[keyword].(json.Number)
@@ -114,7 +127,8 @@ func contradiction(all []*schema.Node, allowed kinds) string {
 		}
 		names, _ := n.Keywords["required"].([]any)
 		for _, name := range names {
-			if !slices.Contains(required, name) {
+			if _, isText := name.(string); isText && !listed[name] {
+				listed[name] = true
 				required = append(required, name)
 			}
 		}

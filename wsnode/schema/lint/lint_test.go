@@ -284,3 +284,23 @@ func FuzzRun(f *testing.F) {
 		}
 	})
 }
+
+// Twice as many branches, or names, take twice as much. Allocations are what can
+// be counted.
+func TestRunIsLinear(t *testing.T) {
+	listed := func(n int, format string) string {
+		all := make([]string, n)
+		for i := range all {
+			all[i] = fmt.Sprintf(format, i)
+		}
+		return strings.Join(all, ",")
+	}
+	once := func(n int) float64 {
+		return testing.AllocsPerRun(1, func() {
+			found(t, false, "a.json", `{"required":[`+listed(n, `"n%d"`)+`],"oneOf":[`+listed(n, `{"required":["k"],"properties":{"k":{"const":"v%d"}}}`)+`]}`)
+		})
+	}
+	if few, many := once(100), once(400); many > 5*few {
+		t.Errorf("%v allocations for 100, %v for 400", few, many)
+	}
+}
