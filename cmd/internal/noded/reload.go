@@ -38,7 +38,11 @@ func (d *Daemon) Reload(load func() (Config, error)) {
 	}
 	changed := settings.Diff(d.loaded, cfg)
 	d.loaded = cfg
-	d.log.Info("settings reloaded", "changed", changed, "sockets_max", d.node.MaxSockets())
+	attrs := []any{"sockets_max", d.node.MaxSockets()}
+	if len(changed) > 0 {
+		attrs = append(attrs, "changed", changed)
+	}
+	d.log.Info("settings reloaded", attrs...)
 	later := slices.DeleteFunc(settings.Diff(d.cfg, cfg), func(key string) bool {
 		return reloadable.MatchString(key) && key != "limits.addresses"
 	})
