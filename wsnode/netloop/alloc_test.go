@@ -25,6 +25,30 @@ func testTurnAllocs(t *testing.T, over func(testing.TB, Config) *served) {
 	}
 }
 
+// Over TLS it is crypto/tls that allocates, once for each record that it reads: that
+// of the message, and of the answer at the client.
+func TestTurnAllocsTLS(t *testing.T) {
+	if raceEnabled { // a sync.Pool then drops items
+		t.Skip()
+	}
+	overEachTLS(t, func(t *testing.T, over func(testing.TB, Config) *served) {
+		s := over(t, testConfig)
+		s.next()
+		c := s.dial()
+		wire, buf := make([]byte, 128), make([]byte, 128)
+		if got := testing.AllocsPerRun(2000, func() {
+			if _, err := c.Write(wire); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(c, buf); err != nil {
+				t.Fatal(err)
+			}
+		}); got > 2 {
+			t.Errorf("%v allocations per message, want 1 and the client's", got)
+		}
+	})
+}
+
 func BenchmarkTurn(b *testing.B) {
 	for name, over := range ways {
 		b.Run(name, func(b *testing.B) {

@@ -63,6 +63,7 @@ type loop struct {
 	ctl       unix.EpollEvent
 	from      address
 	msg       message
+	lane      lane
 	spare     []post // the batch that ran last
 	wakeAt    tick   // the deadline of file, or never
 	turns     int    // so far
@@ -92,7 +93,7 @@ type post struct {
 	err    error                                  // of postBury
 	fd     int32                                  // of postAdopt
 	ticket Ticket                                 // of postAdopt
-	l      *listener                              // of postListen
+	l      *listener                              // of postListen, and of postAdopt
 }
 
 type generation uint32
@@ -116,6 +117,7 @@ func newLoop(d *loops) (_ *loop, err error) {
 		in: make([]byte, loopReadBytes), events: make([]unix.EpollEvent, eventsPerTurn), listeners: map[uint32]*listener{},
 	}
 	l.wheel.records = &l.records
+	l.lane.plain = make([]byte, plaintextBytes)
 	l.shared = d.opener.Share(l)
 	l.poll = l.pollOnce
 	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
@@ -318,7 +320,7 @@ func (l *loop) runPosts() {
 		case postBury:
 			l.bury(p.slot, p.err)
 		case postAdopt:
-			l.adopt(p.fd, p.ticket)
+			l.adopt(p.fd, p.ticket, p.l.tls)
 		case postListen:
 			l.listen(p.l)
 		case postLetNobodyIn:

@@ -14,11 +14,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// loops drive plain TCP connections from a few event loops.
+// loops drive TCP connections from a few event loops.
 type loops struct {
 	cfg    Config
 	opener Opener
 	log    *slog.Logger
+	shakes *shakes
 
 	mu      sync.Mutex
 	empty   sync.Cond // signalled when the last connection is gone
@@ -29,7 +30,7 @@ type loops struct {
 }
 
 func newLoops(cfg Config, opener Opener, log *slog.Logger) driver {
-	d := &loops{cfg: cfg, opener: opener, log: log}
+	d := &loops{cfg: cfg, opener: opener, log: log, shakes: newShakes(cfg)}
 	d.empty.L = &d.mu
 	return d
 }
@@ -39,6 +40,7 @@ type listener struct {
 	id     uint32
 	fd     int
 	addr   string
+	tls    *tls.Config   // nil for none
 	ended  chan error    // of one
 	early  bool          // who is accepted may have come before the listener had TCP_NODELAY to inherit
 	wait   time.Duration // after the next failure
@@ -48,13 +50,13 @@ type listener struct {
 // takes implements driver.
 func (d *loops) takes(l net.Listener, tlsConfig *tls.Config) bool {
 	_, tcp := l.(*net.TCPListener)
-	return tcp && tlsConfig == nil
+	return tcp && (tlsConfig == nil || d.cfg.Handshakes > 0)
 }
 
 // Serve implements driver. It closes l, of which it has a descriptor of its own,
 // and returns when the loops are stopped.
-func (d *loops) Serve(l net.Listener, _ *tls.Config) error {
-	li := &listener{addr: l.Addr().String(), ended: make(chan error, 1), early: true}
+func (d *loops) Serve(l net.Listener, tlsConfig *tls.Config) error {
+	li := &listener{addr: l.Addr().String(), tls: tlsConfig, ended: make(chan error, 1), early: true}
 	var err error
 	li.fd, err = descriptorOf(l)
 	if err == nil {
@@ -135,6 +137,7 @@ func (d *loops) Close() {
 	for _, l := range d.order(postClose) {
 		<-l.ended
 	}
+	d.shakes.all.Wait()
 }
 
 // order has every loop do something, after which no connection is let in.
@@ -217,7 +220,7 @@ func (l *loop) accept(li *listener) {
 			if li.early {
 				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // fails where the peer has gone
 			}
-			l.welcome(fd)
+			l.welcome(fd, li)
 		case unix.EAGAIN:
 			li.early = false
 			return
@@ -263,8 +266,8 @@ func (l *loop) resumeListeners() {
 
 // welcome has the opener decide about a connection, and hands it to the loop
 // with the fewest.
-func (l *loop) welcome(fd int32) {
-	ticket, ok := l.d.opener.Accepted(l.from.peer(), false, l.now)
+func (l *loop) welcome(fd int32, li *listener) {
+	ticket, ok := l.d.opener.Accepted(l.from.peer(), li.tls != nil, l.now)
 	if !ok {
 		resetSocket(fd)
 		return
@@ -277,10 +280,10 @@ func (l *loop) welcome(fd int32) {
 	to := l.d.least(l)
 	to.count.Add(1)
 	if to == l {
-		l.adopt(fd, ticket)
+		l.adopt(fd, ticket, li.tls)
 		return
 	}
-	if !to.order(post{kind: postAdopt, fd: fd, ticket: ticket}) { // it counts for to, which cannot have ended
+	if !to.order(post{kind: postAdopt, fd: fd, ticket: ticket, l: li}) { // it counts for to, which cannot have ended
 		panic(errors.New("netloop: a loop has ended that has connections"))
 	}
 }

@@ -2,6 +2,7 @@ package netloop
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -16,16 +17,31 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
 
-func init() { ways["loops"] = overLoops }
+func init() { ways["loops"], ways["loops tls"] = overLoops, overLoopsTLS }
 
 // overLoops serves plain TCP on loopback from two event loops.
 func overLoops(t testing.TB, cfg Config) *served {
+	return onLoops(t, cfg, nil, nil)
+}
+
+// overLoopsTLS serves TLS on loopback from two event loops.
+func overLoopsTLS(t testing.TB, cfg Config) *served {
+	server, client := wstest.TLS(t)
+	return onLoops(t, cfg, server, client)
+}
+
+func onLoops(t testing.TB, cfg Config, server, client *tls.Config) *served {
 	d := newDoor(t)
 	cfg.Loops = max(cfg.Loops, 2)
 	cfg.LoopBytes = max(cfg.LoopBytes, 64<<20)
-	return d.serve(newLoops(cfg, d, quiet).(*loops), listen(t), nil, nil)
+	if cfg.Handshakes == 0 {
+		cfg.Handshakes = 100
+	}
+	return d.serve(newLoops(cfg, d, quiet).(*loops), listen(t), server, client)
 }
 
 // loop is one of the loops, which are there once a connection is.
@@ -38,6 +54,9 @@ func (s *served) loop(i int) *loop {
 
 // leftovers is what loops that have ended still hold.
 func (d *loops) leftovers() string {
+	if n := d.shakes.count.Load(); n != 0 {
+		return fmt.Sprintf("%d TLS handshakes", n)
+	}
 	for i, l := range d.all {
 		<-l.ended
 		free := 0

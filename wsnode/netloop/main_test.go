@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -260,7 +261,16 @@ var ways = map[string]func(testing.TB, Config) *served{"tcp": overTCP, "tls": ov
 // overEach runs a test with each driver of plain TCP.
 func overEach(t *testing.T, test func(t *testing.T, over func(testing.TB, Config) *served)) {
 	for name, over := range ways {
-		if name != "tls" {
+		if !strings.HasSuffix(name, "tls") {
+			t.Run(name, func(t *testing.T) { test(t, over) })
+		}
+	}
+}
+
+// overEachTLS runs a test with each driver of TLS.
+func overEachTLS(t *testing.T, test func(t *testing.T, over func(testing.TB, Config) *served)) {
+	for name, over := range ways {
+		if strings.HasSuffix(name, "tls") {
 			t.Run(name, func(t *testing.T) { test(t, over) })
 		}
 	}

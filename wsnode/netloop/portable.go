@@ -20,7 +20,8 @@ type Config struct {
 	WriteTimeout     time.Duration // for 64 KiB of a write; a peer that takes longer is gone
 	OutboundBytes    int           // that may wait to be sent, beside the write under way
 	LingerTimeout    time.Duration // for the peer to end its side after we ended ours
-	Loops            int           // event loops for plain TCP, where the system has them; 0 for none
+	Loops            int           // event loops for TCP, where the system has them; 0 for none
+	Handshakes       int           // TLS handshakes under way at once on the loops; 0 leaves TLS to Portable
 	LoopBytes        int           // that may wait to be sent by one loop, for all its connections
 }
 
@@ -48,6 +49,9 @@ func NewPortable(cfg Config, opener Opener, log *slog.Logger) *Portable {
 
 // ErrStopped says that the driver lets no connection in any more.
 var ErrStopped = errors.New("driver stopped")
+
+// ErrBusy says that a TLS handshake was refused before it began.
+var ErrBusy = errors.New("as many TLS handshakes are under way as may be")
 
 // passing are errors of accept that time mends: a shortage, or a connection that
 // failed or was forbidden before it was taken, which Linux reports so (accept(2)).

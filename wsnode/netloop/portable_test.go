@@ -359,7 +359,10 @@ func TestPeersThatGo(t *testing.T) {
 
 // Clients that come and go in all ways, while others post and the driver is
 // closed at last, leave nothing behind. goleak looks after goroutines.
-func TestStress(t *testing.T) { overEach(t, testStress) }
+func TestStress(t *testing.T) {
+	overEach(t, testStress)
+	overEachTLS(t, testStress)
+}
 
 func testStress(t *testing.T, over func(testing.TB, Config) *served) {
 	before := descriptors(t)
@@ -384,18 +387,21 @@ func testStress(t *testing.T, over func(testing.TB, Config) *served) {
 				if err != nil {
 					return
 				}
-				c := nc.(*net.TCPConn)
-				_ = c.SetDeadline(time.Now().Add(patience))
+				tc := nc.(*net.TCPConn)
+				_ = tc.SetDeadline(time.Now().Add(patience))
+				if s.client != nil && r.IntN(4) > 0 { // the others speak no TLS
+					nc = tls.Client(tc, s.client)
+				}
 				for range r.IntN(5) {
-					_, _ = c.Write(make([]byte, r.IntN(20_000)))
+					_, _ = nc.Write(make([]byte, r.IntN(20_000)))
 					if r.IntN(2) == 0 {
-						_, _ = c.Read(make([]byte, 4096))
+						_, _ = nc.Read(make([]byte, 4096))
 					}
 				}
 				if r.IntN(2) == 0 {
-					_ = c.SetLinger(0)
+					_ = tc.SetLinger(0)
 				}
-				_ = c.Close()
+				_ = tc.Close()
 			}
 		})
 	}

@@ -13,8 +13,8 @@ import (
 )
 
 // prefaced serves TLS to who says "hello\n" first.
-func prefaced(t *testing.T, cfg Config) *served {
-	s := overTLS(t, cfg)
+func prefaced(t *testing.T, over func(testing.TB, Config) *served, cfg Config) *served {
+	s := over(t, cfg)
 	var have []byte
 	preface := func(in []byte) (rest []byte, done bool, err error) {
 		if have = append(have, in...); !bytes.HasPrefix(have, []byte("hello\n")) {
@@ -45,7 +45,9 @@ func (j *joined) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func TestPreface(t *testing.T) {
+func TestPreface(t *testing.T) { overEachTLS(t, testPreface) }
+
+func testPreface(t *testing.T, over func(testing.TB, Config) *served) {
 	handshake := func(t *testing.T, s *served, c net.Conn) {
 		t.Helper()
 		s.next()
@@ -72,7 +74,7 @@ func TestPreface(t *testing.T) {
 		}
 	}
 	t.Run("in pieces", func(t *testing.T) {
-		s := prefaced(t, testConfig)
+		s := prefaced(t, over, testConfig)
 		c := s.dialTCP()
 		for _, piece := range []string{"h", "ell", "o\n"} {
 			if _, err := io.WriteString(c, piece); err != nil {
@@ -82,11 +84,11 @@ func TestPreface(t *testing.T) {
 		handshake(t, s, c)
 	})
 	t.Run("with the first bytes of TLS behind it", func(t *testing.T) {
-		s := prefaced(t, testConfig)
+		s := prefaced(t, over, testConfig)
 		handshake(t, s, &joined{s.dialTCP(), []byte("hello\n")})
 	})
 	t.Run("an unwelcome one resets", func(t *testing.T) {
-		s := prefaced(t, testConfig)
+		s := prefaced(t, over, testConfig)
 		c := s.dialTCP()
 		if _, err := io.WriteString(c, "hallo\n"); err != nil {
 			t.Fatal(err)
@@ -97,7 +99,7 @@ func TestPreface(t *testing.T) {
 		wantReset(t, c)
 	})
 	t.Run("half of one, then the end", func(t *testing.T) {
-		s := prefaced(t, testConfig)
+		s := prefaced(t, over, testConfig)
 		c := s.dialTCP()
 		if _, err := io.WriteString(c, "hel"); err != nil {
 			t.Fatal(err)
@@ -112,7 +114,7 @@ func TestPreface(t *testing.T) {
 	t.Run("one that does not come is given up", func(t *testing.T) {
 		cfg := testConfig
 		cfg.HandshakeTimeout = 50 * time.Millisecond
-		s := prefaced(t, cfg)
+		s := prefaced(t, over, cfg)
 		c := s.dialTCP()
 		if err := failed(t, s); !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Errorf("%v, want a timeout", err)
@@ -122,7 +124,7 @@ func TestPreface(t *testing.T) {
 	t.Run("a handshake after it has what is left of the time", func(t *testing.T) {
 		cfg := testConfig
 		cfg.HandshakeTimeout = 50 * time.Millisecond
-		s := prefaced(t, cfg)
+		s := prefaced(t, over, cfg)
 		if _, err := io.WriteString(s.dialTCP(), "hello\n"); err != nil {
 			t.Fatal(err)
 		}
@@ -131,7 +133,7 @@ func TestPreface(t *testing.T) {
 		}
 	})
 	t.Run("Stop gives one up that is awaited", func(t *testing.T) {
-		s := prefaced(t, testConfig)
+		s := prefaced(t, over, testConfig)
 		c := s.dialTCP()
 		<-s.accepted
 		_ = s.l.Close()
@@ -143,13 +145,14 @@ func TestPreface(t *testing.T) {
 			t.Error("the connection is open")
 		}
 	})
-	t.Run("plain TCP has none", func(t *testing.T) {
-		overEach(t, func(t *testing.T, over func(testing.TB, Config) *served) {
-			s := over(t, testConfig)
-			preface := func([]byte) ([]byte, bool, error) { return nil, false, errUnwelcome }
-			s.preface.Store(&preface)
-			s.next()
-			exchange(t, s.dial(), "hello\n")
-		})
+}
+
+func TestPlainTCPHasNoPreface(t *testing.T) {
+	overEach(t, func(t *testing.T, over func(testing.TB, Config) *served) {
+		s := over(t, testConfig)
+		preface := func([]byte) ([]byte, bool, error) { return nil, false, errUnwelcome }
+		s.preface.Store(&preface)
+		s.next()
+		exchange(t, s.dial(), "hello\n")
 	})
 }

@@ -1,6 +1,7 @@
 package netloop
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"os"
@@ -20,6 +21,7 @@ type record struct {
 	interest   uint8  // what epoll is asked for, EPOLLIN and EPOLLOUT
 	state      uint8
 	peerEnded  bool // there is nothing more to read
+	layered    bool // its machine is a layer
 }
 
 // transfer is what a loop knows of a connection beside that while the peer has to
@@ -83,7 +85,7 @@ const highWater = 64 << 10
 var errNoRoom = errors.New("peer does not read, and there is no room for more that waits to be sent")
 
 // adopt takes a connection that was accepted and let in.
-func (l *loop) adopt(fd int32, ticket Ticket) {
+func (l *loop) adopt(fd int32, ticket Ticket, tlsConfig *tls.Config) {
 	if l.stopped {
 		resetSocket(fd)
 		ticket.Failed(ErrStopped)
@@ -96,8 +98,13 @@ func (l *loop) adopt(fd int32, ticket Ticket) {
 	l.mu.Lock()
 	*l.live.at(slot) = uint32(r.generation)
 	l.mu.Unlock()
-	m := ticket.Open(Link{Poster: l, Ref: Ref(slot)<<32 | Ref(r.generation), Shared: l.shared}, l.now)
-	*l.machines.at(slot) = m
+	link := Link{Poster: l, Ref: Ref(slot)<<32 | Ref(r.generation), Shared: l.shared}
+	if tlsConfig != nil {
+		local, remote := addressesOf(fd)
+		*l.machines.at(slot), r.layered = l.secure(link, ticket, tlsConfig, local, remote), true
+	} else {
+		*l.machines.at(slot) = ticket.Open(link, l.now)
+	}
 	if err := l.control(unix.EPOLL_CTL_ADD, int(fd), unix.EPOLLIN, slot, r.generation); err != nil { // no memory, or max_user_watches
 		l.end(slot, r, err)
 		return
@@ -193,7 +200,7 @@ func (l *loop) finishTurn(slot uint32, r *record) {
 	if r.state == stateLingering { // a post that was taken before the end of our side
 		return
 	}
-	if len(l.out) > 0 {
+	if len(l.out) > 0 || r.layered {
 		if err := l.send(r, m); err != nil {
 			l.end(slot, r, err)
 			return
@@ -202,6 +209,14 @@ func (l *loop) finishTurn(slot uint32, r *record) {
 	if r.state == stateOpen && m.Done() {
 		r.state = stateFlushing
 		l.noPosts(slot)
+	}
+	if r.state == stateOpen && r.layered {
+		if err := m.(layer).Err(); err != nil && r.transfer == 0 {
+			l.end(slot, r, err)
+			return
+		} else if err != nil { // what waits is sent before
+			r.peerEnded = true
+		}
 	}
 	switch {
 	case r.state == stateOpen:
@@ -225,11 +240,15 @@ func (l *loop) tickOf(at time.Time) tick {
 // wait than it may gets its machine's last words instead.
 func (l *loop) send(r *record, m Machine) error {
 	if r.transfer == 0 {
-		n, err := sendNow(r.fd, l.out)
+		out := l.seal(r, m)
+		if len(out) == 0 {
+			return nil
+		}
+		n, err := sendNow(r.fd, out)
 		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
 			return os.NewSyscallError("write", err)
 		}
-		rest := l.out[max(n, 0):]
+		rest := out[max(n, 0):]
 		if len(rest) == 0 {
 			return nil
 		}
@@ -246,12 +265,27 @@ func (l *loop) send(r *record, m Machine) error {
 	x := l.transferOf(r)
 	waiting := int(x.bytes - x.underWay)
 	// The last is what is fair: nobody has more waiting than is left for all.
-	if r.state == stateOpen && (len(l.out) > l.cfg.OutboundBytes-waiting || len(l.out) > l.blocks.room()-int(x.bytes)) {
-		l.blocks.cut(&x.queue, int(x.underWay))
+	if r.state == stateOpen && len(l.out) > 0 && (len(l.out) > l.cfg.OutboundBytes-waiting || len(l.out) > l.blocks.room()-int(x.bytes)) {
+		if !r.layered { // else a part that is missing would spoil what follows
+			l.blocks.cut(&x.queue, int(x.underWay))
+		}
 		l.out = m.Overflow(l.now, l.out[:0])
 	}
-	l.blocks.add(&x.queue, l.out)
+	out := l.seal(r, m)
+	if r.layered && len(out) > l.blocks.room() {
+		m.Overflow(l.now, nil)
+		return errNoRoom
+	}
+	l.blocks.add(&x.queue, out)
 	return nil
+}
+
+// seal is what is to be sent of what a turn has appended to out.
+func (l *loop) seal(r *record, m Machine) []byte {
+	if r.layered {
+		return m.(layer).Seal(l.out)
+	}
+	return l.out
 }
 
 // transferBegins gives the peer time for the next piece of what waits.
@@ -295,10 +329,20 @@ func (l *loop) writable(slot uint32, r *record) {
 	case r.state == stateFlushing:
 		l.linger(slot, r)
 	case r.peerEnded:
-		l.end(slot, r, io.EOF)
+		l.end(slot, r, l.whyEnded(slot, r))
 	default:
 		l.ask(slot, r, due)
 	}
+}
+
+// whyEnded is how a connection ends of which nothing more can be read.
+func (l *loop) whyEnded(slot uint32, r *record) error {
+	if r.layered {
+		if err := (*l.machines.at(slot)).(layer).Err(); err != nil {
+			return err
+		}
+	}
+	return io.EOF
 }
 
 // ask has epoll and the wheel tell of what the connection waits for. due is when
@@ -373,7 +417,7 @@ func (l *loop) linger(slot uint32, r *record) {
 // end closes the socket. The machine hears of it once all that was posted for
 // it has run.
 func (l *loop) end(slot uint32, r *record, err error) {
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errNoRoom) {
+	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errNoRoom) || errors.As(err, new(abrupt)) {
 		resetSocket(r.fd) // the kernel's own queue for a peer that does not read goes too
 	} else {
 		_ = unix.Close(int(r.fd))

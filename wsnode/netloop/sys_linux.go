@@ -2,6 +2,7 @@ package netloop
 
 import (
 	"encoding/binary"
+	"net"
 	"net/netip"
 	"syscall"
 	"unsafe"
@@ -79,6 +80,20 @@ func (a *address) peer() netip.AddrPort {
 		return netip.AddrPortFrom(netip.AddrFrom16([16]byte(a.b[8:])).Unmap(), port)
 	}
 	return netip.AddrPort{}
+}
+
+// addressesOf are both ends of a socket; an end is nil where the peer has gone.
+func addressesOf(fd int32) (local, remote net.Addr) {
+	to := func(sa unix.Sockaddr, err error) net.Addr {
+		switch sa := sa.(type) {
+		case *unix.SockaddrInet4:
+			return &net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}
+		case *unix.SockaddrInet6:
+			return &net.TCPAddr{IP: sa.Addr[:], Port: sa.Port}
+		}
+		return nil
+	}
+	return to(unix.Getsockname(int(fd))), to(unix.Getpeername(int(fd)))
 }
 
 func result(n uintptr, e syscall.Errno) (int, error) {

@@ -1,0 +1,360 @@
+package netloop
+
+import (
+	"bytes"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
+)
+
+// helloOf is the ClientHello of a client, as it is sent.
+func helloOf(t testing.TB, edit func(*tls.Config)) []byte {
+	client, server := net.Pipe()
+	cfg := &tls.Config{ServerName: "node.example", MinVersion: tls.VersionTLS12}
+	edit(cfg)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_ = tls.Client(client, cfg).Handshake()
+	}()
+	b := make([]byte, 64<<10)
+	n, err := io.ReadAtLeast(server, b, headBytes)
+	for err == nil && n < headBytes+int(b[3])<<8+int(b[4]) {
+		var k int
+		k, err = server.Read(b[n:])
+		n += k
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = server.Close()
+	<-ended
+	return b[:n]
+}
+
+func classical(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} }
+
+// payload is what is in records, as far as they are whole.
+func payload(t testing.TB, b []byte, most int) (out []byte) {
+	for len(b) >= headBytes {
+		n := int(b[3])<<8 | int(b[4])
+		if n > most {
+			t.Errorf("a record holds %d bytes, want at most %d", n, most)
+		}
+		out = append(out, b[headBytes:min(headBytes+n, len(b))]...)
+		b = b[min(headBytes+n, len(b)):]
+	}
+	return out
+}
+
+// A hello is whole with its last byte and not before, in however many records; it
+// is the same one in fragments, and what follows stays as it is.
+func TestHello(t *testing.T) {
+	for rule, edit := range map[string]func(*tls.Config){
+		"classical":    classical,
+		"post-quantum": func(*tls.Config) {},
+		"large":        func(c *tls.Config) { c.NextProtos = strings.Fields(strings.Repeat(strings.Repeat("x", 250)+" ", 50)) },
+	} {
+		t.Run(rule, func(t *testing.T) {
+			hello := helloOf(t, edit)
+			message := hello[headBytes:]
+			for _, size := range []int{1, 3, 100, plaintextBytes} {
+				var b []byte
+				for rest := message; len(rest) > 0; {
+					n := min(size, len(rest))
+					b = append(append(b, recordHandshake, 3, 1, byte(n>>8), byte(n)), rest[:n]...)
+					rest = rest[n:]
+				}
+				var scan helloScan
+				for n := range len(b) {
+					if scan.whole(b[:n]) {
+						t.Fatalf("%d of %d bytes in records of %d are a whole hello", n, len(b), size)
+					}
+				}
+				if !scan.whole(b) || !new(helloScan).whole(b) {
+					t.Errorf("%d bytes in records of %d are no hello", len(b), size)
+				}
+				behind := "\x14\x03\x03\x00\x01\x01\x17\x03"
+				got := fragmentHello(append(bytes.Clone(b), behind...))
+				rest, ok := bytes.CutSuffix(got, []byte(behind))
+				if !ok {
+					t.Errorf("%q is not what follows", got)
+				}
+				if !bytes.Equal(payload(t, rest, fragmentBytes), message) {
+					t.Errorf("another hello in records of %d", size)
+				}
+			}
+		})
+	}
+}
+
+func FuzzFragmentHello(f *testing.F) {
+	for _, edit := range []func(*tls.Config){classical, func(*tls.Config) {}} {
+		hello := helloOf(f, edit)
+		f.Add(hello)
+		f.Add(hello[:len(hello)-1])
+		f.Add(append(bytes.Clone(hello), hello...))
+	}
+	f.Add([]byte("\x16\x03\x01\x00\x02\x01\x00\x16\x03\x01\x00\x02\x00\x00"))
+	f.Add([]byte("\x16\x03\x01\x40\x00\x01\xff\xff\xff"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		whole := new(helloScan).whole(b)
+		got := fragmentHello(bytes.Clone(b))
+		if bytes.Equal(got, b) {
+			return
+		}
+		if !whole {
+			t.Error("what is no hello is another one in fragments")
+		}
+		if !bytes.Equal(payload(t, got, 1<<16), payload(t, b, 1<<16)) {
+			t.Error("it holds something else")
+		}
+	})
+}
+
+// However what is read is cut, framing finds the ends of the same records.
+func TestFraming(t *testing.T) {
+	var b []byte
+	var ends []int
+	for _, n := range []int{0, 1, 255, 256, 0, 16384 + 256, 65535} {
+		b = append(append(b, 23, 3, 3, byte(n>>8), byte(n)), make([]byte, n)...)
+		ends = append(ends, len(b))
+	}
+	for _, size := range []int{1, 2, 4, 5, 6, 512, 70_000, len(b)} {
+		var f framing
+		var got []int
+		for at := 0; at < len(b); {
+			n := f.take(b[at:min(at+size, len(b))])
+			if n == 0 {
+				t.Fatalf("nothing of %d bytes is taken", size)
+			}
+			if at += n; f == (framing{}) {
+				got = append(got, at)
+			}
+		}
+		if !reflect.DeepEqual(got, ends) {
+			t.Errorf("in pieces of %d records end at %v, want %v", size, got, ends)
+		}
+	}
+}
+
+// As many handshakes are under way as may be: who comes then is reset before its
+// own, until one of them has ended. Who has said nothing whole yet takes no place.
+func TestLoopsHandshakesBusy(t *testing.T) {
+	cfg := testConfig
+	cfg.Handshakes = 2
+	s := overLoopsTLS(t, cfg)
+	hello := helloOf(t, classical)
+	silent := s.dialTCP()
+	if _, err := silent.Write(hello[:len(hello)-1]); err != nil {
+		t.Fatal(err)
+	}
+	var parked []*net.TCPConn
+	for range cfg.Handshakes {
+		c := s.dialTCP()
+		if _, err := c.Write(hello); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, make([]byte, 10)); err != nil { // of the answer
+			t.Fatal(err)
+		}
+		parked = append(parked, c)
+	}
+	c := s.dialTCP()
+	if _, err := c.Write(hello); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("%d bytes and %v, want a reset", n, err)
+	}
+	if err := <-s.failed; err != ErrBusy {
+		t.Errorf("failed with %v, want ErrBusy", err)
+	}
+	_ = parked[0].Close()
+	if err := <-s.failed; !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("failed with %v", err)
+	}
+	eventually(t, "the handshake has ended", func() bool { return s.drives.(*loops).shakes.count.Load() == 1 })
+	s.next()
+	exchange(t, s.dial(), "there is room again")
+}
+
+// Handshakes that wait for their peers are no hindrance: others go on, and Stop gives
+// those up.
+func TestLoopsHandshakesParked(t *testing.T) {
+	s := overLoopsTLS(t, testConfig)
+	hello := helloOf(t, classical)
+	for range 50 {
+		c := s.dialTCP()
+		if _, err := c.Write(hello); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "they are all under way", func() bool { return s.drives.(*loops).shakes.count.Load() == 50 })
+	s.next()
+	exchange(t, s.dial(), "past them")
+	s.Stop()
+	for range 50 {
+		if err := <-s.failed; err != ErrStopped {
+			t.Errorf("failed with %v, want ErrStopped", err)
+		}
+	}
+}
+
+// Who sends and sends without waiting for an answer is cut off.
+func TestLoopsTooMuchBeforeTheHandshake(t *testing.T) {
+	s := overLoopsTLS(t, testConfig)
+	block := make(chan struct{})
+	server, _ := wstest.TLS(t)
+	l := listen(t)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- s.Serve(l, &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			<-block
+			return server, nil
+		}})
+	}()
+	c, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(patience))
+	if _, err := c.Write(helloOf(t, classical)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write(make([]byte, 4<<20)); err == nil {
+		_, err = c.Read(make([]byte, 1))
+		if err == nil {
+			t.Error("the connection lives on")
+		}
+	}
+	if err := <-s.failed; err != errAhead {
+		t.Errorf("failed with %v", err)
+	}
+	close(block)
+	_ = l.Close()
+	s.end()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// overNarrowTLS is overNarrow over TLS.
+func overNarrowTLS(t testing.TB, cfg Config) (*served, *loop) {
+	d := newDoor(t)
+	cfg.Loops, cfg.Handshakes = 1, 100
+	cfg.LoopBytes = max(cfg.LoopBytes, 1<<20)
+	server, client := wstest.TLS(t)
+	s := d.serve(newLoops(cfg, d, quiet).(*loops), narrow(t), server, client)
+	s.next()
+	exchange(t, s.dial(), "-")
+	return s, s.loop(0)
+}
+
+// More waits than may: the machine says its last word behind what waits, which is
+// numbered, so that none of it may be missing.
+func TestLoopOverflowTLS(t *testing.T) {
+	cfg := testConfig
+	cfg.OutboundBytes = 100_000
+	s, _ := overNarrowTLS(t, cfg)
+	m := newScript(t)
+	m.overflow = []byte("too slow")
+	s.machines <- m
+	c := s.secureWith(s.deaf(), func(*tls.Config) {})
+	exchange(t, c, "-")
+	first, second := strings.Repeat("a", 300_000), strings.Repeat("b", 90_000)
+	m.say(first)
+	m.say(second)
+	m.do(func() {
+		if m.over.Load() != 0 {
+			t.Error("overflow within the bound")
+		}
+	})
+	m.say(strings.Repeat("c", 20_000))
+	eventually(t, "the machine has its say", func() bool { return m.over.Load() == 1 })
+	want(t, c, first+second+"too slow")
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("%d bytes and %v after the last word, want EOF", n, err)
+	}
+	_ = c.Close()
+	if err := m.wantGone(); err != nil {
+		t.Errorf("gone with %v", err)
+	}
+}
+
+// Peers that do not read share what there is, over TLS too.
+func TestLoopsRoomIsSharedTLS(t *testing.T) {
+	const deaf = 20
+	cfg := testConfig
+	cfg.LoopBytes = 1 << 20
+	s, l := overNarrowTLS(t, cfg)
+	honest := s.next()
+	c := s.dial()
+	exchange(t, c, "-")
+	var machines []*script
+	for range deaf {
+		m := s.next()
+		m.overflow = make([]byte, 100)
+		machines = append(machines, m)
+		exchange(t, s.secureWith(s.deaf(), classical), "-")
+	}
+	for round := 0; ; round++ {
+		for _, m := range machines {
+			m.post(func(out []byte) []byte { return append(out, make([]byte, 10_000)...) })
+		}
+		exchange(t, c, "still served")
+		honest.do(func() {
+			if l.blocks.used > l.blocks.max {
+				t.Errorf("%d blocks are used of %d", l.blocks.used, l.blocks.max)
+			}
+		})
+		ended := 0
+		for _, m := range machines {
+			ended += int(m.over.Load())
+		}
+		if ended == deaf {
+			break
+		}
+		if round == 200 {
+			t.Fatalf("%d of %d peers that do not read go on", deaf-ended, deaf)
+		}
+	}
+	s.end()
+}
+
+// What a tls.Conn keeps of its input depends on the largest record, and neither on
+// how many came together nor on the hello.
+func TestLoopsKeepLittleOfInput(t *testing.T) {
+	s := overLoopsTLS(t, testConfig)
+	m := s.next()
+	nc := s.secureWith(s.dialTCP(), func(*tls.Config) {}) // whose hello is post-quantum
+	const size, count = 100, 300
+	for range 10 {
+		for range count {
+			if _, err := nc.Write(make([]byte, size)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want(t, nc, string(make([]byte, size*count)))
+	}
+	m.do(func() {
+		l := m.linked().Poster.(*loop)
+		conn := (*l.machines.at(uint32(m.linked().Ref >> 32))).(*secured).conn
+		kept := reflect.ValueOf(conn).Elem().FieldByName("rawInput")
+		if kept.Kind() != reflect.Struct {
+			t.Skip("this crypto/tls has another inside")
+		}
+		if n := kept.FieldByName("buf").Cap(); n > 1024 {
+			t.Errorf("room for %d bytes is kept after records of %d", n, size)
+		}
+	})
+}
