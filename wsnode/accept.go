@@ -127,6 +127,9 @@ func (p *peer) Open(link netloop.Link, now time.Time) netloop.Machine {
 func (p *peer) Failed(err error) {
 	switch {
 	case errors.Is(err, netloop.ErrStopped), errors.Is(err, errRefused):
+	case errors.Is(err, netloop.ErrBusy):
+		p.n.log.Debug("connection reset", p.who("reason", "tls_handshakes")...)
+		p.n.metrics.tlsBusy.Inc()
 	case p.mode == clientaddr.Proxy:
 		p.headerBroken(err)
 	default:

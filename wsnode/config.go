@@ -56,13 +56,14 @@ type SocketConfig struct {
 	WriteTimeout     time.Duration `yaml:"write_timeout" help:"for each 64 KiB of what is sent; a peer that takes longer to read them is gone"`
 	OutboundBytes    int           `yaml:"outbound_bytes" help:"bytes that may wait for a peer to read; one that lets more wait is closed with 1013"`
 	LoopBytes        int           `yaml:"loop_bytes" help:"bytes that may wait for all peers of one event loop; the more do, the less each may let wait before it is closed with 1013"`
-	Loops            int           `yaml:"loops" help:"event loops that drive plain ws, on Linux; 0 for half the processors, at least one"`
-	Driver           Driver        `yaml:"driver" help:"what drives plain ws: auto, which is event loops on Linux, or portable, a goroutine for each socket as elsewhere and for wss"`
+	Loops            int           `yaml:"loops" help:"event loops that drive the sockets, on Linux; 0 for half the processors, at least one"`
+	TLSHandshakes    int           `yaml:"tls_handshakes" help:"TLS handshakes that may be under way at once on event loops; who comes then is reset before its own"`
+	Driver           Driver        `yaml:"driver" help:"what drives the sockets: auto, which is event loops on Linux, or portable, a goroutine for each socket as elsewhere"`
 }
 
 const maxWindow = time.Hour
 
-// Driver says what drives plain ws.
+// Driver says what drives the sockets.
 type Driver string
 
 const (
@@ -86,7 +87,7 @@ func DefaultConfig() Config {
 			MessageBytes: w.MessageBytes, Fragments: w.Fragments, MessageTimeout: w.MessageTimeout,
 			PingInterval: 30 * time.Second, PongTimeout: 10 * time.Second,
 			CloseTimeout: w.CloseTimeout, WriteTimeout: 10 * time.Second, OutboundBytes: 1 << 20,
-			LoopBytes: 64 << 20, Driver: AutoDriver,
+			LoopBytes: 64 << 20, TLSHandshakes: 500, Driver: AutoDriver,
 		},
 	}
 }
@@ -115,8 +116,9 @@ func (c *Config) Validate() error {
 }
 
 const (
-	maxLoops     = 64
-	maxLoopBytes = 1 << 30
+	maxLoops         = 64
+	maxLoopBytes     = 1 << 30
+	maxTLSHandshakes = 1 << 16
 )
 
 func (c *SocketConfig) validate() error {
@@ -141,6 +143,9 @@ func (c *SocketConfig) validate() error {
 	if c.Loops < 0 || c.Loops > maxLoops {
 		problems = append(problems, fmt.Errorf("sockets.loops: %d is outside 0 to %d", c.Loops, maxLoops))
 	}
+	if c.TLSHandshakes < 1 || c.TLSHandshakes > maxTLSHandshakes {
+		problems = append(problems, fmt.Errorf("sockets.tls_handshakes: %d is outside 1 to %d", c.TLSHandshakes, maxTLSHandshakes))
+	}
 	if c.Driver != AutoDriver && c.Driver != PortableDriver {
 		problems = append(problems, fmt.Errorf("sockets.driver: %q is neither auto nor portable", string(c.Driver)))
 	}
@@ -159,7 +164,7 @@ func (c *SocketConfig) driver() netloop.Config {
 	d := netloop.Config{
 		HandshakeTimeout: c.HandshakeTimeout, WriteTimeout: c.WriteTimeout,
 		OutboundBytes: c.OutboundBytes, LingerTimeout: time.Second,
-		Loops: c.Loops, LoopBytes: c.LoopBytes,
+		Loops: c.Loops, LoopBytes: c.LoopBytes, Handshakes: c.TLSHandshakes,
 	}
 	switch {
 	case c.Driver == PortableDriver:

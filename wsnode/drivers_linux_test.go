@@ -2,6 +2,7 @@ package wsnode
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -29,8 +30,9 @@ import (
 // come together on their way may not matter: so a ping is waited for, since of
 // several that came together one is answered.
 type talk struct {
-	name  string
-	steps func(o wstest.Opening) []step // o has a token, for echoPath
+	name   string
+	steps  func(o wstest.Opening) []step // o has a token, for echoPath
+	before string                        // what is said before TLS, if there is TLS
 }
 
 type step struct {
@@ -44,14 +46,14 @@ func join(parts ...[]byte) []byte { return bytes.Join(parts, nil) }
 
 // open is a talk that opens a session first.
 func openTalk(name string, steps ...step) talk {
-	return talk{name, func(o wstest.Opening) []step {
+	return talk{name: name, steps: func(o wstest.Opening) []step {
 		return slices.Concat([]step{{o.Bytes(), 1}}, steps)
 	}}
 }
 
 // headTalk is a talk of a request alone.
 func headTalk(name string, edit func(o *wstest.Opening)) talk {
-	return talk{name, func(o wstest.Opening) []step {
+	return talk{name: name, steps: func(o wstest.Opening) []step {
 		edit(&o)
 		return []step{{o.Bytes(), 0}}
 	}}
@@ -59,7 +61,7 @@ func headTalk(name string, edit func(o *wstest.Opening)) talk {
 
 // onPath is a talk on another route.
 func onPath(path string, t talk) talk {
-	return talk{t.name + " on " + path, func(o wstest.Opening) []step {
+	return talk{name: t.name + " on " + path, steps: func(o wstest.Opening) []step {
 		if o.Target = path; path == chatPath {
 			o.Origin = appOrigin
 		}
@@ -94,15 +96,15 @@ func talks() []talk {
 		openTalk("a renewal with no token", step{text(`{"gatehouse":"renew","token":"gh1_x"}`), 0}),
 		openTalk("more after the close frame", step{join(wstest.CloseFrame(1001, ""), text("a"), bytes.Repeat([]byte("z"), 1000)), 1}),
 		openTalk("close without code", step{raw(0x88, ""), 1}),
-		{"texts before the answer", func(o wstest.Opening) []step {
+		{name: "texts before the answer", steps: func(o wstest.Opening) []step {
 			return []step{{join(o.Bytes(), text("a"), text("b")), 3}, bye}
 		}},
-		{"half a request", func(o wstest.Opening) []step { return []step{{o.Bytes()[:60], 0}} }},
-		{"nothing", func(wstest.Opening) []step { return nil }},
-		{"no HTTP", func(wstest.Opening) []step {
+		{name: "half a request", steps: func(o wstest.Opening) []step { return []step{{o.Bytes()[:60], 0}} }},
+		{name: "nothing", steps: func(wstest.Opening) []step { return nil }},
+		{name: "no HTTP", steps: func(wstest.Opening) []step {
 			return []step{{[]byte("\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"), 0}}
 		}},
-		{"a head without end", func(wstest.Opening) []step {
+		{name: "a head without end", steps: func(wstest.Opening) []step {
 			return []step{{join([]byte("GET / HTTP/1.1\r\nX: "), bytes.Repeat([]byte("x"), 20_000)), 0}}
 		}},
 		headTalk("too many fields", func(o *wstest.Opening) { o.Fields = slices.Repeat([]string{"X: y"}, 101) }),
@@ -164,9 +166,23 @@ func pieces(r *rand.Rand, b []byte) (out [][]byte) {
 // node sends the same bytes, tells its application the same, and counts and logs
 // the same.
 func TestDriversAgree(t *testing.T) {
-	portable, loops := newTCP(t, PortableDriver), newTCP(t, AutoDriver)
+	driversAgree(t, newTCP(t, PortableDriver, nil), newTCP(t, AutoDriver, nil))
+}
+
+// So they do over TLS.
+func TestDriversAgreeTLS(t *testing.T) {
+	server, client := wstest.TLS(t)
+	portable, loops := newTCP(t, PortableDriver, server), newTCP(t, AutoDriver, server)
+	portable.client, loops.client = client, client
+	driversAgree(t, portable, loops)
+}
+
+func driversAgree(t *testing.T, portable, loops *tcpLab) {
 	for from, talks := range map[string][]talk{"127.0.0.1": talks(), proxyAddr: proxyTalks(), xffAddr: xffTalks()} {
 		for cut, in := range cuts {
+			if portable.client != nil && cut == "byte by byte" {
+				continue // of what TLS makes of that netloop's tests know more
+			}
 			for i, talk := range talks {
 				t.Run(talk.name+" "+cut, func(t *testing.T) {
 					want := portable.hear(t, talk, from, func(b []byte) [][]byte { return in(rand.New(rand.NewPCG(1, uint64(i))), b) })
@@ -186,12 +202,12 @@ const proxyAddr, xffAddr = "127.0.0.2", "127.0.0.3"
 // proxyTalks begin with a PROXY header, or should.
 func proxyTalks() []talk {
 	headed := func(name, header string) talk {
-		return talk{"PROXY: " + name, func(o wstest.Opening) []step {
-			return []step{{join([]byte(header), o.Bytes(), text("a")), 2}, bye}
+		return talk{name: "PROXY: " + name, before: header, steps: func(o wstest.Opening) []step {
+			return []step{{join(o.Bytes(), text("a")), 2}, bye}
 		}}
 	}
 	cut := func(name, header string) talk {
-		return talk{"PROXY: " + name, func(wstest.Opening) []step { return []step{{[]byte(header), 0}} }}
+		return talk{name: "PROXY: " + name, before: header, steps: func(wstest.Opening) []step { return nil }}
 	}
 	return []talk{
 		headed("version 1", "PROXY TCP4 192.0.2.7 192.0.2.8 40000 443\r\n"),
@@ -213,7 +229,7 @@ func proxyTalks() []talk {
 // xffTalks have X-Forwarded-For, or should.
 func xffTalks() []talk {
 	with := func(name string, fields ...string) talk {
-		return talk{"X-Forwarded-For: " + name, func(o wstest.Opening) []step {
+		return talk{name: "X-Forwarded-For: " + name, steps: func(o wstest.Opening) []step {
 			o.Fields = fields
 			return []step{{o.Bytes(), 1}}
 		}}
@@ -230,16 +246,22 @@ func v2Header(rest string) string { return "\r\n\r\n\x00\r\nQUIT\n" + rest }
 type tcpLab struct {
 	*lab
 	listener net.Listener
-	told     int // events of the handler that were compared
-	logged   int // and bytes of the log
+	client   *tls.Config // nil without TLS
+	told     int         // events of the handler that were compared
+	logged   int         // and bytes of the log
 }
 
-func newTCP(t *testing.T, d Driver) *tcpLab {
+func newTCP(t *testing.T, d Driver, server *tls.Config) *tcpLab {
+	return newTCPWith(t, d, server, func(*Config) {})
+}
+
+func newTCPWith(t *testing.T, d Driver, server *tls.Config, edit func(*Config)) *tcpLab {
 	l := &tcpLab{lab: newLab(t, testConfig(), func(c *Config, _ *wstest.Authority) {
 		c.Sockets.Driver, c.Sockets.Loops = d, 2
 		c.TrustedProxies = []clientaddr.Trusted{{Networks: []string{proxyAddr}, Mode: clientaddr.Proxy}, {Networks: []string{xffAddr}, Mode: clientaddr.XFF}}
 		c.Limits.Messages.PerSecond, c.Limits.UnauthenticatedPerAddress.Max = 0, 100
 		c.Limits.NewPerAddress = limit.Window{Max: 1_000_000, Length: time.Second, Action: limit.Reject}
+		edit(c)
 	})}
 	var err error
 	if l.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
@@ -247,7 +269,7 @@ func newTCP(t *testing.T, d Driver) *tcpLab {
 	}
 	l.Start()
 	serving := make(chan error, 1)
-	go func() { serving <- l.Serve(l.listener, nil) }()
+	go func() { serving <- l.Serve(l.listener, server) }()
 	t.Cleanup(func() {
 		l.shutdown()
 		if err := <-serving; err != nil {
@@ -277,22 +299,38 @@ func (l *tcpLab) hear(t *testing.T, talk talk, from string, cut func([]byte) [][
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(wstest.Patience))
-	var heard heard
-	ended := false
-	for _, step := range talk.steps(wstest.Opening{Target: echoPath, Bearer: l.token()}) {
-		for _, piece := range cut(step.say) {
+	say := func(b []byte) {
+		for _, piece := range cut(b) {
 			_, _ = c.Write(piece) // the node may have ended
 		}
+	}
+	var heard heard
+	ended := false
+	steps := talk.steps(wstest.Opening{Target: echoPath, Bearer: l.token()})
+	if l.client != nil {
+		say([]byte(talk.before))
+		if over := tls.Client(c, l.client); len(steps) > 0 {
+			c = over
+			ended = over.Handshake() != nil // the node may have refused it by now
+		}
+	} else if len(steps) == 0 {
+		say([]byte(talk.before))
+	} else {
+		steps[0].say = join([]byte(talk.before), steps[0].say)
+	}
+	for _, step := range steps {
+		say(step.say)
 		for range step.frames {
 			ended = ended || !heard.frame(c)
 		}
 	}
 	if !ended {
-		_ = c.(*net.TCPConn).CloseWrite()
+		_ = c.(interface{ CloseWrite() error }).CloseWrite()
 	}
 	for heard.more(c) {
 	}
-	if heard.err != io.EOF {
+	// Whoever is cut off before TLS may find that in either way.
+	if heard.err != io.EOF && (l.client == nil || len(heard.b) > 0) {
 		t.Errorf("the connection ends with %v", heard.err)
 	}
 	_ = c.Close()
@@ -363,7 +401,7 @@ func (h *heard) frame(c net.Conn) bool {
 // and what they have sent by then reaches nobody.
 func TestEnforceOnLoops(t *testing.T) {
 	const sockets = 20
-	l := newTCP(t, AutoDriver)
+	l := newTCP(t, AutoDriver, nil)
 	release, entered := make(chan struct{}), make(chan struct{}, 1)
 	l.calls.message = func(s deliver.Session, op deliver.Op, payload []byte) error {
 		if string(payload) == "stick" {

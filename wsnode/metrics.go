@@ -21,6 +21,7 @@ type metrics struct {
 	closed     map[pb.Reason]prometheus.Counter
 	dropped    map[limit.Rule]prometheus.Counter
 	noAddress  prometheus.Counter // of the same metric as dropped
+	tlsBusy    prometheus.Counter // the same
 	dry        *prometheus.CounterVec
 
 	dryMessages prometheus.Counter // of dry
@@ -91,7 +92,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 	refused := vec("handshakes_refused_total", "Refused opening handshakes by reason.", "reason")
 	closed := vec("sessions_closed_total", "Ended sessions by reason.", "reason")
 	postponed := vec("renewals_postponed_total", "Renewals that left their session as it was, by reason.", "reason")
-	dropped := vec("connections_refused_total", "Connections that a limit refused, by limit; no_address is those without an address to count by.", "limit")
+	dropped := vec("connections_refused_total", "Connections that a limit refused, by limit; no_address is those without an address to count by, tls_handshakes those that came with as many TLS handshakes under way as may be.", "limit")
 	forgiven := vec("messages_forgiven_total", "Messages that were refused and did not close their socket, by reason.", "reason")
 	unsent := vec("messages_unsent_total", "Messages of the application that were not sent because their schemas do not allow them, by reason.", "reason")
 	m := &metrics{
@@ -143,6 +144,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		m.dropped[rule] = dropped.WithLabelValues(rule.String())
 	}
 	m.noAddress = dropped.WithLabelValues("no_address")
+	m.tlsBusy = dropped.WithLabelValues("tls_handshakes")
 	m.dryMessages = m.dry.WithLabelValues("messages")
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "gatehouse_build_info", Help: "Always 1; its labels say what runs.",

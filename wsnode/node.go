@@ -143,7 +143,8 @@ func (n *Node) Start() {
 
 // Serve accepts from l until Drain or Shutdown, which close it, over TLS if
 // tlsConfig is not nil. l is Serve's from now on. An error of l that time does
-// not mend ends it before, and is returned.
+// not mend ends it before, and is returned. What tlsConfig has called in a handshake
+// must not wait: all handshakes of the node may wait for it.
 func (n *Node) Serve(l net.Listener, tlsConfig *tls.Config) error {
 	n.mu.Lock()
 	if n.draining.Load() {

@@ -325,6 +325,8 @@ func TestNodeConfig(t *testing.T) {
 		{"a timeout without unit", func(c *Config) { c.Sockets.HandshakeTimeout = 10 }, "sockets.handshake_timeout"},
 		{"a ping interval", func(c *Config) { c.Sockets.PingInterval = 0 }, "sockets.ping_interval"},
 		{"loops below zero", func(c *Config) { c.Sockets.Loops = -1 }, "sockets.loops"},
+		{"no TLS handshake", func(c *Config) { c.Sockets.TLSHandshakes = 0 }, "sockets.tls_handshakes"},
+		{"more TLS handshakes than make sense", func(c *Config) { c.Sockets.TLSHandshakes = 65537 }, "sockets.tls_handshakes"},
 		{"more loops than make sense", func(c *Config) { c.Sockets.Loops = 65 }, "sockets.loops"},
 		{"room of a loop for less than a socket's", func(c *Config) { c.Sockets.LoopBytes = 1 << 19 }, "sockets.loop_bytes"},
 		{"room of a loop without bound", func(c *Config) { c.Sockets.LoopBytes = 1<<30 + 1 }, "sockets.loop_bytes"},

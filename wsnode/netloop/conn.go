@@ -89,7 +89,9 @@ func (c *conn) shakeHands(ticket Ticket, tlsConfig *tls.Config) error {
 	defer cancel()
 	early, err := c.preface(ctx, ticket)
 	if err != nil {
-		reset(c.raw)
+		if err != io.EOF { // that was the peer's own end
+			reset(c.raw)
+		}
 		return err
 	}
 	c.tls = tls.Server(c.raw, tlsConfig)

@@ -1,9 +1,9 @@
 // Package netloop drives connections: it owns the sockets, reads and writes
 // them, and knows nothing of what the bytes mean. A Machine does.
 //
-// Driver has two ways to do that. On Linux plain TCP is driven by event loops,
-// over epoll and raw descriptors: an idle connection has no goroutine and no
-// buffer. Everything else is driven by Portable, with a goroutine for each
+// Driver has two ways to do that. On Linux TCP, and TLS over it, is driven by event
+// loops, over epoll and raw descriptors: an idle connection has no goroutine and no
+// buffer of ours. Everything else is driven by Portable, with a goroutine for each
 // connection.
 package netloop
 
