@@ -417,7 +417,8 @@ func (l *loop) linger(slot uint32, r *record) {
 // end closes the socket. The machine hears of it once all that was posted for
 // it has run.
 func (l *loop) end(slot uint32, r *record, err error) {
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errNoRoom) || errors.As(err, new(abrupt)) {
+	_, is := err.(abrupt)
+	if is || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errNoRoom) {
 		resetSocket(r.fd) // the kernel's own queue for a peer that does not read goes too
 	} else {
 		_ = unix.Close(int(r.fd))

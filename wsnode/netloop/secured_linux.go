@@ -24,8 +24,6 @@ type layer interface {
 // abrupt is an error of a layer for which the connection is reset.
 type abrupt struct{ error }
 
-func (a abrupt) Unwrap() error { return a.error }
-
 // lane is what the TLS connections of one loop share: memory for one turn.
 type lane struct {
 	in    []byte   // what was read and tls.Conn has not taken yet
@@ -69,8 +67,16 @@ type secured struct {
 	shake   *shake  // nil from then on
 	err     error
 	framing framing
-	ended   bool // close_notify is sent
+	ended   bool   // close_notify is sent
+	barren  uint32 // bytes that were read since there was something for the machine
 }
+
+// barrenBytes is how much may be read in whole records that have nothing for the
+// machine. Those change keys, in 30 bytes; but tls.Conn would keep a message of up
+// to 64 KB that comes in them.
+const barrenBytes = 4096
+
+var errBarren = errors.New("peer sends TLS records with nothing in them")
 
 // Feed implements Machine.
 func (s *secured) Feed(in []byte, now time.Time, out []byte) []byte {
@@ -86,10 +92,14 @@ func (s *secured) Feed(in []byte, now time.Time, out []byte) []byte {
 	for t.in = in; len(t.in) > 0 && s.err == nil && !s.inner.Done(); {
 		n, err := s.conn.Read(t.plain)
 		if n > 0 {
+			s.barren = 0
 			out = s.inner.Feed(t.plain[:n], now, out)
 		}
-		if err != nil && err != errWouldBlock {
+		switch {
+		case err != nil && err != errWouldBlock:
 			s.err = err
+		case s.barren > barrenBytes && s.framing == framing{}:
+			s.err = errBarren
 		}
 	}
 	t.in = nil
@@ -219,6 +229,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	n := s.framing.take(t.in[:min(len(t.in), len(p))])
 	copy(p, t.in[:n])
 	t.in = t.in[n:]
+	s.barren += uint32(n)
 	return n, nil
 }
 

@@ -358,3 +358,26 @@ func TestLoopsKeepLittleOfInput(t *testing.T) {
 		}
 	})
 }
+
+// A message of TLS's own that does not end is not gathered.
+func TestLoopsBarrenRecords(t *testing.T) {
+	s := overLoopsTLS(t, testConfig)
+	m := s.next()
+	c := s.dialTCP()
+	nc, hand := s.byHand(c)
+	if _, err := c.Write(hand.seal(kindData, "before")); err != nil {
+		t.Fatal(err)
+	}
+	want(t, nc, "before")
+	message := string([]byte{keyUpdate, 0, 0xf0, 0}) + strings.Repeat("x", 0xf000)
+	for len(message) > 0 {
+		n := min(len(message), 1000)
+		if _, err := c.Write(hand.seal(kindHandshake, message[:n])); err != nil {
+			break // it has ended
+		}
+		message = message[n:]
+	}
+	if err := m.wantGone(); err != errBarren {
+		t.Errorf("gone with %v, want %v", err, errBarren)
+	}
+}
