@@ -68,6 +68,12 @@ func serverTLS(keys string, ca *pki.CA) (*tls.Config, error) {
 	return tlsfile.Server(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), ca.Pool, time.Now, slog.New(slog.DiscardHandler))
 }
 
+// publicTLS is a server's for clients of which it wants no certificate.
+func publicTLS(keys string) (*tls.Config, error) {
+	dir := filepath.Join(keys, "server")
+	return tlsfile.Public(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"), time.Now, slog.New(slog.DiscardHandler))
+}
+
 func clientTLS(keys, name string) (*tls.Config, error) {
 	dir := filepath.Join(keys, name)
 	return tlsfile.Client(filepath.Join(dir, "ca.crt"), filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"), time.Now, slog.New(slog.DiscardHandler))

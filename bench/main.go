@@ -47,6 +47,7 @@ var benchmarks = []benchmark{
 	{name: "large", about: "10,000,000 live tokens: start, size, and what redeeming costs then (long)", run: benchLarge, long: true},
 	{name: "attach", about: "a node attaches to a log of 1,000,000 revocations (long)", run: benchAttach, long: true},
 	{name: "ws", about: "echo and opening handshake beside other WebSocket servers", run: benchWS},
+	{name: "wss", about: "the same and idle sockets over TLS", run: benchWSS},
 	{name: "ws-many", about: "echo and idle sockets, from 100 to 17,000 connections (long)", run: benchWSMany, long: true},
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -20,7 +21,7 @@ import (
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
 )
 
-// serveNode is a node as gatehouse-node runs it, on plain ws: its limits are
+// serveNode is a node as gatehouse-node runs it: its limits are
 // all on but set so high that a load from one address passes them. Its route is
 // unchecked.
 func serveNode(sp spec) (*server, error) {
@@ -64,6 +65,12 @@ func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
 		return nil, err
 	}
 	config.Credentials = credentials.NewTLS(call)
+	var over *tls.Config
+	if sp.TLS {
+		if over, err = publicTLS(sp.Keys); err != nil {
+			return nil, err
+		}
+	}
 	n, err := wsnode.New(config, deliver.Echo{})
 	if err != nil {
 		return nil, err
@@ -79,7 +86,7 @@ func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
 		return nil, err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- n.Serve(l, nil) }() // ends by Shutdown
+	go func() { ended <- n.Serve(l, over) }() // ends by Shutdown
 	return &server{addr: l.Addr().String(), close: func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -41,7 +42,16 @@ func listenPeer(handle func(net.Conn) error) (*server, error) {
 	return &server{addr: l.Addr().String(), close: l.Close}, nil
 }
 
-func serveGobwas(spec) (*server, error) { return listenPeer(echoGobwas) }
+func serveGobwas(sp spec) (*server, error) {
+	if !sp.TLS {
+		return listenPeer(echoGobwas)
+	}
+	over, err := publicTLS(sp.Keys)
+	if err != nil {
+		return nil, err
+	}
+	return listenPeer(func(c net.Conn) error { return echoGobwas(tls.Server(c, over)) })
+}
 
 // echoGobwas reads frames through one buffer and answers each with one write.
 func echoGobwas(c net.Conn) error {

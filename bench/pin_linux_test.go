@@ -54,7 +54,7 @@ func TestFloorEchoesWhatComesInParts(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	conn, err := shakeHands(c.addr, "none")
+	conn, err := shakeHands(dialPlain(c.addr), "none")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestFloorEchoesWhatComesInParts(t *testing.T) {
 	if want := string(answer) + string(answer); string(got) != want {
 		t.Errorf("%q came back, want %q", got, want)
 	}
-	if err := wsOpenClose(c.addr, "none"); err != nil {
+	if err := wsOpenClose(dialPlain(c.addr), "none"); err != nil {
 		t.Errorf("open and close: %v", err)
 	}
 }

@@ -30,6 +30,7 @@ type spec struct {
 	MaxTTL    time.Duration // authority: of tokens, where that is above the default
 	Fill      fill          // authority: what is put into its store before it serves
 	Portable  bool          // node: its portable driver
+	TLS       bool          // node, gobwas: over TLS
 }
 
 // server is a started server of any kind.

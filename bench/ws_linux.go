@@ -162,7 +162,7 @@ func (l *lab) handshakeCase(ctx context.Context, w *wsLab) error {
 				return sample{}, err
 			}
 			m, err := l.measureWarm(w.servers[i], func() (tally, error) {
-				return drive(workers, forCount(n), numbered(func(j int) error { return wsOpenClose(w.servers[i].addr, tokens[j]) }))
+				return drive(workers, forCount(n), numbered(func(j int) error { return wsOpenClose(dialPlain(w.servers[i].addr), tokens[j]) }))
 			})
 			if err != nil {
 				return sample{}, fmt.Errorf("%s: %w", s.name, err)

@@ -15,4 +15,6 @@ func benchWS(context.Context, *lab) error { return errNeedsLinux }
 
 func benchWSMany(context.Context, *lab) error { return errNeedsLinux }
 
+func benchWSS(context.Context, *lab) error { return errNeedsLinux }
+
 func serveFloor(spec) (*server, error) { return nil, errNeedsLinux }

@@ -61,9 +61,16 @@ func readAnswer(r *bufio.Reader) error {
 	}
 }
 
+// dialer connects to a server, over TLS or not.
+type dialer func() (net.Conn, error)
+
+func dialPlain(addr string) dialer {
+	return func() (net.Conn, error) { return net.Dial("tcp", addr) }
+}
+
 // shakeHands opens a connection that has nothing more to be read.
-func shakeHands(addr, token string) (_ net.Conn, err error) {
-	c, err := net.Dial("tcp", addr)
+func shakeHands(dial dialer, token string) (_ net.Conn, err error) {
+	c, err := dial()
 	if err != nil {
 		return nil, err
 	}
@@ -89,8 +96,8 @@ func shakeHands(addr, token string) (_ net.Conn, err error) {
 }
 
 // wsOpenClose opens a connection and closes it as RFC 6455 section 7 says.
-func wsOpenClose(addr, token string) error {
-	c, err := shakeHands(addr, token)
+func wsOpenClose(dial dialer, token string) error {
+	c, err := shakeHands(dial, token)
 	if err != nil {
 		return err
 	}
@@ -143,7 +150,7 @@ func openWS(addr string, tokens []string) (_ *wsConns, err error) {
 
 // open shakes hands through package net, then keeps a descriptor of its own.
 func (w *wsConns) open(addr, token string) error {
-	c, err := shakeHands(addr, token)
+	c, err := shakeHands(dialPlain(addr), token)
 	if err != nil {
 		return err
 	}
