@@ -211,12 +211,12 @@ func (l *loop) finishTurn(slot uint32, r *record) {
 		l.noPosts(slot)
 	}
 	if r.state == stateOpen && r.layered {
-		if err := m.(layer).Err(); err != nil && r.transfer == 0 {
+		err := m.(layer).Err()
+		if _, now := err.(abrupt); now || err != nil && r.transfer == 0 {
 			l.end(slot, r, err)
 			return
-		} else if err != nil { // what waits is sent before
-			r.peerEnded = true
 		}
+		r.peerEnded = r.peerEnded || err != nil // what waits is sent before
 	}
 	switch {
 	case r.state == stateOpen:
@@ -417,8 +417,7 @@ func (l *loop) linger(slot uint32, r *record) {
 // end closes the socket. The machine hears of it once all that was posted for
 // it has run.
 func (l *loop) end(slot uint32, r *record, err error) {
-	_, is := err.(abrupt)
-	if is || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errNoRoom) {
+	if a, is := err.(abrupt); is && a.reset || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, errNoRoom) {
 		resetSocket(r.fd) // the kernel's own queue for a peer that does not read goes too
 	} else {
 		_ = unix.Close(int(r.fd))

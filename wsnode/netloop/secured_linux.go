@@ -17,12 +17,16 @@ type layer interface {
 	// has appended to out. It is valid until the next turn.
 	Seal(out []byte) []byte
 	// Err is why nothing more can be read, or nil. The connection ends with it once
-	// what waits is sent.
+	// what waits is sent, or is abrupt.
 	Err() error
 }
 
-// abrupt is an error of a layer for which the connection is reset.
-type abrupt struct{ error }
+// abrupt is an error of a layer with which the connection ends at once, whatever
+// waits.
+type abrupt struct {
+	error
+	reset bool // and the peer gets a RST
+}
 
 // lane is what the TLS connections of one loop share: memory for one turn.
 type lane struct {
@@ -154,9 +158,9 @@ func (s *secured) Expire(now time.Time, out []byte) []byte {
 		return s.inner.Expire(now, out)
 	case s.err != nil || now.Before(s.shake.by):
 	case s.shake.phase == phasePreface:
-		s.err = abrupt{os.ErrDeadlineExceeded}
+		s.err = abrupt{os.ErrDeadlineExceeded, true}
 	default:
-		s.err = context.DeadlineExceeded
+		s.err = abrupt{context.DeadlineExceeded, false}
 	}
 	return out
 }
@@ -175,7 +179,7 @@ func (s *secured) Stop(now time.Time, out []byte) []byte {
 		return s.inner.Stop(now, out)
 	}
 	if s.err == nil {
-		s.err = ErrStopped
+		s.err = abrupt{ErrStopped, false}
 	}
 	return out
 }

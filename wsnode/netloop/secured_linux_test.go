@@ -2,6 +2,7 @@ package netloop
 
 import (
 	"bytes"
+	"context"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -246,6 +247,26 @@ func TestLoopsTooMuchBeforeTheHandshake(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
+}
+
+// The time of a handshake is over though its answer still waits for the peer to read.
+func TestLoopsHandshakeOfTheDeaf(t *testing.T) {
+	cfg := testConfig
+	cfg.Loops, cfg.LoopBytes, cfg.Handshakes, cfg.HandshakeTimeout = 1, 1<<20, 100, 100*time.Millisecond
+	server, client := wstest.TLS(t)
+	for range 1000 { // a large answer
+		server.Certificates[0].Certificate = append(server.Certificates[0].Certificate, server.Certificates[0].Certificate[0])
+	}
+	d := newDoor(t)
+	s := d.serve(newLoops(cfg, d, quiet).(*loops), narrow(t), server, client)
+	c := s.deaf()
+	if _, err := c.Write(helloOf(t, classical)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-s.failed; err != context.DeadlineExceeded {
+		t.Errorf("failed with %v, want the deadline", err)
+	}
+	eventually(t, "the handshake has ended", func() bool { return s.drives.(*loops).shakes.count.Load() == 0 })
 }
 
 // overNarrowTLS is overNarrow over TLS.

@@ -66,7 +66,7 @@ func (h *shake) feed(s *secured, in []byte, now time.Time) {
 	if h.phase == phasePreface {
 		rest, done, err := h.ticket.Preface(in, now)
 		if err != nil {
-			s.err = abrupt{err}
+			s.err = abrupt{err, true}
 			return
 		}
 		if !done {
@@ -86,7 +86,7 @@ func (h *shake) feed(s *secured, in []byte, now time.Time) {
 		h.rouse()
 	case h.scan.whole(h.in) || len(h.in) >= helloBytes:
 		if !h.pool.enter() {
-			s.err = abrupt{ErrBusy}
+			s.err = abrupt{ErrBusy, true}
 			return
 		}
 		h.phase, h.in = phaseRunning, fragmentHello(h.in)
