@@ -63,8 +63,9 @@ func Server(certPath, keyPath string, trust func() *x509.CertPool, now func() ti
 
 // Public configures a server for the public, which shows the certificate in
 // certPath and asks for none: TLS 1.2 and later, http/1.1 alone by ALPN, since
-// a WebSocket's opening handshake is HTTP/1.1. Files are read again as for
-// Server.
+// a WebSocket's opening handshake is HTTP/1.1. Its cipher suites of TLS 1.2 are
+// those with forward secrecy and authenticated encryption (RFC 9325 section 4.2).
+// Files are read again as for Server.
 func Public(certPath, keyPath string, now func() time.Time, log *slog.Logger) (*tls.Config, error) {
 	r, err := newReloader(certPath, keyPath, now, log)
 	if err != nil {
@@ -72,10 +73,21 @@ func Public(certPath, keyPath string, now func() time.Time, log *slog.Logger) (*
 	}
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
+		CipherSuites:   authenticated(),
 		NextProtos:     []string{"http/1.1"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return r.current(), nil },
 		Time:           now,
 	}, nil
+}
+
+// authenticated are the cipher suites of TLS 1.2 with ephemeral keys and
+// authenticated encryption.
+func authenticated() []uint16 {
+	return []uint16{
+		tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+		tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+		tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	}
 }
 
 // Client configures a client of the authority. It trusts the CAs in
