@@ -119,6 +119,13 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
+// says waits until the program has said text: a node's log is written behind what
+// it does.
+func (p *process) says(text string) {
+	p.t.Helper()
+	eventually(p.t, "output with "+text, func() bool { return strings.Contains(p.output(), text) })
+}
+
 func (p *process) output() string {
 	b, _ := os.ReadFile(p.log)
 	return string(b)
