@@ -72,6 +72,9 @@ func (c *cli) schemaBenchCommand() *cobra.Command {
 	return cmd
 }
 
+// perMessage is what is kept of a message beside its bytes.
+const perMessage = 32
+
 // readMessages returns the messages, and the lines on which they stand.
 func readMessages(r io.Reader) (messages [][]byte, at []int, err error) {
 	lines := newMessageLines(r, maxBenchBytes)
@@ -85,8 +88,8 @@ func readMessages(r io.Reader) (messages [][]byte, at []int, err error) {
 		case err != nil:
 			return nil, nil, failed(exitFailure, "", "messages: %w", err)
 		}
-		if left -= len(message); tooBig || left < 0 {
-			return nil, nil, usage("a part of them will do", "messages: they have more than %d bytes", maxBenchBytes)
+		if left -= perMessage + len(message); tooBig || left < 0 {
+			return nil, nil, usage("a part of them will do", "messages: they have more than %d bytes, %d counted for each beside its own", maxBenchBytes, perMessage)
 		}
 		messages, at = append(messages, slices.Clone(message)), append(at, lines.line)
 	}
