@@ -164,6 +164,11 @@ func says(n *schema.Node, keyword string) bool {
 // together are the schemas that apply to a value wherever one of nodes does: these,
 // what they refer to, and those of their allOf.
 func together(nodes []*schema.Node) []*schema.Node {
+	return reached(nodes, func(n *schema.Node) []*schema.Node { return n.Below("allOf") })
+}
+
+// reached are nodes, what they refer to, and what below finds in each of these.
+func reached(nodes []*schema.Node, below func(*schema.Node) []*schema.Node) []*schema.Node {
 	var out []*schema.Node
 	seen := map[*schema.Node]bool{}
 	var add func(n *schema.Node)
@@ -174,7 +179,7 @@ func together(nodes []*schema.Node) []*schema.Node {
 		seen[n] = true
 		out = append(out, n)
 		add(n.Ref)
-		for _, c := range n.Below("allOf") {
+		for _, c := range below(n) {
 			add(c)
 		}
 	}

@@ -143,23 +143,13 @@ func (l *linter) twinUnevaluated(n *schema.Node, keyword string, others ...strin
 
 // inPlace are the schemas that apply, or may apply, to the same value as one does.
 func inPlace(n *schema.Node) []*schema.Node {
-	var out []*schema.Node
-	seen := map[*schema.Node]bool{}
-	var add func(n *schema.Node)
-	add = func(n *schema.Node) {
-		if n == nil || seen[n] {
-			return
-		}
-		seen[n] = true
-		out = append(out, n)
-		add(n.Ref)
+	return reached([]*schema.Node{n}, func(n *schema.Node) (out []*schema.Node) {
 		for _, c := range n.Children {
 			switch c.Under {
 			case "allOf", "anyOf", "oneOf", "if", "then", "else", "dependentSchemas":
-				add(c)
+				out = append(out, c)
 			}
 		}
-	}
-	add(n)
-	return out
+		return out
+	})
 }
