@@ -2,6 +2,7 @@ package netloop
 
 import (
 	"io"
+	"net"
 	"testing"
 )
 
@@ -12,15 +13,7 @@ func testTurnAllocs(t *testing.T, over func(testing.TB, Config) *served) {
 	s := over(t, testConfig)
 	s.next()
 	c := s.dial()
-	wire, buf := make([]byte, 128), make([]byte, 128)
-	if got := testing.AllocsPerRun(2000, func() {
-		if _, err := c.Write(wire); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(c, buf); err != nil {
-			t.Fatal(err)
-		}
-	}); got != 0 {
+	if got := roundTripAllocs(t, c); got != 0 {
 		t.Errorf("%v allocations per message, want 0", got)
 	}
 }
@@ -29,21 +22,13 @@ func testTurnAllocs(t *testing.T, over func(testing.TB, Config) *served) {
 // of the message, and of the answer at the client.
 func TestTurnAllocsTLS(t *testing.T) {
 	if raceEnabled { // a sync.Pool then drops items
-		t.Skip()
+		t.Skip("race detector")
 	}
 	overEachTLS(t, func(t *testing.T, over func(testing.TB, Config) *served) {
 		s := over(t, testConfig)
 		s.next()
 		c := s.dial()
-		wire, buf := make([]byte, 128), make([]byte, 128)
-		if got := testing.AllocsPerRun(2000, func() {
-			if _, err := c.Write(wire); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := io.ReadFull(c, buf); err != nil {
-				t.Fatal(err)
-			}
-		}); got > 2 {
+		if got := roundTripAllocs(t, c); got > 2 {
 			t.Errorf("%v allocations per message, want 1 and the client's", got)
 		}
 	})
@@ -81,4 +66,18 @@ func BenchmarkPost(b *testing.B) {
 		m.post(fn)
 		<-ran
 	}
+}
+
+// roundTripAllocs is what a message of 128 bytes and its answer allocate, at both
+// ends.
+func roundTripAllocs(t *testing.T, c net.Conn) float64 {
+	wire, buf := make([]byte, 128), make([]byte, 128)
+	return testing.AllocsPerRun(2000, func() {
+		if _, err := c.Write(wire); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(c, buf); err != nil {
+			t.Fatal(err)
+		}
+	})
 }
