@@ -74,27 +74,37 @@ func (l *lab) idleCase(ctx context.Context, w *wsLab) error {
 	n := l.part(17_000, 1000)
 	t := l.report.table("ws-many idle", fmt.Sprintf("%d sockets that say nothing, each, after a collection of garbage: what it takes more than before", n), "live bytes", "private bytes")
 	for i, s := range w.kinds {
-		before, err := w.servers[i].ask(order{Do: "memory"})
-		if err != nil {
-			return err
-		}
-		conns, err := w.openOn(ctx, i, n)
+		heap, private, err := l.idleEach(w, i, n, func() (closer, error) { return w.openOn(ctx, i, n) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		time.Sleep(l.settle)
-		after, err := w.servers[i].ask(order{Do: "memory"})
-		if err := errors.Join(err, conns.close()); err != nil {
-			return err
-		}
-		each := func(of func(memory) int64) float64 {
-			return float64(of(after.Memory)-of(before.Memory)) / float64(n)
-		}
-		private := each(func(m memory) int64 { return m.Private })
-		t.row(s.name, each(func(m memory) int64 { return m.Heap }), private)
+		t.row(s.name, heap, private)
 		if s.Kind == "node" {
 			l.report.atMost("ws-many: private bytes of an idle socket", private, 300)
 		}
 	}
 	return nil
+}
+
+// closer is connections that were opened together.
+type closer interface{ close() error }
+
+// idleEach opens n connections to a server and returns what each takes that says
+// nothing, after a collection of garbage: live and private bytes.
+func (l *lab) idleEach(w *wsLab, server, n int, open func() (closer, error)) (heap, private float64, err error) {
+	before, err := w.servers[server].ask(order{Do: "memory"})
+	if err != nil {
+		return 0, 0, err
+	}
+	conns, err := open()
+	if err != nil {
+		return 0, 0, err
+	}
+	time.Sleep(l.settle)
+	after, err := w.servers[server].ask(order{Do: "memory"})
+	if err := errors.Join(err, conns.close()); err != nil {
+		return 0, 0, err
+	}
+	each := func(before, after int64) float64 { return float64(after-before) / float64(n) }
+	return each(before.Memory.Heap, after.Memory.Heap), each(before.Memory.Private, after.Memory.Private), nil
 }

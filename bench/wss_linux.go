@@ -82,24 +82,11 @@ func (l *lab) idleCaseWSS(ctx context.Context, hello int, t *Table) (err error) 
 	defer func() { err = errors.Join(err, w.close()) }()
 	n := l.idleWSS()
 	for i, s := range w.kinds {
-		before, err := w.servers[i].ask(order{Do: "memory"})
-		if err != nil {
-			return err
-		}
-		conns, err := l.openWSS(ctx, w, i, n, hellos[hello].curves)
+		heap, private, err := l.idleEach(w, i, n, func() (closer, error) { return l.openWSS(ctx, w, i, n, hellos[hello].curves) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		time.Sleep(l.settle)
-		after, err := w.servers[i].ask(order{Do: "memory"})
-		if err := errors.Join(err, conns.close()); err != nil {
-			return err
-		}
-		each := func(of func(memory) int64) float64 {
-			return float64(of(after.Memory)-of(before.Memory)) / float64(n)
-		}
-		private := each(func(m memory) int64 { return m.Private })
-		t.row(s.name+", "+hellos[hello].name, each(func(m memory) int64 { return m.Heap }), private)
+		t.row(s.name+", "+hellos[hello].name, heap, private)
 		if s.Kind == "node" && !s.Portable && hello == 0 {
 			l.report.atMost("wss: private bytes of an idle socket, classical hello", private, wssBytes)
 		}
