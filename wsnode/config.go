@@ -57,7 +57,7 @@ type SocketConfig struct {
 	OutboundBytes    int           `yaml:"outbound_bytes" help:"bytes that may wait for a peer to read; one that lets more wait is closed with 1013"`
 	LoopBytes        int           `yaml:"loop_bytes" help:"bytes that may wait for all peers of one event loop; the more do, the less each may let wait before it is closed with 1013"`
 	Loops            int           `yaml:"loops" help:"event loops that drive the sockets, on Linux; 0 for half the processors, at least one"`
-	TLSHandshakes    int           `yaml:"tls_handshakes" help:"TLS handshakes that may be under way at once on event loops; who comes then is reset before its own"`
+	TLSHandshakes    int           `yaml:"tls_handshakes" help:"TLS handshakes that may be under way at once, which they are once the ClientHello has come; who comes then is reset before its own"`
 	Driver           Driver        `yaml:"driver" help:"what drives the sockets: auto, which is event loops on Linux, or portable, a goroutine for each socket as elsewhere"`
 }
 

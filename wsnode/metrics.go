@@ -160,6 +160,14 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 		prometheus.NewCounterFunc(prometheus.CounterOpts(opts("messages_received_total", "Messages that passed every check.")), m.messages.sum),
 		gauge("sockets", "Open sockets.", func() float64 { return float64(n.addresses.Counts().Sockets) }),
 		gauge("sockets_unauthenticated", "Of those, sockets whose opening handshake has not ended.", func() float64 { return float64(n.addresses.Counts().Unauthenticated) }),
+		gauge("tls_handshakes", "TLS handshakes under way; sockets.tls_handshakes bounds them.", func() float64 {
+			underWay, _ := n.driver.Handshakes()
+			return float64(underWay)
+		}),
+		gauge("tls_handshakes_parked", "Of those, TLS handshakes that wait for their peers.", func() float64 {
+			_, parked := n.driver.Handshakes()
+			return float64(parked)
+		}),
 		gauge("sessions", "Live sessions.", func() float64 { return float64(n.sessions.count()) }),
 		gauge("admitting", "1 while new handshakes are admitted.", func() float64 {
 			if n.Ready() == nil {

@@ -110,13 +110,13 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 	if err = n.loadSchemas(); err != nil {
 		return nil, err
 	}
+	n.driver = netloop.NewDriver(cfg.Sockets.driver(), opener{n}, cfg.Log)
 	if n.metrics, err = newMetrics(cfg.Metrics, n); err != nil {
 		return nil, err
 	}
 	if n.verify, err = client(enforcer{n}); err != nil {
 		return nil, err
 	}
-	n.driver = netloop.NewDriver(cfg.Sockets.driver(), opener{n}, cfg.Log)
 	return n, nil
 }
 

@@ -16,9 +16,26 @@ import (
 // As many TLS handshakes are under way as may be: who comes then is reset before
 // its own, counted by that reason and not as a handshake that failed.
 func TestTLSHandshakesBusy(t *testing.T) {
+	for _, d := range []Driver{AutoDriver, PortableDriver} {
+		t.Run(string(d), func(t *testing.T) { testTLSHandshakesBusy(t, d) })
+	}
+}
+
+func testTLSHandshakesBusy(t *testing.T, d Driver) {
 	server, client := wstest.TLS(t)
-	l := newTCPWith(t, AutoDriver, server, func(c *Config) { c.Sockets.TLSHandshakes = 1 })
+	l := newTCPWith(t, d, server, func(c *Config) { c.Sockets.TLSHandshakes = 1 })
 	parked := holdHandshake(t, l.listener.Addr().String(), client)
+	waiting := func(want float64) {
+		t.Helper()
+		for _, name := range []string{"tls_handshakes", "tls_handshakes_parked"} {
+			for deadline := time.Now().Add(wstest.Patience); l.metric(name, "") != want; time.Sleep(time.Millisecond) {
+				if time.Now().After(deadline) {
+					t.Fatalf("%s is %v, want %v", name, l.metric(name, ""), want)
+				}
+			}
+		}
+	}
+	waiting(1)
 	c, err := tls.Dial("tcp", l.listener.Addr().String(), client)
 	if err == nil {
 		_ = c.Close()
@@ -52,6 +69,7 @@ func TestTLSHandshakesBusy(t *testing.T) {
 	}
 	p.Open(wstest.Opening{Target: echoPath, Bearer: l.token()})
 	exchange(p, "there is room again")
+	waiting(0)
 }
 
 // holdHandshake begins a TLS handshake that goes no further than the node's answer.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -87,30 +88,39 @@ func (c *conn) shakeHands(ticket Ticket, tlsConfig *tls.Config) error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), c.p.cfg.HandshakeTimeout)
 	defer cancel()
-	early, err := c.preface(ctx, ticket)
+	by, _ := ctx.Deadline()
+	_ = c.raw.SetReadDeadline(by) // the read tells
+	early, err := c.preface(ticket)
 	if err != nil {
 		if err != io.EOF { // that was the peer's own end
 			reset(c.raw)
 		}
 		return err
 	}
-	c.tls = tls.Server(c.raw, tlsConfig)
-	if len(early) > 0 {
-		c.tls = tls.Server(&begun{Conn: c.raw, early: early}, tlsConfig)
+	if early, err = c.hello(early); err != nil {
+		return err
 	}
+	if !c.p.shakes.enter() {
+		reset(c.raw)
+		return ErrBusy
+	}
+	defer c.p.shakes.leave()
+	_ = c.raw.SetReadDeadline(time.Time{})
+	over := &begun{Conn: c.raw, early: fragmentHello(early), shakes: c.p.shakes}
+	c.tls = tls.Server(over, tlsConfig)
 	c.nc = c.tls
-	return c.tls.HandshakeContext(ctx)
+	err = c.tls.HandshakeContext(ctx)
+	over.shakes = nil
+	return err
 }
 
 // preface gives the ticket what comes before TLS, and returns what was read
 // beyond that.
-func (c *conn) preface(ctx context.Context, ticket Ticket) ([]byte, error) {
+func (c *conn) preface(ticket Ticket) ([]byte, error) {
 	early, done, err := ticket.Preface(nil, time.Now())
 	if done || err != nil {
 		return early, err
 	}
-	by, _ := ctx.Deadline()
-	_ = c.raw.SetReadDeadline(by) // the read tells
 	buf := make([]byte, readBytes)
 	for !done {
 		n, err := c.raw.Read(buf)
@@ -121,24 +131,52 @@ func (c *conn) preface(ctx context.Context, ticket Ticket) ([]byte, error) {
 			return nil, err
 		}
 	}
-	return early, c.raw.SetReadDeadline(time.Time{})
+	return early, nil
+}
+
+// hello reads a ClientHello, of which early was read already, and returns what was
+// read by then. Until it is whole no handshake is under way, so that who says
+// nothing takes no place of one.
+func (c *conn) hello(early []byte) ([]byte, error) {
+	var scan helloScan
+	in := append(make([]byte, 0, readBytes), early...)
+	for !scan.whole(in) && len(in) < helloBytes {
+		in = slices.Grow(in, readBytes)
+		n, err := c.raw.Read(in[len(in):cap(in)])
+		switch in = in[:len(in)+n]; {
+		case n > 0 || err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil, context.DeadlineExceeded
+		case err == io.EOF && len(in) > 0:
+			return nil, io.ErrUnexpectedEOF
+		default:
+			return nil, err
+		}
+	}
+	return in, nil
 }
 
 // begun is a connection of which some was read already.
 type begun struct {
 	net.Conn
-	early []byte
+	early  []byte
+	shakes *shakes // those that it is one of, or nil once its handshake has ended
 }
 
 func (b *begun) Read(p []byte) (int, error) {
-	if len(b.early) == 0 {
+	if len(b.early) > 0 {
+		n := copy(p, b.early)
+		if b.early = b.early[n:]; len(b.early) == 0 {
+			b.early = nil
+		}
+		return n, nil
+	}
+	if b.shakes == nil {
 		return b.Conn.Read(p)
 	}
-	n := copy(p, b.early)
-	if b.early = b.early[n:]; len(b.early) == 0 {
-		b.early = nil
-	}
-	return n, nil
+	b.shakes.parked.Add(1)
+	defer b.shakes.parked.Add(-1)
+	return b.Conn.Read(p)
 }
 
 // stop asks the machine to end. Where there is none yet nobody waits for a

@@ -18,7 +18,7 @@ type Driver struct {
 // driver is a way to drive the connections of some listeners.
 type driver interface {
 	// takes reports whether Serve can serve a listener.
-	takes(l net.Listener, tlsConfig *tls.Config) bool
+	takes(l net.Listener) bool
 	Serve(l net.Listener, tlsConfig *tls.Config) error
 	LetNobodyIn()
 	Stop()
@@ -30,7 +30,7 @@ type driver interface {
 func NewDriver(cfg Config, opener Opener, log *slog.Logger) *Driver {
 	d := &Driver{portable: NewPortable(cfg, opener, log)}
 	if cfg.Loops > 0 {
-		d.loops = newLoops(cfg, opener, log)
+		d.loops = newLoops(cfg, opener, log, d.portable.shakes)
 	}
 	return d
 }
@@ -40,7 +40,7 @@ func NewDriver(cfg Config, opener Opener, log *slog.Logger) *Driver {
 // fails for a while, as without descriptors, it tries again; any other error of
 // accept ends it and is returned.
 func (d *Driver) Serve(l net.Listener, tlsConfig *tls.Config) error {
-	if d.loops != nil && d.loops.takes(l, tlsConfig) {
+	if d.loops != nil && d.loops.takes(l) {
 		return d.loops.Serve(l, tlsConfig)
 	}
 	return d.portable.Serve(l, tlsConfig)
@@ -80,4 +80,11 @@ func (d *Driver) Wait(ctx context.Context) error {
 		err = errors.Join(err, d.loops.Wait(ctx))
 	}
 	return err
+}
+
+// Handshakes counts the TLS handshakes that are under way, and those of them that
+// wait for their peers.
+func (d *Driver) Handshakes() (underWay, parked int) {
+	s := d.portable.shakes
+	return int(s.count.Load()), int(s.parked.Load())
 }

@@ -29,8 +29,8 @@ type loops struct {
 	next    int     // loop for the next listener
 }
 
-func newLoops(cfg Config, opener Opener, log *slog.Logger) driver {
-	d := &loops{cfg: cfg, opener: opener, log: log, shakes: newShakes(cfg)}
+func newLoops(cfg Config, opener Opener, log *slog.Logger, shakes *shakes) driver {
+	d := &loops{cfg: cfg, opener: opener, log: log, shakes: shakes}
 	d.empty.L = &d.mu
 	return d
 }
@@ -48,9 +48,9 @@ type listener struct {
 }
 
 // takes implements driver.
-func (d *loops) takes(l net.Listener, tlsConfig *tls.Config) bool {
+func (d *loops) takes(l net.Listener) bool {
 	_, tcp := l.(*net.TCPListener)
-	return tcp && (tlsConfig == nil || d.cfg.Handshakes > 0)
+	return tcp
 }
 
 // Serve implements driver. It closes l, of which it has a descriptor of its own,

@@ -38,10 +38,7 @@ func onLoops(t testing.TB, cfg Config, server, client *tls.Config) *served {
 	d := newDoor(t)
 	cfg.Loops = max(cfg.Loops, 2)
 	cfg.LoopBytes = max(cfg.LoopBytes, 64<<20)
-	if cfg.Handshakes == 0 {
-		cfg.Handshakes = 100
-	}
-	return d.serve(newLoops(cfg, d, quiet).(*loops), listen(t), server, client)
+	return d.serve(newLoops(cfg, d, quiet, newShakes(cfg)).(*loops), listen(t), server, client)
 }
 
 // loop is one of the loops, which are there once a connection is.
@@ -51,6 +48,8 @@ func (s *served) loop(i int) *loop {
 	defer d.mu.Unlock()
 	return d.all[i]
 }
+
+func (d *loops) underWay() *shakes { return d.shakes }
 
 // leftovers is what loops that have ended still hold.
 func (d *loops) leftovers() string {
@@ -141,7 +140,7 @@ func overNarrow(t testing.TB, cfg Config) (*served, *loop) {
 	d := newDoor(t)
 	cfg.Loops = 1
 	cfg.LoopBytes = max(cfg.LoopBytes, 1<<20)
-	s := d.serve(newLoops(cfg, d, quiet).(*loops), narrow(t), nil, nil)
+	s := d.serve(newLoops(cfg, d, quiet, newShakes(cfg)).(*loops), narrow(t), nil, nil)
 	s.next()
 	exchange(t, s.dial(), "-") // the loop is there
 	return s, s.loop(0)
@@ -373,7 +372,7 @@ func TestLoopWithoutDescriptors(t *testing.T) {
 	logs := &lines{}
 	cfg := testConfig
 	cfg.Loops = 1
-	s := d.serve(newLoops(cfg, d, slog.New(slog.NewTextHandler(logs, nil))).(*loops), listen(t), nil, nil)
+	s := d.serve(newLoops(cfg, d, slog.New(slog.NewTextHandler(logs, nil)), newShakes(cfg)).(*loops), listen(t), nil, nil)
 	m := s.next()
 	c := s.dial()
 	exchange(t, c, "-")
@@ -492,7 +491,7 @@ func TestLoopsDelayNothing(t *testing.T) {
 	cfg := testConfig
 	cfg.Loops = 1
 	machines := []*script{d.next(), d.next()}
-	s := d.serve(newLoops(cfg, d, quiet).(*loops), l, nil, nil)
+	s := d.serve(newLoops(cfg, d, quiet, newShakes(cfg)).(*loops), l, nil, nil)
 	exchange(t, early, "-")
 	exchange(t, s.dial(), "-")
 	loop := s.loop(0)
@@ -511,7 +510,7 @@ func TestLoopsListenerFails(t *testing.T) {
 	l := listen(t)
 	_ = l.Close()
 	d := newDoor(t)
-	by := newLoops(testConfig, d, quiet)
+	by := newLoops(testConfig, d, quiet, newShakes(testConfig))
 	if err := by.Serve(l, nil); !errors.Is(err, net.ErrClosed) || !strings.Contains(err.Error(), l.Addr().String()) {
 		t.Errorf("%v, want that it is closed, with its address", err)
 	}

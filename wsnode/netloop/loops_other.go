@@ -5,4 +5,4 @@ package netloop
 import "log/slog"
 
 // newLoops has none to give: there is no epoll.
-func newLoops(Config, Opener, *slog.Logger) driver { return nil }
+func newLoops(Config, Opener, *slog.Logger, *shakes) driver { return nil }

@@ -195,7 +195,7 @@ func (d *door) next() *script {
 	return m
 }
 
-var testConfig = Config{HandshakeTimeout: patience, WriteTimeout: patience, OutboundBytes: 1 << 20, LingerTimeout: time.Second}
+var testConfig = Config{HandshakeTimeout: patience, Handshakes: 100, WriteTimeout: patience, OutboundBytes: 1 << 20, LingerTimeout: time.Second}
 
 // drives is a driver as its owner sees it.
 type drives interface {
@@ -227,6 +227,15 @@ func (d *door) serve(by drives, l net.Listener, server, client *tls.Config) *ser
 	go func() { s.ended <- s.Serve(l, server) }()
 	d.t.Cleanup(s.end)
 	return s
+}
+
+// underWay are the handshakes of a driver.
+func (p *Portable) underWay() *shakes { return p.shakes }
+
+// handshakes counts those under way, and those of them that wait.
+func (s *served) handshakes() [2]int32 {
+	of := s.drives.(interface{ underWay() *shakes }).underWay()
+	return [2]int32{of.count.Load(), of.parked.Load()}
 }
 
 var quiet = slog.New(slog.DiscardHandler)

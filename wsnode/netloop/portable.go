@@ -21,7 +21,7 @@ type Config struct {
 	OutboundBytes    int           // that may wait to be sent, beside the write under way
 	LingerTimeout    time.Duration // for the peer to end its side after we ended ours
 	Loops            int           // event loops for TCP, where the system has them; 0 for none
-	Handshakes       int           // TLS handshakes under way at once on the loops; 0 leaves TLS to Portable
+	Handshakes       int           // TLS handshakes under way at once
 	LoopBytes        int           // that may wait to be sent by one loop, for all its connections
 }
 
@@ -31,6 +31,7 @@ type Portable struct {
 	cfg    Config
 	opener Opener
 	log    *slog.Logger
+	shakes *shakes
 	wg     sync.WaitGroup // of every goroutine of the driver
 
 	mu      sync.Mutex
@@ -42,7 +43,7 @@ type Portable struct {
 
 // NewPortable makes a driver of the connections that opener lets in.
 func NewPortable(cfg Config, opener Opener, log *slog.Logger) *Portable {
-	p := &Portable{cfg: cfg, opener: opener, log: log, conns: map[*conn]struct{}{}}
+	p := &Portable{cfg: cfg, opener: opener, log: log, shakes: newShakes(cfg), conns: map[*conn]struct{}{}}
 	p.empty.L = &p.mu
 	return p
 }

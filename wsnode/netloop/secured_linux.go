@@ -36,9 +36,6 @@ type lane struct {
 	of    *secured // whose out is
 }
 
-// plaintextBytes is what a record holds at most (RFC 8446 section 5.1).
-const plaintextBytes = 1 << 14
-
 // write adds to what is to be sent for s. What is left of another one was for a
 // connection that has ended meanwhile.
 func (t *lane) write(s *secured, b []byte) {
@@ -275,10 +272,6 @@ type framing struct {
 	head uint8  // bytes of the head that have come
 	left uint16 // bytes that follow it
 }
-
-// headBytes is the length of a record's head, which ends with two bytes of how
-// much follows (RFC 8446 section 5.1).
-const headBytes = 5
 
 // take is how many bytes at the front of b, which is not empty, belong to the
 // record that is under way, or begins there. They have come now.

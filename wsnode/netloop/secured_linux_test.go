@@ -1,125 +1,17 @@
 package netloop
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
 	"net"
 	"reflect"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
-
-// helloOf is the ClientHello of a client, as it is sent.
-func helloOf(t testing.TB, edit func(*tls.Config)) []byte {
-	client, server := net.Pipe()
-	cfg := &tls.Config{ServerName: "node.example", MinVersion: tls.VersionTLS12}
-	edit(cfg)
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		_ = tls.Client(client, cfg).Handshake()
-	}()
-	b := make([]byte, 64<<10)
-	n, err := io.ReadAtLeast(server, b, headBytes)
-	for err == nil && n < headBytes+int(b[3])<<8+int(b[4]) {
-		var k int
-		k, err = server.Read(b[n:])
-		n += k
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = server.Close()
-	<-ended
-	return b[:n]
-}
-
-func classical(c *tls.Config) { c.CurvePreferences = []tls.CurveID{tls.X25519} }
-
-// payload is what is in records, as far as they are whole.
-func payload(t testing.TB, b []byte, most int) (out []byte) {
-	for len(b) >= headBytes {
-		n := int(b[3])<<8 | int(b[4])
-		if n > most {
-			t.Errorf("a record holds %d bytes, want at most %d", n, most)
-		}
-		out = append(out, b[headBytes:min(headBytes+n, len(b))]...)
-		b = b[min(headBytes+n, len(b)):]
-	}
-	return out
-}
-
-// A hello is whole with its last byte and not before, in however many records; it
-// is the same one in fragments, and what follows stays as it is.
-func TestHello(t *testing.T) {
-	for rule, edit := range map[string]func(*tls.Config){
-		"classical":    classical,
-		"post-quantum": func(*tls.Config) {},
-		"large":        func(c *tls.Config) { c.NextProtos = strings.Fields(strings.Repeat(strings.Repeat("x", 250)+" ", 50)) },
-	} {
-		t.Run(rule, func(t *testing.T) {
-			hello := helloOf(t, edit)
-			message := hello[headBytes:]
-			for _, size := range []int{1, 3, 100, plaintextBytes} {
-				var b []byte
-				for rest := message; len(rest) > 0; {
-					n := min(size, len(rest))
-					b = append(append(b, recordHandshake, 3, 1, byte(n>>8), byte(n)), rest[:n]...)
-					rest = rest[n:]
-				}
-				var scan helloScan
-				for n := range len(b) {
-					if scan.whole(b[:n]) {
-						t.Fatalf("%d of %d bytes in records of %d are a whole hello", n, len(b), size)
-					}
-				}
-				if !scan.whole(b) || !new(helloScan).whole(b) {
-					t.Errorf("%d bytes in records of %d are no hello", len(b), size)
-				}
-				behind := "\x14\x03\x03\x00\x01\x01\x17\x03"
-				got := fragmentHello(append(bytes.Clone(b), behind...))
-				rest, ok := bytes.CutSuffix(got, []byte(behind))
-				if !ok {
-					t.Errorf("%q is not what follows", got)
-				}
-				if !bytes.Equal(payload(t, rest, fragmentBytes), message) {
-					t.Errorf("another hello in records of %d", size)
-				}
-			}
-		})
-	}
-}
-
-func FuzzFragmentHello(f *testing.F) {
-	for _, edit := range []func(*tls.Config){classical, func(*tls.Config) {}} {
-		hello := helloOf(f, edit)
-		f.Add(hello)
-		f.Add(hello[:len(hello)-1])
-		f.Add(append(bytes.Clone(hello), hello...))
-	}
-	f.Add([]byte("\x16\x03\x01\x00\x02\x01\x00\x16\x03\x01\x00\x02\x00\x00"))
-	f.Add([]byte("\x16\x03\x01\x40\x00\x01\xff\xff\xff"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		whole := new(helloScan).whole(b)
-		got := fragmentHello(bytes.Clone(b))
-		if bytes.Equal(got, b) {
-			return
-		}
-		if !whole {
-			t.Error("what is no hello is another one in fragments")
-		}
-		if !bytes.Equal(payload(t, got, 1<<16), payload(t, b, 1<<16)) {
-			t.Error("it holds something else")
-		}
-	})
-}
 
 // However what is read is cut, framing finds the ends of the same records.
 func TestFraming(t *testing.T) {
@@ -143,69 +35,6 @@ func TestFraming(t *testing.T) {
 		}
 		if !reflect.DeepEqual(got, ends) {
 			t.Errorf("in pieces of %d records end at %v, want %v", size, got, ends)
-		}
-	}
-}
-
-// As many handshakes are under way as may be: who comes then is reset before its
-// own, until one of them has ended. Who has said nothing whole yet takes no place.
-func TestLoopsHandshakesBusy(t *testing.T) {
-	cfg := testConfig
-	cfg.Handshakes = 2
-	s := overLoopsTLS(t, cfg)
-	hello := helloOf(t, classical)
-	silent := s.dialTCP()
-	if _, err := silent.Write(hello[:len(hello)-1]); err != nil {
-		t.Fatal(err)
-	}
-	var parked []*net.TCPConn
-	for range cfg.Handshakes {
-		c := s.dialTCP()
-		if _, err := c.Write(hello); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.ReadFull(c, make([]byte, 10)); err != nil { // of the answer
-			t.Fatal(err)
-		}
-		parked = append(parked, c)
-	}
-	c := s.dialTCP()
-	if _, err := c.Write(hello); err != nil {
-		t.Fatal(err)
-	}
-	if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("%d bytes and %v, want a reset", n, err)
-	}
-	if err := <-s.failed; err != ErrBusy {
-		t.Errorf("failed with %v, want ErrBusy", err)
-	}
-	_ = parked[0].Close()
-	if err := <-s.failed; !errors.Is(err, io.EOF) && !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("failed with %v", err)
-	}
-	eventually(t, "the handshake has ended", func() bool { return s.drives.(*loops).shakes.count.Load() == 1 })
-	s.next()
-	exchange(t, s.dial(), "there is room again")
-}
-
-// Handshakes that wait for their peers are no hindrance: others go on, and Stop gives
-// those up.
-func TestLoopsHandshakesParked(t *testing.T) {
-	s := overLoopsTLS(t, testConfig)
-	hello := helloOf(t, classical)
-	for range 50 {
-		c := s.dialTCP()
-		if _, err := c.Write(hello); err != nil {
-			t.Fatal(err)
-		}
-	}
-	eventually(t, "they are all under way", func() bool { return s.drives.(*loops).shakes.count.Load() == 50 })
-	s.next()
-	exchange(t, s.dial(), "past them")
-	s.Stop()
-	for range 50 {
-		if err := <-s.failed; err != ErrStopped {
-			t.Errorf("failed with %v, want ErrStopped", err)
 		}
 	}
 }
@@ -258,7 +87,7 @@ func TestLoopsHandshakeOfTheDeaf(t *testing.T) {
 		server.Certificates[0].Certificate = append(server.Certificates[0].Certificate, server.Certificates[0].Certificate[0])
 	}
 	d := newDoor(t)
-	s := d.serve(newLoops(cfg, d, quiet).(*loops), narrow(t), server, client)
+	s := d.serve(newLoops(cfg, d, quiet, newShakes(cfg)).(*loops), narrow(t), server, client)
 	c := s.deaf()
 	if _, err := c.Write(helloOf(t, classical)); err != nil {
 		t.Fatal(err)
@@ -275,7 +104,7 @@ func overNarrowTLS(t testing.TB, cfg Config) (*served, *loop) {
 	cfg.Loops, cfg.Handshakes = 1, 100
 	cfg.LoopBytes = max(cfg.LoopBytes, 1<<20)
 	server, client := wstest.TLS(t)
-	s := d.serve(newLoops(cfg, d, quiet).(*loops), narrow(t), server, client)
+	s := d.serve(newLoops(cfg, d, quiet, newShakes(cfg)).(*loops), narrow(t), server, client)
 	s.next()
 	exchange(t, s.dial(), "-")
 	return s, s.loop(0)

@@ -4,9 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
-	"runtime"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
@@ -40,14 +38,9 @@ const (
 	phaseRunning
 )
 
-const (
-	// helloBytes is how much of a ClientHello the loop gathers at most. tls.Conn
-	// takes larger ones too; such a one has its goroutine while it comes.
-	helloBytes = 16 << 10
-	// aheadBytes is how much may be read that the handshake has not taken. A peer
-	// that has no answer yet has little to say.
-	aheadBytes = 256 << 10
-)
+// aheadBytes is how much may be read that the handshake has not taken. A peer
+// that has no answer yet has little to say.
+const aheadBytes = 256 << 10
 
 var errAhead = errors.New("peer sends too much before its TLS handshake is done")
 
@@ -123,7 +116,9 @@ func (h *shake) read(s *secured, p []byte) (int, error) {
 			})
 		}
 		h.pool.rest()
+		h.pool.parked.Add(1)
 		<-h.wake
+		h.pool.parked.Add(-1)
 		h.pool.compute()
 	}
 }
@@ -161,34 +156,3 @@ func (h *shake) giveUp(s *secured) bool {
 	h.rouse()
 	return len(h.in) > 0 || s.framing != framing{}
 }
-
-// shakes are the handshakes of all loops that have a goroutine. Few of those
-// compute at a time, so that no storm of them has the loops wait.
-type shakes struct {
-	most      int32
-	count     atomic.Int32
-	computing chan struct{}
-	all       sync.WaitGroup
-}
-
-func newShakes(cfg Config) *shakes {
-	return &shakes{most: int32(cfg.Handshakes), computing: make(chan struct{}, max(runtime.GOMAXPROCS(0)-cfg.Loops, 1))}
-}
-
-// enter counts one more, if there may be one.
-func (p *shakes) enter() bool {
-	if p.count.Add(1) > p.most {
-		p.count.Add(-1)
-		return false
-	}
-	p.all.Add(1)
-	return true
-}
-
-func (p *shakes) leave() {
-	p.count.Add(-1)
-	p.all.Done()
-}
-
-func (p *shakes) compute() { p.computing <- struct{}{} }
-func (p *shakes) rest()    { <-p.computing }

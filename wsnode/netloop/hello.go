@@ -8,6 +8,17 @@ const (
 	messageHead     = 4 // the type, and three bytes of how much follows
 )
 
+const (
+	// plaintextBytes is what a record holds at most (RFC 8446 section 5.1).
+	plaintextBytes = 1 << 14
+	// headBytes is the length of a record's head, which ends with two bytes of how
+	// much follows.
+	headBytes = 5
+	// helloBytes is how much of a ClientHello is gathered at most. tls.Conn takes
+	// larger ones too; such a one counts as a handshake under way while it comes.
+	helloBytes = 16 << 10
+)
+
 // helloScan looks for the end of a ClientHello as it comes.
 type helloScan struct {
 	at   int // where the record begins that is under way
