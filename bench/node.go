@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,18 +49,22 @@ func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
 	if sp.Portable {
 		config.Sockets.Driver = wsnode.PortableDriver
 	}
-	config.Sockets.PingInterval = 10 * time.Minute // to open many sockets takes longer than to be silent for too long
+	config.Sockets.PingInterval = time.Hour // to open many sockets takes longer than to be silent for too long
 	const many = 1_000_000
 	config.Limits.Unauthenticated.Max, config.Limits.UnauthenticatedPerAddress.Max = many, many
 	config.Limits.AuthenticatedPerAddress.Max, config.Limits.Sockets.Max = many, many
 	config.Limits.NewPerAddress = limit.Window{Max: many, Length: time.Second, Action: limit.Reject}
+	if sp.Addresses > 0 {
+		config.Limits.Addresses = sp.Addresses
+	}
 	config.Limits.Messages = limit.Messages{PerSecond: many, Burst: many}
 
 	logTo, err := os.Create(filepath.Join(sp.Dir, "log.jsonl"))
 	if err != nil {
 		return nil, err
 	}
-	config.Log, config.Metrics = slog.New(slog.NewJSONHandler(logTo, nil)), prometheus.NewRegistry()
+	registry := prometheus.NewRegistry()
+	config.Log, config.Metrics = slog.New(slog.NewJSONHandler(logTo, nil)), registry
 	call, err := clientTLS(sp.Keys, "node")
 	if err != nil {
 		return nil, err
@@ -87,9 +92,40 @@ func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- n.Serve(l, over) }() // ends by Shutdown
-	return &server{addr: l.Addr().String(), close: func() error {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		return errors.Join(n.Shutdown(ctx), <-ended, logTo.Close())
-	}}, nil
+	return &server{
+		addr: l.Addr().String(),
+		do:   map[string]func(order) (answer, error){"gauges": func(order) (answer, error) { return gaugesOf(registry) }},
+		close: func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			return errors.Join(n.Shutdown(ctx), <-ended, logTo.Close())
+		},
+	}, nil
+}
+
+// gaugesOf reads a node's metrics, as whoever watches it does.
+func gaugesOf(from prometheus.Gatherer) (answer, error) {
+	families, err := from.Gather()
+	if err != nil {
+		return answer{}, err
+	}
+	a := answer{Gauges: map[string]float64{}}
+	for _, f := range families {
+		name, ours := strings.CutPrefix(f.GetName(), "gatehouse_node_")
+		if !ours {
+			continue
+		}
+		for _, m := range f.GetMetric() {
+			var labels []string
+			for _, p := range m.GetLabel() {
+				labels = append(labels, p.GetValue())
+			}
+			of := name
+			if len(labels) > 0 {
+				of += "{" + strings.Join(labels, ",") + "}"
+			}
+			a.Gauges[of] = m.GetGauge().GetValue() + m.GetCounter().GetValue() // it is one of them
+		}
+	}
+	return a, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"runtime"
 	"runtime/metrics"
 	"runtime/pprof"
@@ -31,6 +32,7 @@ type spec struct {
 	Fill      fill          // authority: what is put into its store before it serves
 	Portable  bool          // node: its portable driver
 	TLS       bool          // node, gobwas: over TLS
+	Addresses int           // node: how many it remembers, where that is not the default
 }
 
 // server is a started server of any kind.
@@ -52,6 +54,7 @@ var servers = map[string]func(spec) (*server, error){
 	"gobwas":    serveGobwas,
 	"gws":       serveGws,
 	"gorilla":   serveGorilla,
+	"visitors":  serveVisitors,
 	"floor":     serveFloor,
 }
 
@@ -60,9 +63,18 @@ type order struct {
 	Do   string // "usage", "memory", "profile", "unprofile" or one of the server's own
 	File string // where profiles go, without its ending
 	// Of the server's own.
-	For   time.Duration
-	Time  time.Time
-	Count int
+	For      time.Duration
+	Time     time.Time
+	Count    int
+	Visitors visitorsOrder
+}
+
+// visitorsOrder is which sockets visitors are to open.
+type visitorsOrder struct {
+	Addr      string // of the node
+	First     int    // number of the first, among those of all visitors
+	ByAddress int    // so many of them come from an address with markedPrefix
+	BySubject int    // so many of them are of markedSubject
 }
 
 // answer is a JSON line on stdout; the first comes unasked, once it serves.
@@ -73,10 +85,12 @@ type answer struct {
 	Allocs          uint64        // objects allocated since the start
 	Groups, Grouped uint64        // of the store: commits, and calls in them
 	Memory          memory
-	Count           int64 // here and below: of the server's own
+	Gauges          map[string]float64 // of a node: its metrics by name and label values, as sessions_closed_total{revoked}
+	Count           int64              // here and below: of the server's own
 	Time            time.Time
 	Commits         commits
 	Took            time.Duration
+	Latency         []time.Duration
 }
 
 // memory is what a process holds, in bytes; 0 where it cannot be told.
@@ -89,6 +103,7 @@ type memory struct {
 
 // serve is a server's process: it ends when stdin does.
 func serve(arg string, in io.Reader, out, stderr io.Writer) int {
+	signal.Ignore(os.Interrupt) // which a terminal sends to all: the run ends its servers
 	if err := serveOrders(arg, json.NewDecoder(in), json.NewEncoder(out)); err != nil {
 		fmt.Fprintln(stderr, "bench server: error:", err)
 		return 1

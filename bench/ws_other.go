@@ -17,4 +17,8 @@ func benchWSMany(context.Context, *lab) error { return errNeedsLinux }
 
 func benchWSS(context.Context, *lab) error { return errNeedsLinux }
 
+func benchMillion(context.Context, *lab) error { return errNeedsLinux }
+
+func serveVisitors(spec) (*server, error) { return nil, errNeedsLinux }
+
 func serveFloor(spec) (*server, error) { return nil, errNeedsLinux }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/gobwas/ws"
@@ -122,9 +123,11 @@ func wsOpenClose(dial dialer, token string) error {
 // descriptors: the load must not cost more than what it measures.
 type wsConns struct {
 	epoll         int
-	conns         map[int32]*wsConn
 	frame, answer []byte
 	buf           []byte
+
+	mu    sync.Mutex // guards conns while some are opened
+	conns map[int32]*wsConn
 }
 
 type wsConn struct {
@@ -133,24 +136,32 @@ type wsConn struct {
 	sent time.Time
 }
 
-// openWS opens one connection for each token.
-func openWS(addr string, tokens []string) (_ *wsConns, err error) {
+// newWSConns has no connection yet.
+func newWSConns() (_ *wsConns, err error) {
 	w := &wsConns{conns: map[int32]*wsConn{}, buf: make([]byte, 64<<10)}
 	w.frame, w.answer = wsText([4]byte{0x37, 0xfa, 0x21, 0x3d})
-	if w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+	w.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	return w, err
+}
+
+// openWS opens one connection for each token.
+func openWS(addr string, tokens []string) (*wsConns, error) {
+	w, err := newWSConns()
+	if err != nil {
 		return nil, err
 	}
 	for _, token := range tokens {
-		if err := w.open(addr, token); err != nil {
+		if err := w.open(dialPlain(addr), token); err != nil {
 			return nil, errors.Join(err, w.close())
 		}
 	}
 	return w, nil
 }
 
-// open shakes hands through package net, then keeps a descriptor of its own.
-func (w *wsConns) open(addr, token string) error {
-	c, err := shakeHands(dialPlain(addr), token)
+// open shakes hands through package net, then keeps a descriptor of its own. It
+// may be called from several goroutines.
+func (w *wsConns) open(dial dialer, token string) error {
+	c, err := shakeHands(dial, token)
 	if err != nil {
 		return err
 	}
@@ -163,7 +174,9 @@ func (w *wsConns) open(addr, token string) error {
 	if e := raw.Control(func(f uintptr) { fd, err = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0) }); e != nil || err != nil {
 		return errors.Join(e, err)
 	}
+	w.mu.Lock()
 	w.conns[int32(fd)] = &wsConn{fd: fd}
+	w.mu.Unlock()
 	return unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
 }
 
@@ -175,13 +188,18 @@ func writeAll(fd int, b []byte) error {
 	return err
 }
 
-// close resets the connections: ports that wait for late packets would run out.
-func (w *wsConns) close() error {
+// close ends all.
+func (w *wsConns) close() error { return errors.Join(w.reset(), unix.Close(w.epoll)) }
+
+// reset resets the connections, of which none is left: ports that wait for late
+// packets would run out.
+func (w *wsConns) reset() error {
 	var errs []error
 	for _, c := range w.conns {
 		errs = append(errs, unix.SetsockoptLinger(c.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}), unix.Close(c.fd))
 	}
-	return errors.Join(append(errs, unix.Close(w.epoll))...)
+	clear(w.conns)
+	return errors.Join(errs...)
 }
 
 // echo keeps one message under way on every connection for d, then waits for
