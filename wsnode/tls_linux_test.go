@@ -114,6 +114,28 @@ func (h *held) Read(p []byte) (int, error) {
 	return 0, err
 }
 
+// Who speaks another protocol alone hears so by TLS's alert, and counts as a
+// handshake that failed.
+func TestTLSOtherProtocol(t *testing.T) {
+	for _, d := range []Driver{AutoDriver, PortableDriver} {
+		server, client := wstest.TLS(t)
+		server.NextProtos, client.NextProtos = []string{"http/1.1"}, []string{"h2"}
+		l := newTCP(t, d, server)
+		c, err := tls.Dial("tcp", l.listener.Addr().String(), client)
+		if err == nil {
+			_ = c.Close()
+		}
+		if want := "remote error: tls: no application protocol"; err == nil || err.Error() != want {
+			t.Errorf("%s: %v, want %s", d, err, want)
+		}
+		for deadline := time.Now().Add(wstest.Patience); l.metric("tls_handshakes_failed_total", "") != 1; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: it is not counted", d)
+			}
+		}
+	}
+}
+
 // A node that drains ends wss as it ends ws, with its word, on either driver.
 func TestDrainTLS(t *testing.T) {
 	for _, d := range []Driver{AutoDriver, PortableDriver} {

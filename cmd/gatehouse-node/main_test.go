@@ -154,6 +154,30 @@ func TestConfigCheck(t *testing.T) {
 	}
 }
 
+// What a listener's TLS can't be is told with its line and the ways out.
+func TestConfigCheckTLS(t *testing.T) {
+	file := filepath.Join(sample(t), "node.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for listener, want := range map[string]string{
+		"key_file: public.key\n    key_exchange: [X25519, secp256r1]":                                                ": ok\n",
+		"key_file: public.key\n    key_exchange: [x25519, X448]":                                                     file + `:7: listeners[0].key_exchange: "X448" is none of X25519MLKEM768, SecP256r1MLKEM768, SecP384r1MLKEM1024, X25519, P-256, P-384, P-521`,
+		"key_file: public.key\n    key_exchange: [X25519, P-256, secp256r1]":                                         `listeners[0].key_exchange: "secp256r1" stands there twice`,
+		"key_file: public.key\n  - {address: '127.0.0.1:1', plain: true, key_exchange: [X25519]}\nallow_plain: true": "listeners[1].key_exchange: a plain listener has no TLS",
+	} {
+		if err := os.WriteFile(file, bytes.Replace(text, []byte("key_file: public.key"), []byte(listener), 1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var out bytes.Buffer
+		run(context.Background(), []string{"config", "check", "--config", file}, nil, &out, &out)
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("%s: no %q in %s", listener, want, out.String())
+		}
+	}
+}
+
 func TestBusyPortNamesItsSetting(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

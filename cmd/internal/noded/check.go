@@ -12,7 +12,8 @@ import (
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
 )
 
-// listenerTLS loads the certificate of a listener; nil for a plain one.
+// listenerTLS is how a listener speaks TLS, with its files loaded; nil for a plain
+// one.
 func (c *Config) listenerTLS(i int, log *slog.Logger) (*tls.Config, error) {
 	l := c.Listeners[i]
 	if l.Plain {
@@ -21,6 +22,9 @@ func (c *Config) listenerTLS(i int, log *slog.Logger) (*tls.Config, error) {
 	cfg, err := tlsfile.Public(l.CertFile, l.KeyFile, time.Now, log)
 	if err != nil {
 		return nil, fmt.Errorf("listeners[%d].cert_file: %w", i, err)
+	}
+	if cfg.CurvePreferences, err = tlsfile.KeyExchange(l.KeyExchange); err != nil {
+		return nil, fmt.Errorf("listeners[%d].key_exchange: %w", i, err)
 	}
 	return cfg, nil
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
+	"github.com/gatehouse-ws/gatehouse/tlsfile"
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 )
 
@@ -27,10 +28,11 @@ type Config struct {
 
 // Listener is an address that clients connect to.
 type Listener struct {
-	Address  string `yaml:"address" help:"host:port"`
-	CertFile string `yaml:"cert_file" path:"true" help:"the certificate chain in PEM; read again when it changes"`
-	KeyFile  string `yaml:"key_file" path:"true" help:"its private key in PEM"`
-	Plain    bool   `yaml:"plain" help:"ws without TLS; needs allow_plain"`
+	Address     string   `yaml:"address" help:"host:port"`
+	CertFile    string   `yaml:"cert_file" path:"true" help:"the certificate chain in PEM; read again when it changes"`
+	KeyFile     string   `yaml:"key_file" path:"true" help:"its private key in PEM"`
+	KeyExchange []string `yaml:"key_exchange" help:"what a key may be agreed on by: some of X25519MLKEM768, SecP256r1MLKEM768, SecP384r1MLKEM1024, X25519, P-256, P-384 and P-521, in any order; empty for all"`
+	Plain       bool     `yaml:"plain" help:"ws without TLS; needs allow_plain"`
 }
 
 // CredentialConfig is what the node calls its authority with.
@@ -59,7 +61,12 @@ func (c *Config) Validate() error {
 		if _, _, err := net.SplitHostPort(l.Address); err != nil {
 			problems = append(problems, fmt.Errorf("%s.address: %q is not host:port, such as 0.0.0.0:8443", key, l.Address))
 		}
+		if _, err := tlsfile.KeyExchange(l.KeyExchange); err != nil {
+			problems = append(problems, fmt.Errorf("%s.key_exchange: %w", key, err))
+		}
 		switch {
+		case l.Plain && len(l.KeyExchange) > 0:
+			problems = append(problems, fmt.Errorf("%s.key_exchange: a plain listener has no TLS to exchange keys for: leave it out, or plain", key))
 		case l.Plain && (l.CertFile != "" || l.KeyFile != ""):
 			problems = append(problems, fmt.Errorf("%s.plain: true contradicts cert_file and key_file: leave out one or the others", key))
 		case l.Plain && !c.AllowPlain:
