@@ -3,6 +3,7 @@ module github.com/gatehouse-ws/gatehouse/bench
 go 1.26.0
 
 require (
+	github.com/coder/websocket v1.8.15
 	github.com/gatehouse-ws/gatehouse v0.0.0
 	github.com/gobwas/ws v1.5.0
 	github.com/gorilla/websocket v1.5.3

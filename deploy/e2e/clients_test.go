@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"os"
@@ -15,7 +16,7 @@ import (
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
-// asked is what clients/client.mjs and client.py are told to do.
+// asked is what a client is told to do, as clients/client.mjs says.
 type asked struct {
 	URL       string            `json:"url"`
 	CA        string            `json:"ca,omitempty"`
@@ -23,24 +24,34 @@ type asked struct {
 	Headers   map[string]string `json:"headers,omitempty"`
 	Origin    string            `json:"origin,omitempty"`
 	Send      []string          `json:"send,omitempty"`
+	Fragments int               `json:"fragments,omitempty"`
+	Ping      string            `json:"ping,omitempty"`
 	Last      bool              `json:"last,omitempty"`
 }
 
 // happened is one line of what they print.
 type happened struct {
-	Event    string
-	Protocol string
-	Data     string
-	Status   int
-	Code     int
-	Reason   string
-	Headers  map[string]string
+	Event      string
+	Protocol   string
+	Extensions string
+	Data       string
+	Status     int
+	Code       int
+	Reason     string
+	Headers    map[string]string
 }
 
 // foreign is a client that others wrote.
 type foreign struct {
 	name string
-	args []string
+	args []string // of its program; none of a browser, which is driven
+
+	page        func(t *testing.T, o asked) *conversation
+	whole       bool // it sends no message in fragments, or is not to be told
+	cannotPing  bool
+	hangsUp     bool // it closes its connection behind its close frame
+	quiet       bool // it tells nothing of a connection that failed
+	choosesPing bool // what its pings carry is its own
 }
 
 func foreigners(t *testing.T) []foreign {
@@ -52,47 +63,64 @@ func foreigners(t *testing.T) []foreign {
 	if _, err := os.Stat(filepath.Join(dir, "node_modules", "ws")); err != nil {
 		t.Fatal("the ws package is missing: run ./test e2e, which installs it")
 	}
+	inGo := filepath.Join(t.TempDir(), "client")
+	build := exec.Command("go", "build", "-o", inGo, "./client")
+	build.Dir = filepath.Join("..", "..", "bench") // whose module has the libraries
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build: %v\n%s", err, out)
+	}
 	return []foreign{
-		{"Node.js ws", []string{"node", filepath.Join(dir, "client.mjs")}},
-		{"Python websockets", []string{"/usr/bin/python3", filepath.Join(dir, "client.py")}},
+		{name: "Node.js ws", args: []string{"node", filepath.Join(dir, "client.mjs")}},
+		{name: "Python websockets", args: []string{"/usr/bin/python3", filepath.Join(dir, "client.py")}, quiet: true},
+		{name: "gorilla", args: []string{inGo, "gorilla"}},
+		{name: "coder", args: []string{inGo, "coder"}, choosesPing: true},
+		{name: "gws", args: []string{inGo, "gws"}, whole: true, hangsUp: true},
 	}
 }
 
 // conversation is a running client.
 type conversation struct {
 	t    *testing.T
-	cmd  *exec.Cmd
-	line *bufio.Scanner
+	next func() (line []byte, ok bool)
 }
 
 func (f *foreign) start(t *testing.T, o asked) *conversation {
 	t.Helper()
+	if f.page != nil {
+		return f.page(t, o)
+	}
 	text, err := json.Marshal(o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c := &conversation{t: t, cmd: exec.Command(f.args[0], append(f.args[1:], string(text))...)}
-	out, err := c.cmd.StdoutPipe()
+	cmd := exec.Command(f.args[0], f.args[1:]...)
+	cmd.Stdin = bytes.NewReader(text)
+	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.cmd.Stderr = os.Stderr
-	if err := c.cmd.Start(); err != nil {
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = c.cmd.Process.Kill(); _ = c.cmd.Wait() })
-	c.line = bufio.NewScanner(out)
-	return c
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	lines := bufio.NewScanner(out)
+	lines.Buffer(nil, 1<<20)
+	return &conversation{t, func() ([]byte, bool) {
+		ok := lines.Scan()
+		return lines.Bytes(), ok
+	}}
 }
 
 func (c *conversation) want(event string) happened {
 	c.t.Helper()
-	if !c.line.Scan() {
+	line, ok := c.next()
+	if !ok {
 		c.t.Fatalf("client ended, want %s", event)
 	}
 	var h happened
-	if err := json.Unmarshal(c.line.Bytes(), &h); err != nil || h.Event != event {
-		c.t.Fatalf("client says %s, want %s", c.line.Text(), event)
+	if err := json.Unmarshal(line, &h); err != nil || h.Event != event {
+		c.t.Fatalf("client says %.200s (%d bytes, %v), want %s", line, len(line), err, event)
 	}
 	return h
 }
@@ -163,8 +191,8 @@ func TestForeignClients(t *testing.T) {
 				}
 			})
 			t.Run("without the CA there is no connection", func(t *testing.T) {
-				if f.name == "Python websockets" {
-					return // it raises before it prints; Node.js reports it as an event
+				if f.quiet {
+					return
 				}
 				tok, _ := issue("u6")
 				f.start(t, asked{URL: url, Headers: map[string]string{"Authorization": "Bearer " + tok}}).want("error")

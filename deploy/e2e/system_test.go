@@ -267,6 +267,7 @@ routes:
         - {name: chat, schema: chat.json}
   - path: /raw
     audience: chat
+    origins: ["https://app.example.com"]
     missing_origin: allow
     unchecked: true
     binary: true

@@ -6,11 +6,18 @@ import sys
 
 import websockets
 
-o = json.loads(sys.argv[1])
+o = json.load(sys.stdin)
 
 
 def say(event, **more):
     print(json.dumps({"event": event, **more}), flush=True)
+
+
+def pieces(text):
+    n = o.get("fragments", 1)
+    if n == 1:
+        return text
+    return [text[i * len(text) // n:(i + 1) * len(text) // n] for i in range(n)]
 
 
 async def main():
@@ -22,12 +29,15 @@ async def main():
     except websockets.InvalidStatusCode as e:
         say("refused", status=e.status_code, headers={k.lower(): v for k, v in e.headers.items()})
         return
-    say("open", protocol=ws.subprotocol or "", extensions="")
+    say("open", protocol=ws.subprotocol or "", extensions=ws.response_headers.get("Sec-WebSocket-Extensions", ""))
     try:
         for m in o.get("send", []):
-            await ws.send(m)
+            await ws.send(pieces(m))
             data = await ws.recv()
             say("message", data=data if isinstance(data, str) else data.decode(), binary=not isinstance(data, str))
+        if "ping" in o:
+            await (await ws.ping(o["ping"]))
+            say("pong", data=o["ping"])  # it takes no other
         if o.get("last"):
             await ws.recv()
         await ws.close(1000, "done")
