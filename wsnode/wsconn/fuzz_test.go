@@ -148,11 +148,12 @@ func progress(c *Conn) string {
 	if c.rest > 0 {
 		s += fmt.Sprint(" frame ", c.frameOp)
 		if c.state == StateOpen {
-			s += fmt.Sprint(c.mask, c.maskPos, c.fin)
+			s += fmt.Sprint(c.mask, c.maskPos)
 		}
 	}
-	if c.fragmented || c.rest > 0 {
-		s += fmt.Sprint(" ", c.messageOp, c.fragments, c.unfinished)
+	// Else what is left there is another message's, or another connection's.
+	if c.state == StateOpen && (c.fragmented || c.rest > 0 && c.frameOp.IsData()) {
+		s += fmt.Sprint(" ", c.messageOp, c.fragments, c.unfinished, c.fin)
 	}
 	return s
 }
