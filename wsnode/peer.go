@@ -321,6 +321,9 @@ func (p *peer) Stop(now time.Time, out []byte) []byte {
 // Done implements netloop.Machine.
 func (p *peer) Done() bool { return p.conn.State() == wsconn.StateClosed }
 
+// PeerDone implements netloop.Machine.
+func (p *peer) PeerDone() bool { return p.conn.PeerClosed() }
+
 // Gone implements netloop.Machine.
 func (p *peer) Gone(err error, now time.Time) {
 	p.now = now

@@ -405,6 +405,9 @@ func (c *conn) end(err error) {
 // linger ends our side and reads the peer's to its end, bounded: a socket
 // closed over unread bytes resets, and the peer may lose what we sent last.
 func (c *conn) linger() {
+	if c.tls == nil && c.m.PeerDone() {
+		return
+	}
 	if c.tls != nil {
 		_ = c.tls.CloseWrite() // the TCP FIN below ends it all the same
 	}

@@ -39,6 +39,11 @@ type Machine interface {
 	// Done reports whether the connection is to be ended once everything is sent.
 	Done() bool
 
+	// PeerDone reports, of a machine that is done, whether the peer has said that it
+	// sends nothing more. Its socket is then closed as soon as all is sent, where else
+	// the peer's end is awaited: a socket closed over unread bytes resets.
+	PeerDone() bool
+
 	// Gone is the last call: the connection has ended, with the error of the
 	// transport, or nil if the machine was done.
 	Gone(err error, now time.Time)

@@ -40,6 +40,7 @@ type script struct {
 	// Of the turn.
 	deadline time.Time
 	done     bool
+	peerDone bool
 	stopped  bool
 
 	turn    atomic.Int32 // turns under way
@@ -110,6 +111,12 @@ func (m *script) Gone(err error, _ time.Time) {
 	m.enter()
 	defer m.leave()
 	m.gone <- err
+}
+
+func (m *script) PeerDone() bool {
+	m.enter()
+	defer m.leave()
+	return m.peerDone
 }
 
 // linked is the link, once there is one.

@@ -271,6 +271,32 @@ func TestLastWordsArrive(t *testing.T) {
 	}
 }
 
+// Where the peer has said that it sends nothing more, its end is not waited for.
+func TestPeerDone(t *testing.T) {
+	overEach(t, func(t *testing.T, over func(testing.TB, Config) *served) {
+		cfg := testConfig
+		cfg.LingerTimeout = 2 * patience
+		s := over(t, cfg)
+		m := newScript(t)
+		m.feed = func(_, out []byte) []byte {
+			m.done, m.peerDone = true, true
+			return append(out, "bye"...)
+		}
+		s.machines <- m
+		c := s.dial()
+		if _, err := c.Write([]byte("the last")); err != nil {
+			t.Fatal(err)
+		}
+		if err := m.wantGone(); err != nil { // though c is open
+			t.Errorf("gone with %v, want nil", err)
+		}
+		want(t, c, "bye")
+		if n, err := c.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
+			t.Errorf("%d bytes and %v after the end, want EOF", n, err)
+		}
+	})
+}
+
 // A turn that somebody posted can be the last one: the reader, which waits for
 // bytes, finds out.
 func TestDoneByPost(t *testing.T) {

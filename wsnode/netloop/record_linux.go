@@ -20,7 +20,7 @@ type record struct {
 	transfer   uint32 // which one, or 0
 	interest   uint8  // what epoll is asked for, EPOLLIN and EPOLLOUT
 	state      uint8
-	peerEnded  bool // there is nothing more to read
+	peerEnded  bool // there is nothing more to read, or that matters
 	layered    bool // its machine is a layer
 }
 
@@ -208,6 +208,7 @@ func (l *loop) finishTurn(slot uint32, r *record) {
 	}
 	if r.state == stateOpen && m.Done() {
 		r.state = stateFlushing
+		r.peerEnded = r.peerEnded || m.PeerDone()
 		l.noPosts(slot)
 	}
 	if r.state == stateOpen && r.layered {
@@ -404,7 +405,7 @@ func (l *loop) expired(slot uint32, r *record) {
 // linger ends our side and reads the peer's to its end, bounded: a socket
 // closed over unread bytes resets, and the peer may lose what we sent last.
 func (l *loop) linger(slot uint32, r *record) {
-	if unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil || r.peerEnded {
+	if r.peerEnded || unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil {
 		l.end(slot, r, nil)
 		return
 	}

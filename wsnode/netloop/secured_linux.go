@@ -184,6 +184,9 @@ func (s *secured) Stop(now time.Time, out []byte) []byte {
 // Done implements Machine.
 func (s *secured) Done() bool { return s.inner != nil && s.inner.Done() }
 
+// PeerDone implements Machine: TLS has an end of its own, which is still to come.
+func (s *secured) PeerDone() bool { return false }
+
 // Gone implements Machine.
 func (s *secured) Gone(err error, now time.Time) {
 	if s.inner != nil {

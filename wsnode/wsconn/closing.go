@@ -83,6 +83,7 @@ func (c *Conn) feedClosing(in []byte) {
 		c.rest -= n
 		in = in[n:]
 		if c.rest == 0 && c.frameOp == ws.OpClose {
+			c.closeGot = true
 			c.end()
 			return
 		}
@@ -117,7 +118,7 @@ func (c *Conn) peerClose(payload []byte, t *turn) error {
 	t.sink.PeerClose(code, reason)
 	t.answerPing()
 	t.out = appendClose(t.out, code, "")
-	c.closeSent = true
+	c.closeSent, c.closeGot = true, true
 	c.finish()
 	return ErrPeerClosed
 }

@@ -39,6 +39,9 @@ func TestPeerCloses(t *testing.T) {
 			if p.c.State() != StateClosed || !p.c.Deadline().IsZero() || held(&p.c) > 0 {
 				t.Errorf("%s (%s): %v, deadline %v", c.rule, how, p.c.State(), p.c.Deadline())
 			}
+			if got, want := p.c.PeerClosed(), strings.HasPrefix(c.events[len(c.events)-1], failure(ErrPeerClosed)); got != want {
+				t.Errorf("%s (%s): PeerClosed is %t", c.rule, how, got)
+			}
 		}
 	}
 }
@@ -109,23 +112,24 @@ func TestWeClose(t *testing.T) {
 		before []byte // fed before Close
 		after  []byte // fed after
 		state  State
+		closes bool // by the peer's close frame
 	}{
-		{"7.1.2 nothing has come", nil, nil, StateClosing},
-		{"7.1.2 the peer's close frame ends it", nil, closeFrame(1000, ""), StateClosed},
-		{"7.1.2 an empty one too", nil, frame(fin|8, ""), StateClosed},
-		{"5.5.1 messages are discarded", nil, cat(textFrame("a"), textFrame("")), StateClosing},
-		{"5.5.1 up to the close frame", nil, cat(textFrame("a"), pingFrame("b"), closeFrame(1000, "x"), textFrame("c")), StateClosed},
-		{"a message cut by our close frame is skipped", textFrame("abcdef")[:8], cat(textFrame("abcdef")[8:], closeFrame(1000, "")), StateClosed},
-		{"so is a head cut by it", textFrame("abcdef")[:3], cat(textFrame("abcdef")[3:], closeFrame(1000, "")), StateClosed},
-		{"so is a ping within a message", cat(frame(text, "a"), pingFrame("abcdef")[:8]), cat(pingFrame("abcdef")[8:], frame(fin|cont, "b"), closeFrame(1000, "")), StateClosed},
-		{"so is the close frame itself", closeFrame(1000, "x")[:7], closeFrame(1000, "x")[7:], StateClosed},
-		{"a payload that looks like a close frame is none", nil, frame(fin|bin, string(closeFrame(1000, ""))), StateClosing},
-		{"what is no frame ends it", nil, frame(fin|3, ""), StateClosed},
-		{"a continuation of nothing ends it", nil, frame(fin|cont, ""), StateClosed},
-		{"a length out of range ends it", nil, longForm(fin|text, 64, 1<<63), StateClosed},
-		{"a large message is skipped", nil, declared(fin|text, 1<<40), StateClosing},
-		{"as much as may be discarded", nil, frame(fin|bin, strings.Repeat("x", 192)), StateClosing},
-		{"more than may be discarded", nil, frame(fin|bin, strings.Repeat("x", 193)), StateClosed},
+		{"7.1.2 nothing has come", nil, nil, StateClosing, false},
+		{"7.1.2 the peer's close frame ends it", nil, closeFrame(1000, ""), StateClosed, true},
+		{"7.1.2 an empty one too", nil, frame(fin|8, ""), StateClosed, true},
+		{"5.5.1 messages are discarded", nil, cat(textFrame("a"), textFrame("")), StateClosing, false},
+		{"5.5.1 up to the close frame", nil, cat(textFrame("a"), pingFrame("b"), closeFrame(1000, "x"), textFrame("c")), StateClosed, true},
+		{"a message cut by our close frame is skipped", textFrame("abcdef")[:8], cat(textFrame("abcdef")[8:], closeFrame(1000, "")), StateClosed, true},
+		{"so is a head cut by it", textFrame("abcdef")[:3], cat(textFrame("abcdef")[3:], closeFrame(1000, "")), StateClosed, true},
+		{"so is a ping within a message", cat(frame(text, "a"), pingFrame("abcdef")[:8]), cat(pingFrame("abcdef")[8:], frame(fin|cont, "b"), closeFrame(1000, "")), StateClosed, true},
+		{"so is the close frame itself", closeFrame(1000, "x")[:7], closeFrame(1000, "x")[7:], StateClosed, true},
+		{"a payload that looks like a close frame is none", nil, frame(fin|bin, string(closeFrame(1000, ""))), StateClosing, false},
+		{"what is no frame ends it", nil, frame(fin|3, ""), StateClosed, false},
+		{"a continuation of nothing ends it", nil, frame(fin|cont, ""), StateClosed, false},
+		{"a length out of range ends it", nil, longForm(fin|text, 64, 1<<63), StateClosed, false},
+		{"a large message is skipped", nil, declared(fin|text, 1<<40), StateClosing, false},
+		{"as much as may be discarded", nil, frame(fin|bin, strings.Repeat("x", 192)), StateClosing, false},
+		{"more than may be discarded", nil, frame(fin|bin, strings.Repeat("x", 193)), StateClosed, false},
 	} {
 		for how, feed := range cuts {
 			p := openPeer(t, &limits)
@@ -140,6 +144,9 @@ func TestWeClose(t *testing.T) {
 			feed(p, c.after)
 			if p.c.State() != c.state {
 				t.Errorf("%s (%s): %v, want %v", c.rule, how, p.c.State(), c.state)
+			}
+			if got, want := p.c.PeerClosed(), c.state == StateClosed && c.closes; got != want {
+				t.Errorf("%s (%s): PeerClosed is %t", c.rule, how, got)
 			}
 			p.want(t) // none: nothing is delivered, nothing is reported
 			out := p.c.Close(1000, "", testNow, p.out)

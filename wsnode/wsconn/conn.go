@@ -83,6 +83,7 @@ type Conn struct {
 	state     State
 	pipelined bool // part.buf holds frames that came before Accept
 	closeSent bool
+	closeGot  bool
 	ended     bool // no byte that follows can be understood, or matters
 	pingSent  bool // and no pong has come since
 	bodiless  bool // the request is a HEAD, whose answer has no body
@@ -106,6 +107,10 @@ func (c *Conn) Limit(l *Limits) {
 
 // State tells how far the connection has come.
 func (c *Conn) State() State { return c.state }
+
+// PeerClosed reports whether the peer's close frame has come: it sends nothing
+// after it (§5.5.1), and waits for the end of the connection from here (§7.1.1).
+func (c *Conn) PeerClosed() bool { return c.closeGot }
 
 // Deadline is when Expire must be called, or zero. It changes only in calls
 // that are given the time.
