@@ -34,7 +34,15 @@ func forNode(payload []byte) bool {
 
 // cutJSON cuts white space and then want off the front of b.
 func cutJSON(b []byte, want string) (rest []byte, found bool) {
-	return bytes.CutPrefix(bytes.TrimLeft(b, " \t\r\n"), []byte(want))
+	return bytes.CutPrefix(cutSpace(b), []byte(want))
+}
+
+// cutSpace cuts JSON's white space off the front of b.
+func cutSpace(b []byte) []byte {
+	for len(b) > 0 && (b[0] == ' ' || b[0] == '\t' || b[0] == '\r' || b[0] == '\n') {
+		b = b[1:]
+	}
+	return b
 }
 
 // parseRenewal finds the token in a renewal, {"gatehouse":"renew","token":"..."}
@@ -51,7 +59,7 @@ func parseRenewal(b []byte) (text []byte, ok bool) {
 		return nil, false
 	}
 	rest, ok := cutJSON(b[end+1:], "}")
-	return b[:end], ok && len(bytes.TrimLeft(rest, " \t\r\n")) == 0
+	return b[:end], ok && len(cutSpace(rest)) == 0
 }
 
 // renew takes a message that is for the node. An error ends the session.
