@@ -23,6 +23,11 @@ const (
 	// authority hears that it is enforced, and then in few calls which sessions
 	// that were.
 	unhurried = 100 * time.Millisecond
+
+	// between is the time from the beginning of one report to that of the next:
+	// sessions that end one after the other share a report, and one that ends alone is
+	// reported at once.
+	between = 5 * time.Millisecond
 )
 
 // ends is the sessions that have ended and are not reported yet.
@@ -41,19 +46,20 @@ func (e *ends) init() { e.wake, e.idle = make(chan struct{}, 1), make(chan struc
 
 // Ended tells the authority that a session is over. It does not block.
 func (c *Client) Ended(session [16]byte, reason pb.Reason, at time.Time) {
-	if dropped := c.ends.put(&pb.SessionEnd{SessionId: session[:], Reason: reason, EndedAt: timestamppb.New(at)}, c.clock()); dropped > 0 {
+	if dropped := c.ends.put(&pb.SessionEnd{SessionId: session[:], Reason: reason, EndedAt: timestamppb.New(at)}, c.clock); dropped > 0 {
 		c.log.Error("too many ended sessions wait for the authority: the oldest end there by their time", "waiting", maxEnds, "dropped_so_far", dropped)
 	}
 }
 
 // put queues an end. It returns how many were dropped so far, if that is to be
 // logged now.
-func (e *ends) put(end *pb.SessionEnd, now time.Duration) (dropped int) {
+func (e *ends) put(end *pb.SessionEnd, clock func() time.Duration) (dropped int) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.waiting) >= maxEnds {
 		e.waiting = e.waiting[1:]
-		if e.dropped++; e.dropped == 1 || now-e.told >= droppedEvery {
+		e.dropped++
+		if now := clock(); e.dropped == 1 || now-e.told >= droppedEvery {
 			e.told = now
 			dropped = e.dropped
 		}
@@ -133,17 +139,21 @@ func (c *Client) report(ctx context.Context) error {
 		case <-c.ends.wake:
 		}
 		for batch := c.ends.take(); len(batch) > 0; batch = c.ends.take() {
+			next := time.After(between)
 			call, cancel := context.WithTimeout(ctx, c.cfg.RedeemTimeout)
 			_, err := c.api.ReportSessions(call, &pb.ReportSessionsRequest{InstanceId: c.instance[:], Ended: batch})
 			cancel()
 			if c.unwanted(err) {
 				// It would be refused each time, and nothing after it be heard of.
 				c.log.Error("authority does not take a report: these sessions end there by their time", "sessions", len(batch), "error", err)
-				continue
-			}
-			if err != nil {
+			} else if err != nil {
 				c.ends.back(batch)
 				return err
+			}
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-next:
 			}
 		}
 	}

@@ -50,6 +50,25 @@ func TestEndsSurviveTheAuthority(t *testing.T) {
 	})
 }
 
+// Sessions that end shortly after another share a report.
+func TestEndsShareReports(t *testing.T) {
+	inLab(t, nil, func(l *lab) {
+		l.at(time.Second)
+		for i := range 10 {
+			l.Ended(sessionNumber(i), pb.Reason_REASON_PEER_CLOSED, time.Now())
+			synctest.Wait()
+			if got := len(l.a.Seen().Ended); got != 1 {
+				t.Errorf("%d ends are reported after %d, want the first", got, i+1)
+			}
+		}
+		l.at(time.Second + between)
+		synctest.Wait()
+		if got := len(l.a.Seen().Ended); got != 10 {
+			t.Errorf("%d ends are reported, want all", got)
+		}
+	})
+}
+
 // What an entry of the log has ended is gathered before it is reported, so that
 // the acknowledgement comes first; other ends are not held up, and take with them
 // what waits.
@@ -71,6 +90,7 @@ func TestRevokedEndsAreGathered(t *testing.T) {
 		l.at(time.Second + unhurried)
 		wantReported(2)
 
+		l.at(time.Second + unhurried + between)
 		end(2, pb.Reason_REASON_TOKEN_REVOKED)
 		wantReported(2)
 		end(3, pb.Reason_REASON_PEER_CLOSED)

@@ -118,8 +118,9 @@ func (l *lease) extend(from time.Duration) {
 	}
 }
 
-func (l *lease) ready() error {
-	now := l.clock()
+func (l *lease) ready() error { return l.readyAt(l.clock()) }
+
+func (l *lease) readyAt(now time.Duration) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.held || !l.caughtUp || now-l.from >= l.admission {

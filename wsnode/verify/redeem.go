@@ -29,11 +29,12 @@ var errStalled = errors.New("authority does not answer what it is asked")
 // instead of being told to Ended: it is asked again, with the same session id
 // and within the same time, a few times at most.
 func (c *Client) Redeem(a *Attempt) {
+	now := c.clock()
 	if a.asks == 0 {
-		a.deadline = c.clock() + c.cfg.RedeemTimeout
+		a.deadline = now + c.cfg.RedeemTimeout
 	}
 	a.asks++
-	if a.asks > maxAsks || c.lease.ready() != nil {
+	if a.asks > maxAsks || c.lease.readyAt(now) != nil {
 		c.refuse(a, pb.Reason_REASON_FENCED)
 		return
 	}
