@@ -259,12 +259,12 @@ func TestLoopWriteTimeout(t *testing.T) {
 // Who reads slowly, but reads, keeps the connection.
 func TestLoopHonestSlowReader(t *testing.T) {
 	cfg := testConfig
-	cfg.WriteTimeout = 300 * time.Millisecond
+	cfg.WriteTimeout = 700 * time.Millisecond
 	s, _ := overNarrow(t, cfg)
 	m := s.next()
 	c := s.deaf()
 	exchange(t, c, "-")
-	const size = 600_000
+	const size = 1_000_000
 	m.post(func(out []byte) []byte { return append(out, make([]byte, size)...) })
 	begin := time.Now()
 	for n := 0; n < size; {
@@ -272,7 +272,7 @@ func TestLoopHonestSlowReader(t *testing.T) {
 		if n += k; err != nil {
 			t.Fatalf("%d bytes, then %v after %v", n, err, time.Since(begin))
 		}
-		time.Sleep(4 * time.Millisecond) // about 1 MB/s: 64 KiB in a quarter of the timeout
+		time.Sleep(4 * time.Millisecond) // about 1 MB/s: 64 KiB in a tenth of the timeout
 	}
 	if time.Since(begin) < cfg.WriteTimeout {
 		t.Fatal("all was read at once: the test is too easy")
