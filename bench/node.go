@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -59,7 +58,7 @@ func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
 	}
 	config.Limits.Messages = limit.Messages{PerSecond: many, Burst: many}
 
-	logTo, err := os.Create(filepath.Join(sp.Dir, "log.jsonl"))
+	logTo, err := queueLog(filepath.Join(sp.Dir, "log.jsonl"))
 	if err != nil {
 		return nil, err
 	}
