@@ -166,6 +166,8 @@ func (a *asked) readObserved(data []byte) bool {
 			a.observed.UserAgent = body
 		case 3:
 			a.observed.Origin = body
+		case 4:
+			a.observed.ClientCertificateSha256 = body
 		default:
 			return false
 		}

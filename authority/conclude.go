@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"encoding/base64"
 	"log/slog"
 	"strings"
 	"time"
@@ -114,6 +115,9 @@ func (s *Service) auditRedeem(lines []byte, a *attempt, c *caller, outcome strin
 	if a.reason != 0 || len(a.mismatches) > 0 {
 		l = l.Bytes("user_agent", a.userAgent).Bytes("origin", a.origin)
 	}
+	if len(a.cert) > 0 {
+		l = l.Bytes("client_certificate", base64.RawURLEncoding.AppendEncode(text[:0], a.cert))
+	}
 	if skipped > 0 {
 		l = l.Uint("skipped_before", skipped)
 	}
@@ -146,7 +150,8 @@ func (s *Service) auditReplaced(lines []byte, a *attempt, now time.Time) []byte 
 // third: whoever holds it is not its owner.
 func (s *Service) strike(ctx context.Context, a *attempt, now time.Time) {
 	switch a.reason {
-	case pb.Reason_REASON_IP_MISMATCH, pb.Reason_REASON_USER_AGENT_MISMATCH, pb.Reason_REASON_ORIGIN_MISMATCH:
+	case pb.Reason_REASON_IP_MISMATCH, pb.Reason_REASON_USER_AGENT_MISMATCH, pb.Reason_REASON_ORIGIN_MISMATCH,
+		pb.Reason_REASON_CLIENT_CERTIFICATE_MISMATCH:
 	default:
 		return
 	}

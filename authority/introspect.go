@@ -191,6 +191,9 @@ func (s *Service) describeToken(t *storage.Token, st *storage.TokenStatus, now t
 		SessionTtl: durationpb.New(t.SessionTTL), Issuer: t.Issuer, IssuedRevision: revisionOf(t.IssuedRevision),
 		IpBinding: pb.IpBinding(t.IPBinding), UserAgentBinding: pb.UserAgentBinding(t.UserAgentBinding),
 	}
+	if t.Certificate != "" {
+		info.ClientCertificateSha256 = []byte(t.Certificate)
+	}
 	if t.ClientIP.IsValid() {
 		info.ClientIp = t.ClientIP.String()
 	}

@@ -2,6 +2,8 @@ package authority
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -180,6 +182,9 @@ func (i *issuance) attrs() []slog.Attr {
 	if i.rec.ClientIP.IsValid() {
 		attrs = append(attrs, slog.String("client_ip", i.rec.ClientIP.String()))
 	}
+	if i.rec.Certificate != "" {
+		attrs = append(attrs, slog.String("client_certificate", base64.RawURLEncoding.EncodeToString([]byte(i.rec.Certificate))))
+	}
 	return attrs
 }
 
@@ -291,6 +296,10 @@ func (s *Service) parseBindings(req *pb.IssueTokenRequest, rec *storage.Token) (
 		if err := origin("origin", rec.Origin); err != nil {
 			return err
 		}
+	}
+	rec.Certificate = string(req.GetClientCertificateSha256())
+	if n := len(rec.Certificate); n != 0 && n != sha256.Size {
+		return invalid("client_certificate_sha256", "%d bytes, want %d: the SHA-256 of the certificate in DER", n, sha256.Size)
 	}
 
 	var known bool

@@ -1,6 +1,7 @@
 package authority_test
 
 import (
+	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
@@ -59,6 +60,7 @@ func TestIssuedTokenSaysWhatWasAsked(t *testing.T) {
 		Limits:  &pb.SessionLimits{MessageBytes: 4096, MessagesPerSecond: 10, SessionsPerSubject: 3},
 		MaxUses: 2, NotBefore: timestamppb.New(start.Add(time.Minute)), Ttl: durationpb.New(2 * time.Minute), SessionTtl: durationpb.New(time.Hour),
 		IpBinding: pb.IpBinding_IP_BINDING_STRICT, UserAgentBinding: pb.UserAgentBinding_USER_AGENT_BINDING_STRICT,
+		ClientCertificateSha256: []byte("\xff, the SHA-256 of a certificate\x00"[:32]),
 	}
 	resp, err := f.tokens("login").IssueToken(f.ctx, asked)
 	f.ok(err)
@@ -72,13 +74,13 @@ func TestIssuedTokenSaysWhatWasAsked(t *testing.T) {
 		got.GetState(), got.GetTenant(), got.GetSubject(), got.GetAudience(), got.GetClientIp(), string(got.GetUserAgent()), got.GetBrowser(), got.GetOs(),
 		got.GetOrigin(), got.GetAttributes(), got.GetScopes(), got.GetMaxUses(), got.GetUses(), got.GetIssuedAt().AsTime(), got.GetNotBefore().AsTime(),
 		got.GetExpiresAt().AsTime(), got.GetSessionTtl().AsDuration(), got.GetIssuer(), got.GetIpBinding(), got.GetUserAgentBinding(),
-		got.GetLimits().GetMessageBytes(), got.GetLimits().GetMessagesPerSecond(), got.GetLimits().GetSessionsPerSubject(),
+		got.GetLimits().GetMessageBytes(), got.GetLimits().GetMessagesPerSecond(), got.GetLimits().GetSessionsPerSubject(), got.GetClientCertificateSha256(),
 	}, []any{
 		pb.TokenState_TOKEN_STATE_NOT_YET_ACTIVE, "acme", "ada", "chat", "192.0.2.7", chromeOnLinux, "Chrome", "Linux",
 		"https://app.example.com", asked.GetAttributes(), asked.GetScopes(), 2, 0, start, start.Add(time.Minute),
-		start.Add(3 * time.Minute), time.Hour, "login", asked.GetIpBinding(), asked.GetUserAgentBinding(), 4096, 10, 3,
+		start.Add(3 * time.Minute), time.Hour, "login", asked.GetIpBinding(), asked.GetUserAgentBinding(), 4096, 10, 3, asked.GetClientCertificateSha256(),
 	})
-	f.equal("audit line", f.lastLine("IssueToken"), "audience=chat caller=login client_ip=192.0.2.7 outcome=ok subject=ada tenant=acme token_id="+resp.GetTokenId())
+	f.equal("audit line", f.lastLine("IssueToken"), "audience=chat caller=login client_certificate="+base64.RawURLEncoding.EncodeToString(asked.GetClientCertificateSha256())+" client_ip=192.0.2.7 outcome=ok subject=ada tenant=acme token_id="+resp.GetTokenId())
 }
 
 func TestIssueDefaults(t *testing.T) {
@@ -124,6 +126,7 @@ var issueCases = []issueCase{
 	{"client_ip has no port", "login", func(r *pb.IssueTokenRequest) { r.ClientIp = "192.0.2.7:80" }, "client_ip: want an IPv4 or IPv6 address such as 203.0.113.7"},
 	{"user_agent has at most 512 bytes", "login", func(r *pb.IssueTokenRequest) { r.UserAgent = make([]byte, 513) }, "user_agent: 513 bytes are above 512: cut it as the node will"},
 	{"a binding needs an address", "login", func(r *pb.IssueTokenRequest) { r.IpBinding = pb.IpBinding_IP_BINDING_STRICT }, "client_ip: required with ip_binding IP_BINDING_STRICT"},
+	{"a certificate is named by its SHA-256", "login", func(r *pb.IssueTokenRequest) { r.ClientCertificateSha256 = make([]byte, 31) }, "client_certificate_sha256: 31 bytes, want 32: the SHA-256 of the certificate in DER"},
 	{"a binding needs a User-Agent", "login", func(r *pb.IssueTokenRequest) { r.UserAgentBinding = pb.UserAgentBinding_USER_AGENT_BINDING_CLASS }, "user_agent: required with user_agent_binding USER_AGENT_BINDING_CLASS"},
 	{"ip_binding is of the enum", "login", func(r *pb.IssueTokenRequest) { r.IpBinding = 9 }, "ip_binding: 9 is not a value of the enum"},
 	{"user_agent_binding is of the enum", "login", func(r *pb.IssueTokenRequest) { r.UserAgentBinding = -1 }, "user_agent_binding: -1 is not a value of the enum"},

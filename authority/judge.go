@@ -2,6 +2,7 @@ package authority
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -18,6 +19,7 @@ type attempt struct {
 	ip         netip.Addr
 	userAgent  []byte
 	origin     []byte
+	cert       []byte // its SHA-256, or empty
 	token      *storage.Token
 	session    *storage.Session
 	asOf       storage.Revision
@@ -182,6 +184,9 @@ func (a *attempt) parse(item *pb.RedeemItem) error {
 	if n := len(o.GetOrigin()); n > maxOrigin {
 		return invalid("observed.origin", "%d bytes are above %d", n, maxOrigin)
 	}
+	if a.cert = o.GetClientCertificateSha256(); len(a.cert) != 0 && len(a.cert) != sha256.Size {
+		return invalid("observed.client_certificate_sha256", "%d bytes, want %d, or none", len(a.cert), sha256.Size)
+	}
 	a.userAgent, a.origin = observed(o.GetUserAgent()), observed(o.GetOrigin())
 	return text("audience", item.GetAudience(), 1, maxAudience)
 }
@@ -206,6 +211,8 @@ func (s *Service) judge(a *attempt, c *caller, now time.Time) pb.Reason {
 		return pb.Reason_REASON_AUDIENCE_MISMATCH
 	case t.Origin != "" && t.Origin != string(a.origin):
 		return s.mismatch(a, "origin", pb.Reason_REASON_ORIGIN_MISMATCH, false)
+	case t.Certificate != "" && t.Certificate != string(a.cert):
+		return s.mismatch(a, "client_certificate", pb.Reason_REASON_CLIENT_CERTIFICATE_MISMATCH, false)
 	}
 	if !s.agents.fits(t, a.userAgent) {
 		if reason := s.mismatch(a, "user_agent", pb.Reason_REASON_USER_AGENT_MISMATCH, t.UserAgentBinding == storage.UserAgentLog); reason != 0 {
@@ -255,7 +262,7 @@ func (s *Service) begin(x *storage.Session, a *attempt, c *caller, instance stor
 		Tenant: t.Tenant, Subject: t.Subject, Audience: t.Audience, Issuer: t.Issuer,
 		TokenIP: t.ClientIP, IssuedRevision: t.IssuedRevision,
 		Node: c.Name, Instance: instance,
-		ClientIP: a.ip, UserAgent: a.userAgent, Origin: a.origin,
+		ClientIP: a.ip, UserAgent: a.userAgent, Origin: a.origin, Certificate: a.cert,
 		StartedAt: now, ExpiresAt: now.Add(min(t.SessionTTL, s.cfg.Sessions.MaxTTL)),
 	}
 }

@@ -124,9 +124,9 @@ func (m *metrics) prepare(s *Service) {
 	for _, r := range refusals {
 		m.redeemed.WithLabelValues(r.Label())
 	}
-	for _, binding := range []string{"origin", "user_agent", "ip"} {
+	for _, binding := range []string{"origin", "client_certificate", "user_agent", "ip"} {
 		m.mismatches.WithLabelValues(binding, "refused")
-		if binding != "origin" {
+		if binding != "origin" && binding != "client_certificate" {
 			m.mismatches.WithLabelValues(binding, "let_pass")
 		}
 	}
@@ -157,7 +157,7 @@ func fullMethod(service *grpc.ServiceDesc, method string) string {
 var refusals = []pb.Reason{
 	pb.Reason_REASON_TOKEN_UNKNOWN, pb.Reason_REASON_TOKEN_SECRET_WRONG, pb.Reason_REASON_TOKEN_EXPIRED,
 	pb.Reason_REASON_TOKEN_NOT_YET_ACTIVE, pb.Reason_REASON_TOKEN_CARRIER, pb.Reason_REASON_AUDIENCE_MISMATCH,
-	pb.Reason_REASON_ORIGIN_MISMATCH, pb.Reason_REASON_USER_AGENT_MISMATCH, pb.Reason_REASON_IP_MISMATCH,
+	pb.Reason_REASON_ORIGIN_MISMATCH, pb.Reason_REASON_CLIENT_CERTIFICATE_MISMATCH, pb.Reason_REASON_USER_AGENT_MISMATCH, pb.Reason_REASON_IP_MISMATCH,
 	pb.Reason_REASON_TOKEN_USED, pb.Reason_REASON_TOKEN_REVOKED, pb.Reason_REASON_LOCKED, pb.Reason_REASON_SESSION_ENDED,
 	pb.Reason_REASON_SESSION_ID_TAKEN, pb.Reason_REASON_SESSION_LIMIT, pb.Reason_REASON_RENEWAL_MISMATCH,
 }

@@ -24,7 +24,8 @@ func TestGrantSaysWhatTheTokenSays(t *testing.T) {
 		r.Limits, r.SessionTtl = &pb.SessionLimits{MessageBytes: 99, MessagesPerSecond: 5, SessionsPerSubject: 2}, durationpb.New(time.Hour)
 	})
 	f.revoke(&pb.Selector{By: &pb.Selector_Tenant{Tenant: "elsewhere"}})
-	it := n.item(issued.GetToken())
+	shown := make([]byte, 32)
+	it := n.item(issued.GetToken(), func(it *pb.RedeemItem) { it.Observed.ClientCertificateSha256 = shown })
 	g := n.grant(it)
 	f.equal("grant", []any{
 		g.GetTenant(), g.GetSubject(), g.GetScopes(), g.GetAttributes(), g.GetIssuer(), g.GetSessionExpiresAt().AsTime(), g.GetClientIp(),
@@ -35,14 +36,14 @@ func TestGrantSaysWhatTheTokenSays(t *testing.T) {
 		99, 5, 2, 0, 1,
 	})
 	id := fmt.Sprintf("%x", it.GetSessionId())
-	f.equal("audit line", f.lastLine("Redeem"), "audience=chat caller=node-1 client_ip=198.51.100.9 outcome=ok session_id="+id+
+	f.equal("audit line", f.lastLine("Redeem"), "audience=chat caller=node-1 client_certificate="+strings.Repeat("A", 43)+" client_ip=198.51.100.9 outcome=ok session_id="+id+
 		" subject=ada tenant=acme token_id="+issued.GetTokenId())
 	list, err := f.sessions("viewer").ListSessions(f.ctx, &pb.ListSessionsRequest{})
 	f.ok(err)
 	f.equal("sessions", len(list.GetSessions()), 1)
 	x := list.GetSessions()[0]
-	f.equal("session", []any{x.GetSessionId(), x.GetTokenId(), x.GetTenant(), x.GetSubject(), x.GetAudience(), x.GetNode(), x.GetInstanceId(), x.GetClientIp(), x.GetIssuer()},
-		[]any{id, issued.GetTokenId(), "acme", "ada", "chat", "node-1", fmt.Sprintf("%x", n.id), "198.51.100.9", "login"})
+	f.equal("session", []any{x.GetSessionId(), x.GetTokenId(), x.GetTenant(), x.GetSubject(), x.GetAudience(), x.GetNode(), x.GetInstanceId(), x.GetClientIp(), x.GetIssuer(), x.GetClientCertificateSha256()},
+		[]any{id, issued.GetTokenId(), "acme", "ada", "chat", "node-1", fmt.Sprintf("%x", n.id), "198.51.100.9", "login", shown})
 	got := f.get(issued.GetTokenId())
 	f.equal("token", []any{got.GetState(), got.GetUses(), got.GetSessionIds()}, []any{pb.TokenState_TOKEN_STATE_USED, 1, []string{id}})
 }
@@ -78,6 +79,7 @@ func TestRedeemRefuses(t *testing.T) {
 			*i = *f.issue()
 		}, func(it *pb.RedeemItem) { it.Observed.Ip = []byte{203, 0, 113, 4} }, pb.Reason_REASON_LOCKED, "address"},
 		{"origin", func(r *pb.IssueTokenRequest) { r.Origin = "https://app.example.com" }, nil, func(it *pb.RedeemItem) { it.Observed.Origin = []byte("https://evil.example.com") }, pb.Reason_REASON_ORIGIN_MISMATCH, "origin"},
+		{"certificate", func(r *pb.IssueTokenRequest) { r.ClientCertificateSha256 = bytes.Repeat([]byte{1}, 32) }, nil, func(it *pb.RedeemItem) { it.Observed.ClientCertificateSha256 = bytes.Repeat([]byte{0xfb}, 32) }, pb.Reason_REASON_CLIENT_CERTIFICATE_MISMATCH, "certificate"},
 		{"session id of another session", func(r *pb.IssueTokenRequest) { r.MaxUses = 2 }, func(f *fixture, n *node, i *pb.IssueTokenResponse) {
 			n.grant(n.item(i.GetToken(), func(it *pb.RedeemItem) { it.SessionId = bytes.Repeat([]byte{7}, 16) }))
 		}, func(it *pb.RedeemItem) {
@@ -98,7 +100,7 @@ func TestRedeemRefuses(t *testing.T) {
 			f.equal("reason", n.refusal(it), c.want)
 
 			id, who := issued.GetTokenId(), "subject=ada tenant=acme "
-			ip, agent, origin, audience := "198.51.100.9", "", "", "chat"
+			ip, agent, origin, audience, certificate := "198.51.100.9", "", "", "chat", ""
 			switch c.about {
 			case "unknown":
 				id, who = id[:25]+string(crockford[crockfordIndex(id[25])^1]), ""
@@ -106,11 +108,13 @@ func TestRedeemRefuses(t *testing.T) {
 				ip = "203.0.113.4"
 			case "origin":
 				origin = "https://evil.example.com"
+			case "certificate":
+				certificate = "client_certificate=-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_s "
 			case "user_agent":
 				agent = "other"
 			}
-			f.equal("audit line", f.lastLine("Redeem"), fmt.Sprintf("audience=%s caller=node-1 client_ip=%s origin=%s outcome=%s session_id=%x %stoken_id=%s user_agent=%s",
-				audience, ip, origin, c.want.Label(), it.GetSessionId(), who, id, agent))
+			f.equal("audit line", f.lastLine("Redeem"), fmt.Sprintf("audience=%s caller=node-1 %sclient_ip=%s origin=%s outcome=%s session_id=%x %stoken_id=%s user_agent=%s",
+				audience, certificate, ip, origin, c.want.Label(), it.GetSessionId(), who, id, agent))
 		})
 	}
 }
@@ -219,8 +223,23 @@ func TestBindings(t *testing.T) {
 			t.Errorf("bound to %q, seen %q: %s, want %s", c.issued, c.observed, got, c.want)
 		}
 	}
+	certificate, other := strings.Repeat("\x00\xff", 16), strings.Repeat("\x00\xff", 15)+"\x00\xfe"
+	for _, c := range []struct{ issued, observed, want string }{
+		{certificate, certificate, "ok"},
+		{"", certificate, "ok"},
+		{"", "", "ok"},
+		{certificate, "", "client_certificate_mismatch"},
+		{certificate, other, "client_certificate_mismatch"},
+	} {
+		issued := f.issue(func(r *pb.IssueTokenRequest) { r.ClientCertificateSha256 = []byte(c.issued) })
+		got := n.outcome(n.item(issued.GetToken(), func(it *pb.RedeemItem) { it.Observed.ClientCertificateSha256 = []byte(c.observed) }))
+		if got != c.want {
+			t.Errorf("bound to %x, shown %x: %s, want %s", c.issued, c.observed, got, c.want)
+		}
+	}
 	for metric, want := range map[string]int{
-		`binding="ip",mode="let_pass"`: 2, `binding="ip",mode="refused"`: 9, `binding="user_agent",mode="let_pass"`: 2,
+		`binding="client_certificate",mode="refused"`: 2,
+		`binding="ip",mode="let_pass"`:                2, `binding="ip",mode="refused"`: 9, `binding="user_agent",mode="let_pass"`: 2,
 		`binding="user_agent",mode="refused"`: 8, `binding="origin",mode="refused"`: 9,
 	} {
 		f.equal(metric, f.metric("gatehouse_authority_binding_mismatches_total{"+metric+"}"), want)
@@ -245,6 +264,18 @@ func (n *node) outcome(it *pb.RedeemItem) string {
 		out += fmt.Sprintf(", noted %v", m)
 	}
 	return out
+}
+
+// A token that is shown without its certificate three times is revoked, as by any
+// other binding.
+func TestStrikesOfCertificates(t *testing.T) {
+	f := newFixture(t)
+	n := f.node("node-1")
+	issued := f.issue(func(r *pb.IssueTokenRequest) { r.ClientCertificateSha256 = make([]byte, 32) })
+	for range 3 {
+		f.equal("stolen", n.refusal(n.item(issued.GetToken())), pb.Reason_REASON_CLIENT_CERTIFICATE_MISMATCH)
+	}
+	f.equal("state", f.get(issued.GetTokenId()).GetState(), pb.TokenState_TOKEN_STATE_REVOKED)
 }
 
 // TestThreeRefusedMismatchesRevoke proves that whoever shows a token from the
@@ -335,6 +366,7 @@ func TestHostileHandshakeFailsAlone(t *testing.T) {
 		{"address", broken(n, func(it *pb.RedeemItem) { it.Observed.Ip = make([]byte, 5) }), "items[0].observed.ip: 5 bytes, want 4 or 16"},
 		{"no observation", broken(n, func(it *pb.RedeemItem) { it.Observed = nil }), "items[0].observed.ip: 0 bytes, want 4 or 16"},
 		{"User-Agent not cut", broken(n, func(it *pb.RedeemItem) { it.Observed.UserAgent = make([]byte, 513) }), "items[0].observed.user_agent: 513 bytes are above 512"},
+		{"a certificate's hash of another length", broken(n, func(it *pb.RedeemItem) { it.Observed.ClientCertificateSha256 = make([]byte, 20) }), "items[0].observed.client_certificate_sha256: 20 bytes, want 32, or none"},
 		{"Origin not cut", broken(n, func(it *pb.RedeemItem) { it.Observed.Origin = make([]byte, 513) }), "items[0].observed.origin: 513 bytes are above 512"},
 		{"no audience", broken(n, func(it *pb.RedeemItem) { it.Audience = "" }), "items[0].audience: required, 1 to 128 bytes"},
 	} {

@@ -83,6 +83,7 @@ func TestRenewalIsRefused(t *testing.T) {
 		{"another instance of the node", plain, func(f *fixture, _ *node, _ *pb.RedeemItem) *node { return f.node("node-1") }, nil, pb.Reason_REASON_RENEWAL_MISMATCH},
 		{"another node", plain, func(f *fixture, _ *node, _ *pb.RedeemItem) *node { return f.node("node-2") }, nil, pb.Reason_REASON_RENEWAL_MISMATCH},
 		{"a binding that does not fit", func(r *pb.IssueTokenRequest) { r.Origin = "https://app.example.com" }, nil, nil, pb.Reason_REASON_ORIGIN_MISMATCH},
+		{"another certificate", func(r *pb.IssueTokenRequest) { r.ClientCertificateSha256 = make([]byte, 32) }, nil, nil, pb.Reason_REASON_CLIENT_CERTIFICATE_MISMATCH},
 		{"a wrong secret, whatever it would renew", func(r *pb.IssueTokenRequest) { r.Subject = "bob" }, nil, func(it *pb.RedeemItem) { it.Digest[0] ^= 1 }, pb.Reason_REASON_TOKEN_SECRET_WRONG},
 	} {
 		t.Run(c.rule, func(t *testing.T) {

@@ -83,6 +83,10 @@ func TestRetryIsRefused(t *testing.T) {
 			it.Observed.Origin = []byte("https://app.example.com")
 			return n
 		}, pb.Reason_REASON_TOKEN_USED},
+		{"another certificate", func(f *fixture, n *node, it *pb.RedeemItem) *node {
+			it.Observed.ClientCertificateSha256 = make([]byte, 32)
+			return n
+		}, pb.Reason_REASON_TOKEN_USED},
 		{"another instance", func(f *fixture, _ *node, it *pb.RedeemItem) *node { return f.node("node-1") }, pb.Reason_REASON_TOKEN_USED},
 		{"another token's secret", func(f *fixture, n *node, it *pb.RedeemItem) *node {
 			it.Digest[0] ^= 1

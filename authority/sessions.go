@@ -141,7 +141,7 @@ func (s *Service) ListSessions(ctx context.Context, req *pb.ListSessionsRequest)
 			SessionId: hex.EncodeToString(x.ID[:]), TokenId: token.ID(x.Token).String(),
 			Tenant: x.Tenant, Subject: x.Subject, Audience: x.Audience, Node: x.Node,
 			InstanceId: hex.EncodeToString(x.Instance[:]), ClientIp: x.ClientIP.String(),
-			UserAgent: x.UserAgent, Origin: x.Origin,
+			UserAgent: x.UserAgent, Origin: x.Origin, ClientCertificateSha256: x.Certificate,
 			StartedAt: timestamppb.New(x.StartedAt), ExpiresAt: timestamppb.New(x.ExpiresAt), Issuer: x.Issuer,
 		})
 	}

@@ -55,7 +55,7 @@ type Store interface {
 	// says that the whole batch has failed; then no session exists.
 	//
 	// A redemption of the same token by the same instance with the same session
-	// id, address, User-Agent and Origin is a retry: it is answered with the
+	// id, address, User-Agent, Origin and certificate is a retry: it is answered with the
 	// session that was granted first while that one is live and nothing hits it.
 	// All others are refused with the first of these that is true: ErrExpired,
 	// ErrInstanceUnknown, ErrRevoked, ErrLocked, ErrUsed, ErrSessionTaken,
@@ -291,6 +291,7 @@ type Token struct {
 	Browser, OS      string // families read from UserAgent
 	UserAgentBinding UserAgentBinding
 	Origin           string // empty where the token is not bound to one
+	Certificate      string // SHA-256 of the client's, in DER; empty where the token is not bound to one
 
 	Attributes map[string]string
 	Scopes     []string
@@ -363,8 +364,10 @@ type Session struct {
 	ClientIP  netip.Addr
 	UserAgent []byte
 	Origin    []byte
-	StartedAt time.Time
-	ExpiresAt time.Time
+	// Certificate is the SHA-256 of the client's, in DER, or empty.
+	Certificate []byte
+	StartedAt   time.Time
+	ExpiresAt   time.Time
 
 	AsOf Revision // the log's head when the call that granted it was decided; set by Redeem
 }

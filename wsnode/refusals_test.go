@@ -268,6 +268,7 @@ var asked = []struct {
 	{pb.Reason_REASON_IP_MISMATCH, "ip_mismatch", 401, "token_inactive", invalidToken, "", 4401},
 	{pb.Reason_REASON_USER_AGENT_MISMATCH, "user_agent_mismatch", 401, "token_inactive", invalidToken, "", 4401},
 	{pb.Reason_REASON_ORIGIN_MISMATCH, "origin_mismatch", 401, "token_inactive", invalidToken, "", 4401},
+	{pb.Reason_REASON_CLIENT_CERTIFICATE_MISMATCH, "client_certificate_mismatch", 401, "token_inactive", invalidToken, "", 4401},
 	{pb.Reason_REASON_SESSION_ENDED, "session_ended", 401, "token_inactive", invalidToken, "", 4401},
 	{pb.Reason_REASON_SESSION_ID_TAKEN, "session_id_taken", 401, "token_inactive", invalidToken, "", 4401},
 	{pb.Reason_REASON_AUDIENCE_MISMATCH, "audience_mismatch", 403, "forbidden", "", "", 4504},

@@ -304,6 +304,7 @@ var renewalCloses = []closed{
 	refusedByAuthority(pb.Reason_REASON_IP_MISMATCH),
 	refusedByAuthority(pb.Reason_REASON_USER_AGENT_MISMATCH),
 	refusedByAuthority(pb.Reason_REASON_ORIGIN_MISMATCH),
+	refusedByAuthority(pb.Reason_REASON_CLIENT_CERTIFICATE_MISMATCH),
 	refusedByAuthority(pb.Reason_REASON_SESSION_ENDED),
 	refusedByAuthority(pb.Reason_REASON_SESSION_ID_TAKEN),
 	{rule: "renewals too fast", cause: errRenewalRate, code: 4029, text: "too many renewals", reason: pb.Reason_REASON_RENEWAL_RATE,

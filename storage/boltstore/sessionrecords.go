@@ -194,7 +194,7 @@ func byEnd(a, b storage.Session) int { return a.ExpiresAt.Compare(b.ExpiresAt) }
 // roughly is how long a session is beside others like it: most User-Agents
 // repeat.
 func roughly(x *storage.Session) int {
-	return 64 + len(x.Subject) + len(x.Tenant) + len(x.UserAgent)/4 + len(x.Origin)/4
+	return 64 + len(x.Subject) + len(x.Tenant) + len(x.UserAgent)/4 + len(x.Origin)/4 + len(x.Certificate)
 }
 
 func (g *group) writeSessions() error {

@@ -27,7 +27,7 @@ func asFormat1(t *testing.T, path string) {
 				m, err := proto.Marshal(&storagev1.Session{
 					TokenId: s.Token[:], Tenant: s.Tenant, Subject: s.Subject, Audience: s.Audience, Issuer: s.Issuer,
 					TokenIp: s.TokenIP.AsSlice(), IssuedEpoch: s.IssuedRevision.Epoch, IssuedSequence: s.IssuedRevision.Sequence,
-					Node: s.Node, InstanceId: s.Instance[:], ClientIp: s.ClientIP.AsSlice(), UserAgent: s.UserAgent, Origin: s.Origin,
+					Node: s.Node, InstanceId: s.Instance[:], ClientIp: s.ClientIP.AsSlice(), UserAgent: s.UserAgent, Origin: s.Origin, ClientCertificate: s.Certificate,
 					StartedAt: s.StartedAt.UnixMilli(), ExpiresAt: s.ExpiresAt.UnixMilli(), AsOfEpoch: s.AsOf.Epoch, AsOfSequence: s.AsOf.Sequence,
 				})
 				must(t, err)

@@ -31,6 +31,9 @@ func normalSession(s *storage.Session) storage.Session {
 	if len(n.Origin) == 0 {
 		n.Origin = nil
 	}
+	if len(n.Certificate) == 0 {
+		n.Certificate = nil
+	}
 	n.StartedAt, n.ExpiresAt = n.StartedAt.UTC(), n.ExpiresAt.UTC()
 	return n
 }

@@ -53,6 +53,8 @@ var retryCases = []testCase{
 			func(s *storage.Session) { s.UserAgent = []byte("curl") },
 			func(s *storage.Session) { s.UserAgent = nil },
 			func(s *storage.Session) { s.Origin = []byte("https://evil.example") },
+			func(s *storage.Session) { s.Certificate = []byte("\xff another, of the same length \x00") },
+			func(s *storage.Session) { s.Certificate = nil },
 			func(s *storage.Session) { s.UserAgent, s.Origin = nil, append(s.UserAgent, s.Origin...) },
 		}
 		for _, ended := range []bool{false, true} {

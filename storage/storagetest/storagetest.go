@@ -133,6 +133,7 @@ func (f *fixture) token(edits ...func(*storage.Token)) *storage.Token {
 		OS:               "Linux",
 		UserAgentBinding: storage.UserAgentClass,
 		Origin:           "https://app.example.com",
+		Certificate:      "\xff the SHA-256 of a certificate \x00",
 		Attributes:       map[string]string{"plan": "pro", "empty": ""},
 		Scopes:           []string{"chat.send", "chat.read"},
 		Limits:           storage.SessionLimits{MessageBytes: 4096, MessagesPerSecond: 10, SessionsPerSubject: 3},
@@ -192,14 +193,15 @@ func (f *fixture) lookup(id storage.TokenID) *storage.Token {
 // session makes a session to be.
 func (f *fixture) session(edits ...func(*storage.Session)) *storage.Session {
 	s := &storage.Session{
-		ID:        storage.SessionID(f.draw()),
-		Node:      "node-1",
-		Instance:  f.node,
-		ClientIP:  netip.MustParseAddr("198.51.100.9"),
-		UserAgent: []byte("Mozilla/5.0 \xfe"),
-		Origin:    []byte("https://app.example.com"),
-		StartedAt: f.now,
-		ExpiresAt: f.now.Add(12 * time.Hour),
+		ID:          storage.SessionID(f.draw()),
+		Node:        "node-1",
+		Instance:    f.node,
+		ClientIP:    netip.MustParseAddr("198.51.100.9"),
+		UserAgent:   []byte("Mozilla/5.0 \xfe"),
+		Origin:      []byte("https://app.example.com"),
+		Certificate: []byte("\xfe the SHA-256 of another one \x00"),
+		StartedAt:   f.now,
+		ExpiresAt:   f.now.Add(12 * time.Hour),
 	}
 	for _, edit := range edits {
 		edit(s)

@@ -261,7 +261,8 @@ func sameObservation(a, b *storage.Session) bool {
 	return a.Instance == b.Instance &&
 		a.ClientIP == b.ClientIP &&
 		bytes.Equal(a.UserAgent, b.UserAgent) &&
-		bytes.Equal(a.Origin, b.Origin)
+		bytes.Equal(a.Origin, b.Origin) &&
+		bytes.Equal(a.Certificate, b.Certificate)
 }
 
 // revoked reports whether an entry up to the sequence upTo hits t or, where s

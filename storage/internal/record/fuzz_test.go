@@ -99,7 +99,7 @@ func FuzzSession(f *testing.F) {
 		}
 		for i := range x {
 			for _, s := range []*storage.Session{&x[i], &y[i]} {
-				s.UserAgent, s.Origin = nonEmpty(s.UserAgent), nonEmpty(s.Origin)
+				s.UserAgent, s.Origin, s.Certificate = nonEmpty(s.UserAgent), nonEmpty(s.Origin), nonEmpty(s.Certificate)
 			}
 			if !reflect.DeepEqual(x[i], y[i]) {
 				t.Fatalf("encoded anew:\n%+v, was\n%+v", y[i], x[i])

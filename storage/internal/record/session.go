@@ -63,6 +63,9 @@ func appendRow(dst []byte, earlier []storage.Session, before, s *storage.Session
 	if agent < len(earlier) {
 		dst = appendVarint(dst, 19, uint64(agent))
 	}
+	if !bytes.Equal(before.Certificate, s.Certificate) {
+		dst = appendItem(dst, 20, s.Certificate)
+	}
 	n := len(dst) - at - 1
 	if more := protowire.SizeVarint(uint64(n)) - 1; more > 0 {
 		dst = append(dst, make([]byte, more)...)
@@ -215,6 +218,8 @@ func (r *rows) read(at, size int) bool {
 				return false
 			}
 			s.UserAgent = r.agents[f.num-1]
+		case 20<<3 | typeBytes:
+			s.Certificate = r.slice(&f)
 		}
 	}
 	r.agents = append(r.agents, s.UserAgent)
@@ -358,6 +363,9 @@ func Observation(s *storage.Session) uint64 {
 		h = mix(h, binary.BigEndian.Uint64(ip[:8]))
 		h = mix(h, binary.BigEndian.Uint64(ip[8:]))
 		h = mix(h, uint64(s.ClientIP.BitLen()))
+	}
+	if len(s.Certificate) > 0 {
+		h = mix(h, uint64(crc32.Checksum(s.Certificate, castagnoli)))
 	}
 	return h
 }

@@ -48,7 +48,7 @@ func AppendToken(dst []byte, t *storage.Token) []byte {
 	dst = appendVarint(dst, 19, uint64(millis(t.NotBefore)))
 	dst = appendVarint(dst, 20, uint64(t.SessionTTL.Milliseconds()))
 	dst = appendBytes(dst, 21, t.Issuer)
-	return dst
+	return appendBytes(dst, 24, t.Certificate)
 }
 
 // AppendIssued completes a token's record.
@@ -166,6 +166,8 @@ func token(id storage.TokenID, text string, t *storage.Token, agents []byte) ([]
 			t.IssuedRevision.Epoch = f.num
 		case 23<<3 | typeVarint:
 			t.IssuedRevision.Sequence = f.num
+		case 24<<3 | typeBytes:
+			t.Certificate = f.val
 		}
 	}
 	if f.bad || named {

@@ -101,6 +101,8 @@ const (
 	// The renewal's token is for another tenant, subject or audience than its
 	// session's, or the session is another node's.
 	Reason_REASON_RENEWAL_MISMATCH Reason = 40
+	// The client has shown no certificate, or not the one the token is bound to.
+	Reason_REASON_CLIENT_CERTIFICATE_MISMATCH Reason = 41
 	// The request is not a WebSocket opening handshake (RFC 6455 section 4.2.1).
 	Reason_REASON_HANDSHAKE_MALFORMED Reason = 50
 	// The request's method is not GET.
@@ -226,6 +228,7 @@ var (
 		38:  "REASON_SESSION_ID_TAKEN",
 		39:  "REASON_SESSION_LIMIT",
 		40:  "REASON_RENEWAL_MISMATCH",
+		41:  "REASON_CLIENT_CERTIFICATE_MISMATCH",
 		50:  "REASON_HANDSHAKE_MALFORMED",
 		51:  "REASON_HANDSHAKE_METHOD",
 		52:  "REASON_HANDSHAKE_VERSION",
@@ -304,6 +307,7 @@ var (
 		"REASON_SESSION_ID_TAKEN":              38,
 		"REASON_SESSION_LIMIT":                 39,
 		"REASON_RENEWAL_MISMATCH":              40,
+		"REASON_CLIENT_CERTIFICATE_MISMATCH":   41,
 		"REASON_HANDSHAKE_MALFORMED":           50,
 		"REASON_HANDSHAKE_METHOD":              51,
 		"REASON_HANDSHAKE_VERSION":             52,
@@ -379,7 +383,7 @@ var File_gatehouse_authority_v1_reason_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xf4\x0f\n" +
+	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\x9c\x10\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1a\n" +
@@ -416,7 +420,8 @@ const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\x14REASON_SESSION_ENDED\x10%\x12\x1b\n" +
 	"\x17REASON_SESSION_ID_TAKEN\x10&\x12\x18\n" +
 	"\x14REASON_SESSION_LIMIT\x10'\x12\x1b\n" +
-	"\x17REASON_RENEWAL_MISMATCH\x10(\x12\x1e\n" +
+	"\x17REASON_RENEWAL_MISMATCH\x10(\x12&\n" +
+	"\"REASON_CLIENT_CERTIFICATE_MISMATCH\x10)\x12\x1e\n" +
 	"\x1aREASON_HANDSHAKE_MALFORMED\x102\x12\x1b\n" +
 	"\x17REASON_HANDSHAKE_METHOD\x103\x12\x1c\n" +
 	"\x18REASON_HANDSHAKE_VERSION\x104\x12\x1c\n" +

@@ -214,9 +214,11 @@ type Session struct {
 	// Required. Until when it may live.
 	ExpiresAt *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=expires_at,json=expiresAt,proto3" json:"expires_at,omitempty"`
 	// Required. The credential that issued its token.
-	Issuer        string `protobuf:"bytes,13,opt,name=issuer,proto3" json:"issuer,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Issuer string `protobuf:"bytes,13,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Optional. The SHA-256 of the certificate, in DER, that the client has shown.
+	ClientCertificateSha256 []byte `protobuf:"bytes,14,opt,name=client_certificate_sha256,json=clientCertificateSha256,proto3" json:"client_certificate_sha256,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
@@ -338,6 +340,13 @@ func (x *Session) GetIssuer() string {
 		return x.Issuer
 	}
 	return ""
+}
+
+func (x *Session) GetClientCertificateSha256() []byte {
+	if x != nil {
+		return x.ClientCertificateSha256
+	}
+	return nil
 }
 
 // ListNodesRequest pages.
@@ -586,7 +595,7 @@ const file_gatehouse_authority_v1_session_service_proto_rawDesc = "" +
 	"\x06issuer\x18\b \x01(\tR\x06issuer\"{\n" +
 	"\x14ListSessionsResponse\x12;\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1f.gatehouse.authority.v1.SessionR\bsessions\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa8\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xe4\x03\n" +
 	"\aSession\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\tR\tsessionId\x12\x19\n" +
@@ -606,7 +615,8 @@ const file_gatehouse_authority_v1_session_service_proto_rawDesc = "" +
 	"started_at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x129\n" +
 	"\n" +
 	"expires_at\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\x12\x16\n" +
-	"\x06issuer\x18\r \x01(\tR\x06issuer\"N\n" +
+	"\x06issuer\x18\r \x01(\tR\x06issuer\x12:\n" +
+	"\x19client_certificate_sha256\x18\x0e \x01(\fR\x17clientCertificateSha256\"N\n" +
 	"\x10ListNodesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +

@@ -130,8 +130,12 @@ type IssueTokenRequest struct {
 	IpBinding IpBinding `protobuf:"varint,14,opt,name=ip_binding,json=ipBinding,proto3,enum=gatehouse.authority.v1.IpBinding" json:"ip_binding,omitempty"`
 	// Optional. How the client's User-Agent must fit user_agent.
 	UserAgentBinding UserAgentBinding `protobuf:"varint,15,opt,name=user_agent_binding,json=userAgentBinding,proto3,enum=gatehouse.authority.v1.UserAgentBinding" json:"user_agent_binding,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Optional. The SHA-256 of the certificate, in DER, that a client must show in
+	// its TLS handshake to present the token: 32 bytes, as x5t#S256 of RFC 8705
+	// section 3.1 has them in base64url.
+	ClientCertificateSha256 []byte `protobuf:"bytes,16,opt,name=client_certificate_sha256,json=clientCertificateSha256,proto3" json:"client_certificate_sha256,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *IssueTokenRequest) Reset() {
@@ -267,6 +271,13 @@ func (x *IssueTokenRequest) GetUserAgentBinding() UserAgentBinding {
 		return x.UserAgentBinding
 	}
 	return UserAgentBinding_USER_AGENT_BINDING_UNSPECIFIED
+}
+
+func (x *IssueTokenRequest) GetClientCertificateSha256() []byte {
+	if x != nil {
+		return x.ClientCertificateSha256
+	}
+	return nil
 }
 
 // IssueTokenResponse holds the only copy of the token's text.
@@ -997,9 +1008,11 @@ type Token struct {
 	// Optional. The lock that denies it.
 	LockId string `protobuf:"bytes,25,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
 	// Optional. The sessions it opened.
-	SessionIds    []string `protobuf:"bytes,26,rep,name=session_ids,json=sessionIds,proto3" json:"session_ids,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	SessionIds []string `protobuf:"bytes,26,rep,name=session_ids,json=sessionIds,proto3" json:"session_ids,omitempty"`
+	// Optional. The SHA-256 of the client certificate it is bound to, in DER.
+	ClientCertificateSha256 []byte `protobuf:"bytes,27,opt,name=client_certificate_sha256,json=clientCertificateSha256,proto3" json:"client_certificate_sha256,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *Token) Reset() {
@@ -1214,11 +1227,18 @@ func (x *Token) GetSessionIds() []string {
 	return nil
 }
 
+func (x *Token) GetClientCertificateSha256() []byte {
+	if x != nil {
+		return x.ClientCertificateSha256
+	}
+	return nil
+}
+
 var File_gatehouse_authority_v1_token_service_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_token_service_proto_rawDesc = "" +
 	"\n" +
-	"*gatehouse/authority/v1/token_service.proto\x12\x16gatehouse.authority.v1\x1a#gatehouse/authority/v1/reason.proto\x1a\"gatehouse/authority/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xff\x05\n" +
+	"*gatehouse/authority/v1/token_service.proto\x12\x16gatehouse.authority.v1\x1a#gatehouse/authority/v1/reason.proto\x1a\"gatehouse/authority/v1/types.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbb\x06\n" +
 	"\x11IssueTokenRequest\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x1a\n" +
@@ -1241,7 +1261,8 @@ const file_gatehouse_authority_v1_token_service_proto_rawDesc = "" +
 	"sessionTtl\x12@\n" +
 	"\n" +
 	"ip_binding\x18\x0e \x01(\x0e2!.gatehouse.authority.v1.IpBindingR\tipBinding\x12V\n" +
-	"\x12user_agent_binding\x18\x0f \x01(\x0e2(.gatehouse.authority.v1.UserAgentBindingR\x10userAgentBinding\x1a=\n" +
+	"\x12user_agent_binding\x18\x0f \x01(\x0e2(.gatehouse.authority.v1.UserAgentBindingR\x10userAgentBinding\x12:\n" +
+	"\x19client_certificate_sha256\x18\x10 \x01(\fR\x17clientCertificateSha256\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcb\x01\n" +
@@ -1284,7 +1305,7 @@ const file_gatehouse_authority_v1_token_service_proto_rawDesc = "" +
 	"\x05state\x18\b \x01(\x0e2\".gatehouse.authority.v1.TokenStateR\x05state\"s\n" +
 	"\x12ListTokensResponse\x125\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x1d.gatehouse.authority.v1.TokenR\x06tokens\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x9f\t\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xdb\t\n" +
 	"\x05Token\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\tR\atokenId\x128\n" +
 	"\x05state\x18\x02 \x01(\x0e2\".gatehouse.authority.v1.TokenStateR\x05state\x12\x16\n" +
@@ -1321,7 +1342,8 @@ const file_gatehouse_authority_v1_token_service_proto_rawDesc = "" +
 	"revoked_by\x18\x18 \x01(\v2 .gatehouse.authority.v1.RevisionR\trevokedBy\x12\x17\n" +
 	"\alock_id\x18\x19 \x01(\tR\x06lockId\x12\x1f\n" +
 	"\vsession_ids\x18\x1a \x03(\tR\n" +
-	"sessionIds\x1a=\n" +
+	"sessionIds\x12:\n" +
+	"\x19client_certificate_sha256\x18\x1b \x01(\fR\x17clientCertificateSha256\x1a=\n" +
 	"\x0fAttributesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01*\xc1\x01\n" +

@@ -607,9 +607,12 @@ type Observation struct {
 	// Optional. The User-Agent header, at most 512 bytes.
 	UserAgent []byte `protobuf:"bytes,2,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
 	// Optional. The Origin header, at most 512 bytes.
-	Origin        []byte `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Origin []byte `protobuf:"bytes,3,opt,name=origin,proto3" json:"origin,omitempty"`
+	// Optional. The SHA-256 of the certificate, in DER, that the client has shown in
+	// its TLS handshake, and proved to have the key of: 32 bytes.
+	ClientCertificateSha256 []byte `protobuf:"bytes,4,opt,name=client_certificate_sha256,json=clientCertificateSha256,proto3" json:"client_certificate_sha256,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *Observation) Reset() {
@@ -659,6 +662,13 @@ func (x *Observation) GetUserAgent() []byte {
 func (x *Observation) GetOrigin() []byte {
 	if x != nil {
 		return x.Origin
+	}
+	return nil
+}
+
+func (x *Observation) GetClientCertificateSha256() []byte {
+	if x != nil {
+		return x.ClientCertificateSha256
 	}
 	return nil
 }
@@ -902,12 +912,13 @@ const file_gatehouse_authority_v1_types_proto_rawDesc = "" +
 	"\x06tenant\x18\x02 \x01(\tH\x00R\x06tenant\x12\x1d\n" +
 	"\tip_prefix\x18\x03 \x01(\tH\x00R\bipPrefix\x12\x18\n" +
 	"\x06issuer\x18\x04 \x01(\tH\x00R\x06issuerB\x04\n" +
-	"\x02by\"T\n" +
+	"\x02by\"\x90\x01\n" +
 	"\vObservation\x12\x0e\n" +
 	"\x02ip\x18\x01 \x01(\fR\x02ip\x12\x1d\n" +
 	"\n" +
 	"user_agent\x18\x02 \x01(\fR\tuserAgent\x12\x16\n" +
-	"\x06origin\x18\x03 \x01(\fR\x06origin\"\x97\x02\n" +
+	"\x06origin\x18\x03 \x01(\fR\x06origin\x12:\n" +
+	"\x19client_certificate_sha256\x18\x04 \x01(\fR\x17clientCertificateSha256\"\x97\x02\n" +
 	"\aReceipt\x12<\n" +
 	"\brevision\x18\x01 \x01(\v2 .gatehouse.authority.v1.RevisionR\brevision\x12=\n" +
 	"\fcommitted_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\vcommittedAt\x12\x1a\n" +

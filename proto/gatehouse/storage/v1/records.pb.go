@@ -74,8 +74,10 @@ type Token struct {
 	IssuedEpoch uint64 `protobuf:"varint,22,opt,name=issued_epoch,json=issuedEpoch,proto3" json:"issued_epoch,omitempty"`
 	// The log's head at its commit.
 	IssuedSequence uint64 `protobuf:"varint,23,opt,name=issued_sequence,json=issuedSequence,proto3" json:"issued_sequence,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// SHA-256 of the client certificate it is bound to.
+	ClientCertificate []byte `protobuf:"bytes,24,opt,name=client_certificate,json=clientCertificate,proto3" json:"client_certificate,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Token) Reset() {
@@ -269,6 +271,13 @@ func (x *Token) GetIssuedSequence() uint64 {
 	return 0
 }
 
+func (x *Token) GetClientCertificate() []byte {
+	if x != nil {
+		return x.ClientCertificate
+	}
+	return nil
+}
+
 // Session is a live session. In Sessions, a field that is absent is as in the one
 // before; alone, as stores of format 1 have it, its id is its key.
 type Session struct {
@@ -310,9 +319,11 @@ type Session struct {
 	// In Sessions: its id.
 	SessionId []byte `protobuf:"bytes,18,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// In Sessions: its User-Agent is that of the nth, from 1.
-	UserAgentOf   uint64 `protobuf:"varint,19,opt,name=user_agent_of,json=userAgentOf,proto3" json:"user_agent_of,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	UserAgentOf uint64 `protobuf:"varint,19,opt,name=user_agent_of,json=userAgentOf,proto3" json:"user_agent_of,omitempty"`
+	// SHA-256 of the certificate that the client has shown.
+	ClientCertificate []byte `protobuf:"bytes,20,opt,name=client_certificate,json=clientCertificate,proto3" json:"client_certificate,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
@@ -476,6 +487,13 @@ func (x *Session) GetUserAgentOf() uint64 {
 		return x.UserAgentOf
 	}
 	return 0
+}
+
+func (x *Session) GetClientCertificate() []byte {
+	if x != nil {
+		return x.ClientCertificate
+	}
+	return nil
 }
 
 // Sessions are sessions that were granted together and end in the same
@@ -1580,7 +1598,7 @@ var File_gatehouse_storage_v1_records_proto protoreflect.FileDescriptor
 
 const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
-	"\"gatehouse/storage/v1/records.proto\x12\x14gatehouse.storage.v1\"\xdc\x05\n" +
+	"\"gatehouse/storage/v1/records.proto\x12\x14gatehouse.storage.v1\"\x8b\x06\n" +
 	"\x05Token\x12\x1f\n" +
 	"\vsecret_hash\x18\x01 \x01(\fR\n" +
 	"secretHash\x12\x16\n" +
@@ -1612,7 +1630,8 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"sessionTtl\x12\x16\n" +
 	"\x06issuer\x18\x15 \x01(\tR\x06issuer\x12!\n" +
 	"\fissued_epoch\x18\x16 \x01(\x04R\vissuedEpoch\x12'\n" +
-	"\x0fissued_sequence\x18\x17 \x01(\x04R\x0eissuedSequence\"\xc1\x04\n" +
+	"\x0fissued_sequence\x18\x17 \x01(\x04R\x0eissuedSequence\x12-\n" +
+	"\x12client_certificate\x18\x18 \x01(\fR\x11clientCertificate\"\xf0\x04\n" +
 	"\aSession\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x16\n" +
 	"\x06tenant\x18\x02 \x01(\tR\x06tenant\x12\x18\n" +
@@ -1638,7 +1657,8 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\x0eas_of_sequence\x18\x11 \x01(\x04R\fasOfSequence\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x12 \x01(\fR\tsessionId\x12\"\n" +
-	"\ruser_agent_of\x18\x13 \x01(\x04R\vuserAgentOf\"\x8b\x01\n" +
+	"\ruser_agent_of\x18\x13 \x01(\x04R\vuserAgentOf\x12-\n" +
+	"\x12client_certificate\x18\x14 \x01(\fR\x11clientCertificate\"\x8b\x01\n" +
 	"\bSessions\x129\n" +
 	"\bsessions\x18\x01 \x03(\v2\x1d.gatehouse.storage.v1.SessionR\bsessions\x12\x1e\n" +
 	"\vas_of_epoch\x18\x02 \x01(\x04R\tasOfEpoch\x12$\n" +
