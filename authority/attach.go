@@ -66,6 +66,9 @@ func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
 		err = s.listen(ctx, stream, inst, a, heartbeats)
 	}()
 	trust := slices.Contains(first.GetHello().GetHello().GetFeatures(), pb.FeatureTrust)
+	if a.fresh { // what it had is over, if it had been forgotten: it begins anew
+		applied = storage.Revision{}
+	}
 	err = firstCause(s.feed(ctx, stream, inst.ID, a, applied, heartbeats, trust), read)
 	cause := "the node said goodbye, or closed its side"
 	switch {
@@ -107,7 +110,11 @@ func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (s
 		}
 	}
 	defer s.fleet.lock(id)()
-	inst := storage.Instance{ID: id, Node: c.Name, RegisteredAt: s.now(), Version: h.GetHello().GetVersion(), Address: c.address}
+	life := s.fleet.fence
+	if slices.Contains(h.GetHello().GetFeatures(), pb.FeatureSocketLife) {
+		life = s.fleet.life
+	}
+	inst := storage.Instance{ID: id, Node: c.Name, RegisteredAt: s.now(), Version: h.GetHello().GetVersion(), Address: c.address, SocketLife: life}
 	if err := s.fleet.mayRegister(&inst); err != nil {
 		return none, nil, err
 	}
@@ -117,7 +124,7 @@ func (s *Service) register(ctx context.Context, h *pb.AttachHello, c *caller) (s
 	s.receipts.begin(id)
 	s.audit.record(s.now(), "RegisterInstance", "ok", slog.String("node", inst.Node), slog.String("instance_id", hex.EncodeToString(id[:])),
 		slog.String("version", inst.Version), slog.String("caller", inst.Node), slog.String("peer", inst.Address))
-	return inst, s.fleet.attach(inst, s.now()), nil
+	return inst, s.fleet.attach(inst, life, s.now()), nil
 }
 
 func parseAttachHello(h *pb.AttachHello) (id storage.InstanceID, dead []storage.InstanceID, err error) {
@@ -189,7 +196,7 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 			if _, err := s.applied(inst.ID, m.Heartbeat.GetApplied()); err != nil {
 				return err
 			}
-			s.fleet.heard(inst.ID, m.Heartbeat.GetSessions(), s.now())
+			s.fleet.heard(inst.ID, a, m.Heartbeat.GetSessions(), s.now())
 			select {
 			case heartbeats <- m.Heartbeat.GetSequence():
 			default: // the node does not read its answers; the lease runs out
@@ -279,6 +286,7 @@ func (s *Service) feed(ctx context.Context, stream pb.NodeService_AttachServer, 
 		AdmissionFence:    durationpb.New(s.cfg.Fleet.AdmissionFence),
 		RetryAfter:        durationpb.New(s.cfg.Fleet.RetryAfter),
 		SessionFence:      durationpb.New(s.cfg.Fleet.SessionFence),
+		SocketLife:        durationpb.New(s.fleet.life),
 		EdgeKeys:          s.keys.Load().wire,
 		Trust:             s.trust(),
 	}}}); err != nil {

@@ -208,7 +208,8 @@ func TestResume(t *testing.T) {
 	}
 	check := func(rule string, hello func(*pb.AttachHello), snapshot bool, first, last, locks int) {
 		t.Helper()
-		n := &node{fixture: f.in(t), name: "node-1", id: draw()}
+		n := f.in(t).node("node-1")
+		n.end()
 		w := n.begin(hello)
 		f.equal(rule+": snapshot", w.GetSnapshot(), snapshot)
 		var got, want []uint64
@@ -241,6 +242,10 @@ func TestResume(t *testing.T) {
 	check("right below what is kept", at(head.Epoch, 7), false, 8, 8, 0)
 	check("below what was dropped", at(head.Epoch, 6), true, 8, 8, 1)
 	check("new, on a log without its beginning", func(*pb.AttachHello) {}, true, 8, 8, 1)
+
+	forgotten := f.node("node-1")
+	forgotten.goodbye()
+	f.equal("forgotten, at the head: snapshot", forgotten.begin(at(head.Epoch, 8)).GetSnapshot(), true)
 }
 
 // TestEntriesDuringSnapshot proves that a node which attaches while entries are

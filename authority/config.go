@@ -49,7 +49,7 @@ const (
 type FleetConfig struct {
 	HeartbeatInterval time.Duration `yaml:"heartbeat_interval" help:"how often nodes send heartbeats"`
 	AdmissionFence    time.Duration `yaml:"admission_fence" help:"how long after its last answered heartbeat a node goes on admitting sockets"`
-	SessionFence      time.Duration `yaml:"session_fence" help:"how long after its last answered heartbeat a node keeps its sockets; 0 keeps them without end, and receipts then name no deadline"`
+	SessionFence      time.Duration `yaml:"session_fence" help:"how long after its last answered heartbeat a node keeps its sockets; 0 keeps them until their sessions are over, and receipts then name no deadline"`
 	RetryAfter        time.Duration `yaml:"retry_after" help:"when clients may come back that a node turns away because this authority can't be asked, or a limit of sessions is reached"`
 	MaxEntries        int           `yaml:"max_entries" help:"entries of the revocation log in one message to a node"`
 }
@@ -68,8 +68,19 @@ func (c *FleetConfig) fence() time.Duration {
 	return c.SessionFence
 }
 
+// socketLife is how long after its last answered heartbeat a node keeps a socket at
+// most that lives by neither less nor more than it is told: the session fence or,
+// without one, the end of the longest session that it then had. Before that it
+// closes sockets over a minute, as before a fence: those are over by then.
+func (c *Config) socketLife() time.Duration {
+	if c.Fleet.SessionFence == 0 {
+		return c.Fleet.AdmissionFence + c.Sessions.MaxTTL + time.Minute
+	}
+	return c.Fleet.SessionFence
+}
+
 // releaseAfter is how long after the last heartbeat arrived from it a silent
-// node with this session fence has surely closed every socket: the fence, and what
+// node with this fence has surely closed every socket: the fence, and what
 // the clocks of two machines may gain on one another within it (NTP slews by at
 // most 500 ppm each), and a second for the scheduling of the close. 0 is never.
 func releaseAfter(fence time.Duration) time.Duration {

@@ -24,6 +24,7 @@ type fleet struct {
 	changing [64]sync.Mutex
 
 	fence time.Duration // the session fence that every attached node is told
+	life  time.Duration // the socket life that those are told who know it
 
 	mu        sync.Mutex // guards what follows
 	instances map[storage.InstanceID]*instance
@@ -44,6 +45,8 @@ type instance struct {
 // attachment is a live Attach stream. fleet alone closes its channel and sends
 // to it, with mu locked.
 type attachment struct {
+	life     time.Duration     // how long the node keeps a socket at most without a word
+	fresh    bool              // the instance was not registered
 	keys     chan *pb.EdgeKeys // of one: only the newest set counts
 	replaced chan struct{}     // closed when a newer Attach takes over, or the instance is gone
 }
@@ -57,15 +60,18 @@ const (
 	attachRate, attachBurst = 20, 2000
 )
 
-func loadFleet(ctx context.Context, store storage.Store, fence time.Duration, now time.Time) (*fleet, error) {
+func loadFleet(ctx context.Context, store storage.Store, fence, life time.Duration, now time.Time) (*fleet, error) {
 	stored, err := store.Instances(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read node instances: %w", err)
 	}
-	f := &fleet{fence: fence, instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}, attaching: map[string]*rate.Limiter{}}
+	f := &fleet{fence: fence, life: life, instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}, attaching: map[string]*rate.Limiter{}}
 	for _, i := range stored {
 		if i.SessionFence == 0 {
 			i.SessionFence = fence
+		}
+		if i.SocketLife == 0 {
+			i.SocketLife = i.SessionFence
 		}
 		f.instances[i.ID] = &instance{Instance: i, silentSince: now}
 		f.byNode[i.Node]++
@@ -74,8 +80,8 @@ func loadFleet(ctx context.Context, store storage.Store, fence time.Duration, no
 }
 
 // mayRegister reports whether node may register an instance, as new or again,
-// and completes its record by what is known of it. It lives by the session fence
-// that it was told before until it is told another.
+// and completes its record by what is known of it. It lives by the lengths that it
+// was told before until it is told others.
 func (f *fleet) mayRegister(i *storage.Instance) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -89,7 +95,7 @@ func (f *fleet) mayRegister(i *storage.Instance) error {
 	case known.Node != i.Node:
 		return denied("hello.instance_id: it is registered by another node")
 	}
-	i.RegisteredAt, i.SessionFence = known.RegisteredAt, max(known.SessionFence, f.fence)
+	i.RegisteredAt, i.SessionFence, i.SocketLife = known.RegisteredAt, max(known.SessionFence, f.fence), max(known.SocketLife, i.SocketLife)
 	return nil
 }
 
@@ -108,13 +114,15 @@ func (f *fleet) mayAttach(node string, now time.Time) error {
 	return nil
 }
 
-// attach makes an instance that is on disk count, in place of an older stream.
-func (f *fleet) attach(i storage.Instance, now time.Time) *attachment {
+// attach makes an instance that is on disk count, in place of an older stream. life
+// is the socket life that it is told.
+func (f *fleet) attach(i storage.Instance, life time.Duration, now time.Time) *attachment {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	a := &attachment{keys: make(chan *pb.EdgeKeys, 1), replaced: make(chan struct{})}
+	a := &attachment{life: life, keys: make(chan *pb.EdgeKeys, 1), replaced: make(chan struct{})}
 	known := f.instances[i.ID]
 	if known == nil {
+		a.fresh = true
 		known = &instance{}
 		f.instances[i.ID] = known
 		f.byNode[i.Node]++
@@ -195,14 +203,14 @@ func (f *fleet) record(id storage.InstanceID) (i storage.Instance, ok bool) {
 
 func (f *fleet) registered(id storage.InstanceID, node string) bool { return f.owner(id) == node }
 
-// heard notes a heartbeat. Whoever sends one to this process has been welcomed by
-// it, and lives by its session fence.
-func (f *fleet) heard(id storage.InstanceID, sessions uint32, now time.Time) {
+// heard notes a heartbeat on a stream. Whoever sends one to this process has been
+// welcomed by it, and lives by the lengths that it was told then.
+func (f *fleet) heard(id storage.InstanceID, a *attachment, sessions uint32, now time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if i := f.instances[id]; i != nil {
 		i.sessions, i.lastHeartbeat, i.silentSince = sessions, now, now
-		i.SessionFence = f.fence
+		i.SessionFence, i.SocketLife = f.fence, a.life
 	}
 }
 
@@ -253,7 +261,7 @@ func (f *fleet) isSilent(id storage.InstanceID, now time.Time) bool {
 // fenced reports whether an instance has surely closed every socket, since it has
 // heard nothing for so long.
 func (i *instance) fenced(now time.Time) bool {
-	after := releaseAfter(i.SessionFence)
+	after := releaseAfter(i.SocketLife)
 	return after > 0 && i.silentSince.Before(now.Add(-after))
 }
 
@@ -278,7 +286,11 @@ func (f *fleet) broadcastKeys(keys *pb.EdgeKeys) {
 func (s *Service) releaseDead(ctx context.Context, now time.Time) error {
 	for _, i := range s.fleet.silent(now) {
 		still := func() bool { return s.fleet.isSilent(i.ID, now) }
-		if err := s.removeInstance(i, still, self, "silent beyond the session fence"); err != nil {
+		cause := "silent beyond the session fence"
+		if i.SessionFence == storage.NoFence {
+			cause = "silent beyond the end of its longest session"
+		}
+		if err := s.removeInstance(i, still, self, cause); err != nil {
 			return err
 		}
 	}

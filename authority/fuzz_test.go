@@ -150,7 +150,7 @@ func FuzzRedeem(f *testing.F) {
 	if err := z.store.PutInstance(context.Background(), &inst); err != nil {
 		f.Fatal(err)
 	}
-	z.fleet.attach(inst, testStart)
+	z.fleet.attach(inst, time.Hour, testStart)
 	hello := &pb.RedeemRequest{Hello: &pb.RedeemHello{Hello: &pb.Hello{Version: pb.Version}, InstanceId: instance[:]}}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var req pb.RedeemRequest

@@ -55,7 +55,7 @@ func newBait(t *testing.T, ca *pki.CA, csr, script []byte) *bait {
 	if err := b.store.PutInstance(context.Background(), &inst); err != nil {
 		t.Fatal(err)
 	}
-	b.stream = b.fleet.attach(inst, testStart)
+	b.stream = b.fleet.attach(inst, time.Hour, testStart)
 	var theirs token.Token
 	if err := token.Parse([]byte(issued.GetToken()), &theirs); err != nil {
 		t.Fatal(err)

@@ -18,14 +18,14 @@ var testStart = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 // newTestReceipts has n instances, whose ids begin at 1.
 func newTestReceipts(t *testing.T, n int) (*receipts, []storage.InstanceID) {
 	t.Helper()
-	f, err := loadFleet(context.Background(), memstore.New(), time.Hour, testStart)
+	f, err := loadFleet(context.Background(), memstore.New(), time.Hour, time.Hour, testStart)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ids := make([]storage.InstanceID, n)
 	for i := range ids {
 		ids[i] = storage.InstanceID{byte(i + 1), byte((i + 1) >> 8)}
-		f.attach(storage.Instance{ID: ids[i], Node: fmt.Sprint("node-", i)}, testStart)
+		f.attach(storage.Instance{ID: ids[i], Node: fmt.Sprint("node-", i)}, time.Hour, testStart)
 	}
 	return newReceipts(f, storage.Revision{Epoch: 1}, map[storage.InstanceID]storage.Progress{}), ids
 }
@@ -205,7 +205,7 @@ func TestReceiptsSideBySide(t *testing.T) {
 
 // TestFleetIsBounded proves that a credential cannot register without end.
 func TestFleetIsBounded(t *testing.T) {
-	f, err := loadFleet(context.Background(), memstore.New(), time.Hour, testStart)
+	f, err := loadFleet(context.Background(), memstore.New(), time.Hour, time.Hour, testStart)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestFleetIsBounded(t *testing.T) {
 		if err := f.mayRegister(&inst); err != nil {
 			t.Fatal(err)
 		}
-		f.attach(inst, testStart)
+		f.attach(inst, time.Hour, testStart)
 	}
 	more := storage.Instance{ID: id(maxInstances), Node: "node-1"}
 	if err := f.mayRegister(&more); verdictOf(err).reason != pb.Reason_REASON_QUOTA_EXCEEDED {

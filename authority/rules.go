@@ -41,6 +41,7 @@ var rules = map[string][]storage.Role{
 
 	pb.SessionService_ListSessions_FullMethodName: {admin, viewer},
 	pb.SessionService_ListNodes_FullMethodName:    {admin, viewer},
+	pb.SessionService_ForgetNode_FullMethodName:   {admin},
 
 	pb.AuditService_ListAudit_FullMethodName:     {admin, viewer},
 	pb.AuditService_GetCheckpoint_FullMethodName: {admin, viewer},

@@ -31,6 +31,7 @@ var (
 	errDisabled        = errors.New("credential disabled")
 	errQuota           = errors.New("quota exceeded")
 	errVersion         = errors.New("incompatible version")
+	errAlive           = errors.New("the instance is not lost")
 	errNotAttached     = errors.New("node instance is not attached: call Attach first")
 	errReplaced        = errors.New("replaced by a newer Attach of this instance")
 	errCut             = errors.New("acknowledgements of this node instance can't be kept: attach again, and tell them again")
@@ -54,6 +55,7 @@ var statusTable = []struct {
 	{pki.ErrRotating, codes.FailedPrecondition, pb.Reason_REASON_CA_ROTATION, "", 0},
 	{pki.ErrNoElder, codes.FailedPrecondition, pb.Reason_REASON_CA_ROTATION, "", 0},
 	{errDepended, codes.FailedPrecondition, pb.Reason_REASON_CA_ROTATION, "", 0},
+	{errAlive, codes.FailedPrecondition, pb.Reason_REASON_INSTANCE_ALIVE, "", 0},
 	{errDisabled, codes.PermissionDenied, pb.Reason_REASON_CREDENTIAL_DISABLED, "", 0},
 	{errDenied, codes.PermissionDenied, pb.Reason_REASON_PERMISSION_DENIED, "", 0},
 	{errQuota, codes.ResourceExhausted, pb.Reason_REASON_QUOTA_EXCEEDED, "", time.Second},

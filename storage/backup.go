@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -60,10 +59,13 @@ func AfterRestore(backup Registered, replaced *Registered, at time.Time) []Insta
 		unknown := Instance{Node: NodesUnknown, RegisteredAt: at}
 		_, _ = rand.Read(unknown.ID[:]) // it does not fail
 		add([]Instance{unknown})
-		longest := slices.MaxFunc(out, func(a, b Instance) int { return cmp.Compare(a.SessionFence, b.SessionFence) }).SessionFence
+		var fence, life time.Duration
+		for i := range out {
+			fence, life = max(fence, out[i].SessionFence), max(life, out[i].SocketLife)
+		}
 		for i := range out {
 			if out[i].Node == NodesUnknown { // they may have been told what any other was
-				out[i].SessionFence = longest
+				out[i].SessionFence, out[i].SocketLife = fence, life
 			}
 		}
 	}

@@ -16,7 +16,7 @@ func TestAfterRestore(t *testing.T) {
 	fleet := func(epoch, head uint64, nodes ...string) *storage.Registered {
 		out := &storage.Registered{Head: storage.Revision{Epoch: epoch, Sequence: head}}
 		for _, n := range nodes {
-			out.Instances = append(out.Instances, storage.Instance{ID: storage.InstanceID{n[0]}, Node: n, Registered: 1, SessionFence: time.Duration(n[0])})
+			out.Instances = append(out.Instances, storage.Instance{ID: storage.InstanceID{n[0]}, Node: n, Registered: 1, SessionFence: time.Duration(n[0]), SocketLife: time.Duration(n[0])})
 		}
 		return out
 	}
@@ -37,8 +37,8 @@ func TestAfterRestore(t *testing.T) {
 		for _, i := range storage.AfterRestore(*backup, c.replaced, time.UnixMilli(1)) {
 			got = append(got, i.Node)
 			ids[i.ID] = true
-			if i.SessionFence < 'b' && i.Node != "a" {
-				t.Errorf("%s: %s has a session fence of %d: others of its history were told a longer one", rule, i.Node, i.SessionFence)
+			if min(i.SessionFence, i.SocketLife) < 'b' && i.Node != "a" {
+				t.Errorf("%s: %s has a session fence of %d and a socket life of %d: others of its history were told longer ones", rule, i.Node, i.SessionFence, i.SocketLife)
 			}
 			if i.Registered != 10 {
 				t.Errorf("%s: %s is registered at %d: entries from 11 on must wait for it", rule, i.Node, i.Registered)

@@ -510,6 +510,10 @@ type Instance struct {
 	// told last, or what it is about to be told. 0 is not known, as of a record that
 	// is older than this field.
 	SessionFence time.Duration
+	// SocketLife is how long it keeps a socket at most once it hears nothing more: the
+	// session fence or, where it has none, until the longest session that it may have
+	// is over. Told, and not known, as SessionFence is.
+	SocketLife time.Duration
 }
 
 // NoFence is the session fence of a node that keeps its sockets without end,

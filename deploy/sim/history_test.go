@@ -236,7 +236,7 @@ func (h *history) check() {
 			if end := graceEnd(e); e.Grace > 0 && end.After(deadline) {
 				deadline = end
 			}
-			if last.After(deadline) {
+			if h.w.fence > 0 && last.After(deadline) {
 				h.w.fault("entry %d, with deadline %s, hits session %s, which %s accepts at %s", e.Revision.Sequence, h.w.at(deadline), short(s.id), s.m, h.w.at(last))
 			}
 		}

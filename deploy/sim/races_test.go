@@ -62,7 +62,7 @@ func (w *world) begin(name string, dead ...*machine) *machine {
 	return m
 }
 
-var races = slices.Concat(apart, stuckLoops, renewals, graces, oldest)
+var races = slices.Concat(apart, stuckLoops, renewals, graces, oldest, fenceless)
 
 // apart are races in which authority and node are apart, or one of them is gone.
 var apart = []race{

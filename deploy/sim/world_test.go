@@ -120,6 +120,7 @@ type world struct {
 	// schedule.
 	patience time.Duration
 	fence    time.Duration   // the session fence with which the authority starts; owned by the schedule
+	life     time.Duration   // of a session; owned by the schedule
 	wg       sync.WaitGroup  // of clients and admins
 	ctx      context.Context // ends clients and admins
 	stop     context.CancelFunc
@@ -140,7 +141,7 @@ func newWorld(t *testing.T, seed uint64, r rules) *world {
 	w := &world{
 		t: t, seed: seed, started: time.Now(), counts: map[string]int{},
 		store: memstore.New(), log: slog.New(slog.DiscardHandler), rules: r, logins: map[string]*link{},
-		patience: 3 * time.Second, fence: sessionFence,
+		patience: 3 * time.Second, fence: sessionFence, life: 10 * time.Minute,
 	}
 	if verbose {
 		w.log = slog.New(slog.NewTextHandler(traceWriter{w}, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -242,7 +243,7 @@ func (w *world) server() *server {
 func (w *world) config() authority.Config {
 	cfg := authority.DefaultConfig()
 	cfg.Tokens.DefaultTTL, cfg.Tokens.MaxTTL = 20*time.Second, time.Minute
-	cfg.Sessions.DefaultTTL, cfg.Sessions.MaxTTL = 10*time.Minute, 10*time.Minute
+	cfg.Sessions.DefaultTTL, cfg.Sessions.MaxTTL = w.life, w.life
 	cfg.Fleet.HeartbeatInterval, cfg.Fleet.AdmissionFence, cfg.Fleet.SessionFence = heartbeat, admissionFence, w.fence
 	cfg.Fleet.MaxEntries = 3
 	cfg.Sessions.MaxGrace = maxGrace

@@ -116,7 +116,7 @@ func causeOf(ctx context.Context, err error) error {
 func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (interval, silence time.Duration, err error) {
 	defer time.AfterFunc(helloTimeout, func() { cut(errSilent) }).Stop()
 	applied, began := a.recent.appliedRevision(), a.clock()
-	hello := &pb.AttachHello{Hello: &pb.Hello{Version: pb.Version, Features: []string{pb.FeatureTrust}}, InstanceId: a.instance[:]}
+	hello := &pb.AttachHello{Hello: &pb.Hello{Version: pb.Version, Features: []string{pb.FeatureTrust, pb.FeatureSocketLife}}, InstanceId: a.instance[:]}
 	if applied.Epoch != 0 {
 		hello.Applied = applied.wire()
 	}
@@ -137,7 +137,7 @@ func (a *attachment) greet(ctx context.Context, cut context.CancelCauseFunc) (in
 	}
 	a.trust(w.GetTrust())
 	a.setClock(w.GetTime(), began)
-	a.lease.set(w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration())
+	a.lease.set(w.GetAdmissionFence().AsDuration(), socketLife(w))
 	a.retry.Store(int64(w.GetRetryAfter().AsDuration()))
 	a.tells = slices.Contains(w.GetHello().GetFeatures(), pb.FeatureAcknowledged)
 	a.head, a.received, a.heard = revisionFrom(w.GetHead()), applied, a.clock()
@@ -175,7 +175,17 @@ func lost(applied, head Revision) string {
 	case applied.After(head):
 		return "authority has lost entries that this node has applied"
 	}
-	return "authority has dropped entries that this node lacks"
+	return "authority has dropped entries that this node lacks, or had forgotten the node"
+}
+
+// socketLife is how long sockets may live after a heartbeat that was answered; 0 is
+// without end. Where there is no fence, no session lasts for longer by itself: its
+// end is held to here too, by a clock that goes on while a machine sleeps.
+func socketLife(w *pb.AttachWelcome) time.Duration {
+	if d := w.GetSessionFence().AsDuration(); d != 0 {
+		return d
+	}
+	return w.GetSocketLife().AsDuration()
 }
 
 // checkWelcome tells what of a welcome can't be followed.
@@ -186,7 +196,7 @@ func checkWelcome(w *pb.AttachWelcome, applied Revision) error {
 	if err := pb.CheckVersion(w.GetHello().GetVersion()); err != nil {
 		return err
 	}
-	interval, admission, session := w.GetHeartbeatInterval().AsDuration(), w.GetAdmissionFence().AsDuration(), w.GetSessionFence().AsDuration()
+	interval, admission, session := w.GetHeartbeatInterval().AsDuration(), w.GetAdmissionFence().AsDuration(), socketLife(w)
 	switch {
 	case interval <= 0 || interval > time.Hour:
 		return fmt.Errorf("authority asks for heartbeats every %v", interval)

@@ -138,6 +138,7 @@ func TestWelcomes(t *testing.T) {
 		{"a session fence within the admission fence", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(time.Second) }, "session fence of 1s"},
 		{"a session fence in the past", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(-time.Second) }, "session fence of -1s"},
 		{"an endless session fence", func(w *pb.AttachWelcome) { w.SessionFence = durationpb.New(1<<63 - 1) }, "session fence of 2562047h"},
+		{"a socket life in the past", func(w *pb.AttachWelcome) { w.SessionFence, w.SocketLife = nil, durationpb.New(-time.Second) }, "session fence of -1s"},
 		{"an endless admission fence", func(w *pb.AttachWelcome) { w.AdmissionFence = durationpb.New(1<<63 - 1) }, "admission fence of 2562047h"},
 		{"clients that come back in the past", func(w *pb.AttachWelcome) { w.RetryAfter = durationpb.New(-time.Second) }, "come back after -1s"},
 		{"clients that come back tomorrow", func(w *pb.AttachWelcome) { w.RetryAfter = durationpb.New(24 * time.Hour) }, "come back after 24h"},
@@ -371,7 +372,7 @@ func TestLost(t *testing.T) {
 		{}:     "",
 		{2, 9}: "authority has another history",
 		{1, 9}: "authority has lost entries that this node has applied",
-		{1, 4}: "authority has dropped entries that this node lacks",
+		{1, 4}: "authority has dropped entries that this node lacks, or had forgotten the node",
 	} {
 		if got := lost(applied, Revision{1, 8}); got != want {
 			t.Errorf("%v: %q, want %q", applied, got, want)

@@ -298,6 +298,23 @@ func TestSessionFence(t *testing.T) {
 	})
 }
 
+// Without a session fence sockets end by their life, where the authority tells one.
+func TestSocketLife(t *testing.T) {
+	for _, c := range []struct {
+		life   time.Duration
+		fences int // by the eleventh minute of silence
+	}{{0, 0}, {10 * time.Minute, 1}, {12 * time.Minute, 0}} {
+		inLab(t, func(l *lab) { l.a.SessionFence, l.a.SocketLife = 0, c.life }, func(l *lab) {
+			l.at(10500 * time.Millisecond)
+			l.a.Down(errBroken)
+			l.at(11 * time.Minute)
+			if n := l.s.fenced(); n != c.fences {
+				t.Errorf("socket life %v: Fence was called %d times, want %d", c.life, n, c.fences)
+			}
+		})
+	}
+}
+
 // A stream over which the authority says nothing is given up for a new one.
 func TestSilentAuthority(t *testing.T) {
 	t.Run("no welcome", func(t *testing.T) {

@@ -48,6 +48,7 @@ type Authority struct {
 	HeartbeatInterval time.Duration
 	AdmissionFence    time.Duration
 	SessionFence      time.Duration
+	SocketLife        time.Duration
 	RetryAfter        time.Duration
 	// Features are what its hello to Attach offers. With pb.FeatureAcknowledged
 	// the answers to heartbeats tell what Keep has set.

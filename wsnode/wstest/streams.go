@@ -135,7 +135,7 @@ func (f *feed) welcome(hello *pb.AttachHello) *pb.AttachResponse {
 	return &pb.AttachResponse{Message: &pb.AttachResponse_Welcome{Welcome: &pb.AttachWelcome{
 		Hello: &pb.Hello{Version: pb.Version, Features: a.Features}, Head: a.head(), Snapshot: snapshot, Time: timestamppb.Now(),
 		HeartbeatInterval: durationpb.New(a.HeartbeatInterval), AdmissionFence: durationpb.New(a.AdmissionFence),
-		SessionFence: durationpb.New(a.SessionFence), RetryAfter: durationpb.New(a.RetryAfter),
+		SessionFence: durationpb.New(a.SessionFence), SocketLife: durationpb.New(a.SocketLife), RetryAfter: durationpb.New(a.RetryAfter),
 		EdgeKeys: &pb.EdgeKeys{Keys: []*pb.EdgeKey{{KeyId: uint32(a.key.ID), Key: a.key.Key[:]}}},
 	}}}
 }

@@ -47,6 +47,7 @@ var ReasonHints = map[pb.Reason]string{
 	pb.Reason_REASON_LOCKED:              "gatehouse locks lists what is denied, gatehouse unlock lifts a lock",
 	pb.Reason_REASON_STORE_UNAVAILABLE:   "nothing was done; the authority's log says what its store lacks",
 	pb.Reason_REASON_STOPPING:            "the authority is stopping or restarting; try again in a moment",
+	pb.Reason_REASON_INSTANCE_ALIVE:      "gatehouse node list tells who is attached; one that is silent is released in its time",
 	pb.Reason_REASON_CA_ROTATION:         "gatehouse-authority ca list tells which CAs are trusted, and who depends on them",
 	pb.Reason_REASON_INTERNAL:            "the authority's log has the cause",
 }

@@ -89,6 +89,7 @@ func EncodeInstance(i *storage.Instance) ([]byte, error) {
 		Address:      i.Address,
 		Registered:   i.Registered,
 		SessionFence: encodeFence(i.SessionFence),
+		SocketLife:   encodeFence(i.SocketLife),
 	})
 }
 
@@ -106,6 +107,7 @@ func Instance(id storage.InstanceID, b []byte) (storage.Instance, error) {
 		Address:      m.Address,
 		Registered:   m.Registered,
 		SessionFence: fenceOf(m.SessionFence),
+		SocketLife:   fenceOf(m.SocketLife),
 	}, nil
 }
 

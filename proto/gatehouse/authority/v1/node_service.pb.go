@@ -653,7 +653,7 @@ type AttachWelcome struct {
 	// admits nobody before it has applied it.
 	Head *Revision `protobuf:"bytes,2,opt,name=head,proto3" json:"head,omitempty"`
 	// Required. Whether what follows replaces all that the node has: its history
-	// is not this store's, or it has none.
+	// is not this store's, or it has none, or the instance was forgotten.
 	Snapshot bool `protobuf:"varint,3,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	// Required. The authority's time.
 	Time *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=time,proto3" json:"time,omitempty"`
@@ -671,7 +671,12 @@ type AttachWelcome struct {
 	// answer; zero leaves it to the node.
 	RetryAfter *durationpb.Duration `protobuf:"bytes,9,opt,name=retry_after,json=retryAfter,proto3" json:"retry_after,omitempty"`
 	// Optional. The CAs; absent where the authority does not tell them.
-	Trust         *Trust `protobuf:"bytes,10,opt,name=trust,proto3" json:"trust,omitempty"`
+	Trust *Trust `protobuf:"bytes,10,opt,name=trust,proto3" json:"trust,omitempty"`
+	// Optional. Where session_fence is zero: how long after a heartbeat was sent its
+	// answer allows sockets to live, by which each has come to the end of its own
+	// session. A node whose hello has the feature "socket_life" ends all by then; it
+	// is forgotten after such a silence. Zero is without end.
+	SocketLife    *durationpb.Duration `protobuf:"bytes,11,opt,name=socket_life,json=socketLife,proto3" json:"socket_life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -772,6 +777,13 @@ func (x *AttachWelcome) GetRetryAfter() *durationpb.Duration {
 func (x *AttachWelcome) GetTrust() *Trust {
 	if x != nil {
 		return x.Trust
+	}
+	return nil
+}
+
+func (x *AttachWelcome) GetSocketLife() *durationpb.Duration {
+	if x != nil {
+		return x.SocketLife
 	}
 	return nil
 }
@@ -2013,7 +2025,7 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\theartbeat\x18\x03 \x01(\v2'.gatehouse.authority.v1.HeartbeatAnswerH\x00R\theartbeat\x12?\n" +
 	"\tedge_keys\x18\x04 \x01(\v2 .gatehouse.authority.v1.EdgeKeysH\x00R\bedgeKeys\x125\n" +
 	"\x05trust\x18\x05 \x01(\v2\x1d.gatehouse.authority.v1.TrustH\x00R\x05trustB\t\n" +
-	"\amessage\"\xc4\x04\n" +
+	"\amessage\"\x80\x05\n" +
 	"\rAttachWelcome\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1d.gatehouse.authority.v1.HelloR\x05hello\x124\n" +
 	"\x04head\x18\x02 \x01(\v2 .gatehouse.authority.v1.RevisionR\x04head\x12\x1a\n" +
@@ -2026,7 +2038,9 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\vretry_after\x18\t \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"retryAfter\x123\n" +
 	"\x05trust\x18\n" +
-	" \x01(\v2\x1d.gatehouse.authority.v1.TrustR\x05trust\"\x1e\n" +
+	" \x01(\v2\x1d.gatehouse.authority.v1.TrustR\x05trust\x12:\n" +
+	"\vsocket_life\x18\v \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"socketLife\"\x1e\n" +
 	"\x05Trust\x12\x15\n" +
 	"\x06ca_pem\x18\x01 \x01(\tR\x05caPem\"\xb7\x01\n" +
 	"\aEntries\x127\n" +
@@ -2193,49 +2207,50 @@ var file_gatehouse_authority_v1_node_service_proto_depIdxs = []int32{
 	14, // 20: gatehouse.authority.v1.AttachWelcome.edge_keys:type_name -> gatehouse.authority.v1.EdgeKeys
 	29, // 21: gatehouse.authority.v1.AttachWelcome.retry_after:type_name -> google.protobuf.Duration
 	9,  // 22: gatehouse.authority.v1.AttachWelcome.trust:type_name -> gatehouse.authority.v1.Trust
-	12, // 23: gatehouse.authority.v1.Entries.entries:type_name -> gatehouse.authority.v1.Entry
-	27, // 24: gatehouse.authority.v1.Entries.through:type_name -> gatehouse.authority.v1.Revision
-	11, // 25: gatehouse.authority.v1.Entries.locks:type_name -> gatehouse.authority.v1.LockEntry
-	30, // 26: gatehouse.authority.v1.LockEntry.selector:type_name -> gatehouse.authority.v1.LockSelector
-	27, // 27: gatehouse.authority.v1.LockEntry.revision:type_name -> gatehouse.authority.v1.Revision
-	27, // 28: gatehouse.authority.v1.Entry.revision:type_name -> gatehouse.authority.v1.Revision
-	31, // 29: gatehouse.authority.v1.Entry.revoked:type_name -> gatehouse.authority.v1.Selector
-	11, // 30: gatehouse.authority.v1.Entry.locked:type_name -> gatehouse.authority.v1.LockEntry
-	28, // 31: gatehouse.authority.v1.Entry.grace_until:type_name -> google.protobuf.Timestamp
-	29, // 32: gatehouse.authority.v1.Entry.grace:type_name -> google.protobuf.Duration
-	27, // 33: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
-	28, // 34: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
-	27, // 35: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
-	15, // 36: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
-	17, // 37: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
-	18, // 38: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
-	0,  // 39: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
-	32, // 40: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
-	0,  // 41: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
-	20, // 42: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
-	21, // 43: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
-	22, // 44: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
-	26, // 45: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
-	33, // 46: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
-	28, // 47: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
-	27, // 48: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
-	27, // 49: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
-	34, // 50: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
-	29, // 51: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
-	24, // 52: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
-	34, // 53: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
-	28, // 54: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
-	1,  // 55: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
-	16, // 56: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
-	23, // 57: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
-	7,  // 58: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
-	19, // 59: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
-	25, // 60: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
-	58, // [58:61] is the sub-list for method output_type
-	55, // [55:58] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	29, // 23: gatehouse.authority.v1.AttachWelcome.socket_life:type_name -> google.protobuf.Duration
+	12, // 24: gatehouse.authority.v1.Entries.entries:type_name -> gatehouse.authority.v1.Entry
+	27, // 25: gatehouse.authority.v1.Entries.through:type_name -> gatehouse.authority.v1.Revision
+	11, // 26: gatehouse.authority.v1.Entries.locks:type_name -> gatehouse.authority.v1.LockEntry
+	30, // 27: gatehouse.authority.v1.LockEntry.selector:type_name -> gatehouse.authority.v1.LockSelector
+	27, // 28: gatehouse.authority.v1.LockEntry.revision:type_name -> gatehouse.authority.v1.Revision
+	27, // 29: gatehouse.authority.v1.Entry.revision:type_name -> gatehouse.authority.v1.Revision
+	31, // 30: gatehouse.authority.v1.Entry.revoked:type_name -> gatehouse.authority.v1.Selector
+	11, // 31: gatehouse.authority.v1.Entry.locked:type_name -> gatehouse.authority.v1.LockEntry
+	28, // 32: gatehouse.authority.v1.Entry.grace_until:type_name -> google.protobuf.Timestamp
+	29, // 33: gatehouse.authority.v1.Entry.grace:type_name -> google.protobuf.Duration
+	27, // 34: gatehouse.authority.v1.HeartbeatAnswer.head:type_name -> gatehouse.authority.v1.Revision
+	28, // 35: gatehouse.authority.v1.HeartbeatAnswer.time:type_name -> google.protobuf.Timestamp
+	27, // 36: gatehouse.authority.v1.HeartbeatAnswer.acknowledged:type_name -> gatehouse.authority.v1.Revision
+	15, // 37: gatehouse.authority.v1.EdgeKeys.keys:type_name -> gatehouse.authority.v1.EdgeKey
+	17, // 38: gatehouse.authority.v1.RedeemRequest.hello:type_name -> gatehouse.authority.v1.RedeemHello
+	18, // 39: gatehouse.authority.v1.RedeemRequest.items:type_name -> gatehouse.authority.v1.RedeemItem
+	0,  // 40: gatehouse.authority.v1.RedeemHello.hello:type_name -> gatehouse.authority.v1.Hello
+	32, // 41: gatehouse.authority.v1.RedeemItem.observed:type_name -> gatehouse.authority.v1.Observation
+	0,  // 42: gatehouse.authority.v1.RedeemResponse.hello:type_name -> gatehouse.authority.v1.Hello
+	20, // 43: gatehouse.authority.v1.RedeemResponse.results:type_name -> gatehouse.authority.v1.RedeemResult
+	21, // 44: gatehouse.authority.v1.RedeemResult.grant:type_name -> gatehouse.authority.v1.Grant
+	22, // 45: gatehouse.authority.v1.RedeemResult.refusal:type_name -> gatehouse.authority.v1.Refusal
+	26, // 46: gatehouse.authority.v1.Grant.attributes:type_name -> gatehouse.authority.v1.Grant.AttributesEntry
+	33, // 47: gatehouse.authority.v1.Grant.limits:type_name -> gatehouse.authority.v1.SessionLimits
+	28, // 48: gatehouse.authority.v1.Grant.session_expires_at:type_name -> google.protobuf.Timestamp
+	27, // 49: gatehouse.authority.v1.Grant.issued_revision:type_name -> gatehouse.authority.v1.Revision
+	27, // 50: gatehouse.authority.v1.Grant.as_of:type_name -> gatehouse.authority.v1.Revision
+	34, // 51: gatehouse.authority.v1.Refusal.reason:type_name -> gatehouse.authority.v1.Reason
+	29, // 52: gatehouse.authority.v1.Refusal.retry_after:type_name -> google.protobuf.Duration
+	24, // 53: gatehouse.authority.v1.ReportSessionsRequest.ended:type_name -> gatehouse.authority.v1.SessionEnd
+	34, // 54: gatehouse.authority.v1.SessionEnd.reason:type_name -> gatehouse.authority.v1.Reason
+	28, // 55: gatehouse.authority.v1.SessionEnd.ended_at:type_name -> google.protobuf.Timestamp
+	1,  // 56: gatehouse.authority.v1.NodeService.Attach:input_type -> gatehouse.authority.v1.AttachRequest
+	16, // 57: gatehouse.authority.v1.NodeService.Redeem:input_type -> gatehouse.authority.v1.RedeemRequest
+	23, // 58: gatehouse.authority.v1.NodeService.ReportSessions:input_type -> gatehouse.authority.v1.ReportSessionsRequest
+	7,  // 59: gatehouse.authority.v1.NodeService.Attach:output_type -> gatehouse.authority.v1.AttachResponse
+	19, // 60: gatehouse.authority.v1.NodeService.Redeem:output_type -> gatehouse.authority.v1.RedeemResponse
+	25, // 61: gatehouse.authority.v1.NodeService.ReportSessions:output_type -> gatehouse.authority.v1.ReportSessionsResponse
+	59, // [59:62] is the sub-list for method output_type
+	56, // [56:59] is the sub-list for method input_type
+	56, // [56:56] is the sub-list for extension type_name
+	56, // [56:56] is the sub-list for extension extendee
+	0,  // [0:56] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_node_service_proto_init() }

@@ -55,6 +55,9 @@ const (
 	Reason_REASON_INTERNAL Reason = 12
 	// The CAs that are trusted, or who still depends on one, stand against it.
 	Reason_REASON_CA_ROTATION Reason = 13
+	// The node instance is attached, or may still admit sockets or hold some until it
+	// ends them itself.
+	Reason_REASON_INSTANCE_ALIVE Reason = 14
 	// The handshake carried no token.
 	Reason_REASON_TOKEN_MISSING Reason = 20
 	// The handshake carried more than one token, or an Authorization beside a
@@ -207,6 +210,7 @@ var (
 		11:  "REASON_STOPPING",
 		12:  "REASON_INTERNAL",
 		13:  "REASON_CA_ROTATION",
+		14:  "REASON_INSTANCE_ALIVE",
 		20:  "REASON_TOKEN_MISSING",
 		21:  "REASON_TOKEN_REPEATED",
 		22:  "REASON_TOKEN_CARRIER",
@@ -286,6 +290,7 @@ var (
 		"REASON_STOPPING":                      11,
 		"REASON_INTERNAL":                      12,
 		"REASON_CA_ROTATION":                   13,
+		"REASON_INSTANCE_ALIVE":                14,
 		"REASON_TOKEN_MISSING":                 20,
 		"REASON_TOKEN_REPEATED":                21,
 		"REASON_TOKEN_CARRIER":                 22,
@@ -383,7 +388,7 @@ var File_gatehouse_authority_v1_reason_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\n" +
-	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\x9c\x10\n" +
+	"#gatehouse/authority/v1/reason.proto\x12\x16gatehouse.authority.v1*\xb7\x10\n" +
 	"\x06Reason\x12\x16\n" +
 	"\x12REASON_UNSPECIFIED\x10\x00\x12\x1a\n" +
 	"\x16REASON_INVALID_REQUEST\x10\x01\x12\x1a\n" +
@@ -399,7 +404,8 @@ const file_gatehouse_authority_v1_reason_proto_rawDesc = "" +
 	"\x12\x13\n" +
 	"\x0fREASON_STOPPING\x10\v\x12\x13\n" +
 	"\x0fREASON_INTERNAL\x10\f\x12\x16\n" +
-	"\x12REASON_CA_ROTATION\x10\r\x12\x18\n" +
+	"\x12REASON_CA_ROTATION\x10\r\x12\x19\n" +
+	"\x15REASON_INSTANCE_ALIVE\x10\x0e\x12\x18\n" +
 	"\x14REASON_TOKEN_MISSING\x10\x14\x12\x19\n" +
 	"\x15REASON_TOKEN_REPEATED\x10\x15\x12\x18\n" +
 	"\x14REASON_TOKEN_CARRIER\x10\x16\x12\x16\n" +

@@ -459,6 +459,116 @@ func (x *ListNodesResponse) GetNextPageToken() string {
 	return ""
 }
 
+// ForgetNodeRequest names an instance.
+type ForgetNodeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The instance's id, in hex.
+	InstanceId string `protobuf:"bytes,1,opt,name=instance_id,json=instanceId,proto3" json:"instance_id,omitempty"`
+	// Required. Why, for the audit trail.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Optional. Only tell what would be done.
+	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetNodeRequest) Reset() {
+	*x = ForgetNodeRequest{}
+	mi := &file_gatehouse_authority_v1_session_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetNodeRequest) ProtoMessage() {}
+
+func (x *ForgetNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_session_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetNodeRequest.ProtoReflect.Descriptor instead.
+func (*ForgetNodeRequest) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_session_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ForgetNodeRequest) GetInstanceId() string {
+	if x != nil {
+		return x.InstanceId
+	}
+	return ""
+}
+
+func (x *ForgetNodeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ForgetNodeRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// ForgetNodeResponse tells what was forgotten.
+type ForgetNodeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The instance as it was.
+	Node          *Node `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForgetNodeResponse) Reset() {
+	*x = ForgetNodeResponse{}
+	mi := &file_gatehouse_authority_v1_session_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForgetNodeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForgetNodeResponse) ProtoMessage() {}
+
+func (x *ForgetNodeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_session_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForgetNodeResponse.ProtoReflect.Descriptor instead.
+func (*ForgetNodeResponse) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_session_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ForgetNodeResponse) GetNode() *Node {
+	if x != nil {
+		return x.Node
+	}
+	return nil
+}
+
 // Node is a registered node instance.
 type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -487,7 +597,7 @@ type Node struct {
 
 func (x *Node) Reset() {
 	*x = Node{}
-	mi := &file_gatehouse_authority_v1_session_service_proto_msgTypes[5]
+	mi := &file_gatehouse_authority_v1_session_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -499,7 +609,7 @@ func (x *Node) String() string {
 func (*Node) ProtoMessage() {}
 
 func (x *Node) ProtoReflect() protoreflect.Message {
-	mi := &file_gatehouse_authority_v1_session_service_proto_msgTypes[5]
+	mi := &file_gatehouse_authority_v1_session_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -512,7 +622,7 @@ func (x *Node) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Node.ProtoReflect.Descriptor instead.
 func (*Node) Descriptor() ([]byte, []int) {
-	return file_gatehouse_authority_v1_session_service_proto_rawDescGZIP(), []int{5}
+	return file_gatehouse_authority_v1_session_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Node) GetName() string {
@@ -623,7 +733,14 @@ const file_gatehouse_authority_v1_session_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"o\n" +
 	"\x11ListNodesResponse\x122\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x1c.gatehouse.authority.v1.NodeR\x05nodes\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xec\x02\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"e\n" +
+	"\x11ForgetNodeRequest\x12\x1f\n" +
+	"\vinstance_id\x18\x01 \x01(\tR\n" +
+	"instanceId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"F\n" +
+	"\x12ForgetNodeResponse\x120\n" +
+	"\x04node\x18\x01 \x01(\v2\x1c.gatehouse.authority.v1.NodeR\x04node\"\xec\x02\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
@@ -634,10 +751,12 @@ const file_gatehouse_authority_v1_session_service_proto_rawDesc = "" +
 	"\aapplied\x18\x06 \x01(\v2 .gatehouse.authority.v1.RevisionR\aapplied\x12\x1a\n" +
 	"\bsessions\x18\a \x01(\rR\bsessions\x12\x18\n" +
 	"\aversion\x18\b \x01(\tR\aversion\x12\x18\n" +
-	"\aaddress\x18\t \x01(\tR\aaddress2\xdd\x01\n" +
+	"\aaddress\x18\t \x01(\tR\aaddress2\xc2\x02\n" +
 	"\x0eSessionService\x12i\n" +
 	"\fListSessions\x12+.gatehouse.authority.v1.ListSessionsRequest\x1a,.gatehouse.authority.v1.ListSessionsResponse\x12`\n" +
-	"\tListNodes\x12(.gatehouse.authority.v1.ListNodesRequest\x1a).gatehouse.authority.v1.ListNodesResponseBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
+	"\tListNodes\x12(.gatehouse.authority.v1.ListNodesRequest\x1a).gatehouse.authority.v1.ListNodesResponse\x12c\n" +
+	"\n" +
+	"ForgetNode\x12).gatehouse.authority.v1.ForgetNodeRequest\x1a*.gatehouse.authority.v1.ForgetNodeResponseBLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
 
 var (
 	file_gatehouse_authority_v1_session_service_proto_rawDescOnce sync.Once
@@ -651,34 +770,39 @@ func file_gatehouse_authority_v1_session_service_proto_rawDescGZIP() []byte {
 	return file_gatehouse_authority_v1_session_service_proto_rawDescData
 }
 
-var file_gatehouse_authority_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_gatehouse_authority_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_gatehouse_authority_v1_session_service_proto_goTypes = []any{
 	(*ListSessionsRequest)(nil),   // 0: gatehouse.authority.v1.ListSessionsRequest
 	(*ListSessionsResponse)(nil),  // 1: gatehouse.authority.v1.ListSessionsResponse
 	(*Session)(nil),               // 2: gatehouse.authority.v1.Session
 	(*ListNodesRequest)(nil),      // 3: gatehouse.authority.v1.ListNodesRequest
 	(*ListNodesResponse)(nil),     // 4: gatehouse.authority.v1.ListNodesResponse
-	(*Node)(nil),                  // 5: gatehouse.authority.v1.Node
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*Revision)(nil),              // 7: gatehouse.authority.v1.Revision
+	(*ForgetNodeRequest)(nil),     // 5: gatehouse.authority.v1.ForgetNodeRequest
+	(*ForgetNodeResponse)(nil),    // 6: gatehouse.authority.v1.ForgetNodeResponse
+	(*Node)(nil),                  // 7: gatehouse.authority.v1.Node
+	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
+	(*Revision)(nil),              // 9: gatehouse.authority.v1.Revision
 }
 var file_gatehouse_authority_v1_session_service_proto_depIdxs = []int32{
-	2, // 0: gatehouse.authority.v1.ListSessionsResponse.sessions:type_name -> gatehouse.authority.v1.Session
-	6, // 1: gatehouse.authority.v1.Session.started_at:type_name -> google.protobuf.Timestamp
-	6, // 2: gatehouse.authority.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
-	5, // 3: gatehouse.authority.v1.ListNodesResponse.nodes:type_name -> gatehouse.authority.v1.Node
-	6, // 4: gatehouse.authority.v1.Node.registered_at:type_name -> google.protobuf.Timestamp
-	6, // 5: gatehouse.authority.v1.Node.last_heartbeat_at:type_name -> google.protobuf.Timestamp
-	7, // 6: gatehouse.authority.v1.Node.applied:type_name -> gatehouse.authority.v1.Revision
-	0, // 7: gatehouse.authority.v1.SessionService.ListSessions:input_type -> gatehouse.authority.v1.ListSessionsRequest
-	3, // 8: gatehouse.authority.v1.SessionService.ListNodes:input_type -> gatehouse.authority.v1.ListNodesRequest
-	1, // 9: gatehouse.authority.v1.SessionService.ListSessions:output_type -> gatehouse.authority.v1.ListSessionsResponse
-	4, // 10: gatehouse.authority.v1.SessionService.ListNodes:output_type -> gatehouse.authority.v1.ListNodesResponse
-	9, // [9:11] is the sub-list for method output_type
-	7, // [7:9] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	2,  // 0: gatehouse.authority.v1.ListSessionsResponse.sessions:type_name -> gatehouse.authority.v1.Session
+	8,  // 1: gatehouse.authority.v1.Session.started_at:type_name -> google.protobuf.Timestamp
+	8,  // 2: gatehouse.authority.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
+	7,  // 3: gatehouse.authority.v1.ListNodesResponse.nodes:type_name -> gatehouse.authority.v1.Node
+	7,  // 4: gatehouse.authority.v1.ForgetNodeResponse.node:type_name -> gatehouse.authority.v1.Node
+	8,  // 5: gatehouse.authority.v1.Node.registered_at:type_name -> google.protobuf.Timestamp
+	8,  // 6: gatehouse.authority.v1.Node.last_heartbeat_at:type_name -> google.protobuf.Timestamp
+	9,  // 7: gatehouse.authority.v1.Node.applied:type_name -> gatehouse.authority.v1.Revision
+	0,  // 8: gatehouse.authority.v1.SessionService.ListSessions:input_type -> gatehouse.authority.v1.ListSessionsRequest
+	3,  // 9: gatehouse.authority.v1.SessionService.ListNodes:input_type -> gatehouse.authority.v1.ListNodesRequest
+	5,  // 10: gatehouse.authority.v1.SessionService.ForgetNode:input_type -> gatehouse.authority.v1.ForgetNodeRequest
+	1,  // 11: gatehouse.authority.v1.SessionService.ListSessions:output_type -> gatehouse.authority.v1.ListSessionsResponse
+	4,  // 12: gatehouse.authority.v1.SessionService.ListNodes:output_type -> gatehouse.authority.v1.ListNodesResponse
+	6,  // 13: gatehouse.authority.v1.SessionService.ForgetNode:output_type -> gatehouse.authority.v1.ForgetNodeResponse
+	11, // [11:14] is the sub-list for method output_type
+	8,  // [8:11] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_session_service_proto_init() }
@@ -693,7 +817,7 @@ func file_gatehouse_authority_v1_session_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_authority_v1_session_service_proto_rawDesc), len(file_gatehouse_authority_v1_session_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

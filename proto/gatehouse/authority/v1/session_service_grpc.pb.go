@@ -21,13 +21,14 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	SessionService_ListSessions_FullMethodName = "/gatehouse.authority.v1.SessionService/ListSessions"
 	SessionService_ListNodes_FullMethodName    = "/gatehouse.authority.v1.SessionService/ListNodes"
+	SessionService_ForgetNode_FullMethodName   = "/gatehouse.authority.v1.SessionService/ForgetNode"
 )
 
 // SessionServiceClient is the client API for SessionService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// SessionService tells who is connected, and where.
+// SessionService tells who is connected, and where, and forgets the nodes that are lost.
 type SessionServiceClient interface {
 	// ListSessions pages through the live sessions, the first to expire first. A
 	// page may be short, even empty, while next_page_token says that there are
@@ -40,6 +41,16 @@ type SessionServiceClient interface {
 	//
 	// Callers: admin; viewer. Errors: INVALID_ARGUMENT.
 	ListNodes(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
+	// ForgetNode gives up a node instance that is lost for good: its sessions are
+	// over, and receipts do not wait for it any more. Their rows say who has
+	// forgotten it, for that it has no sockets is the caller's word alone. It is
+	// refused while the instance is attached or may admit sockets still, and
+	// where its session fence ends its sockets in their time. An instance that comes
+	// back all the same ends what it had.
+	//
+	// Callers: admin. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION,
+	// UNAVAILABLE.
+	ForgetNode(ctx context.Context, in *ForgetNodeRequest, opts ...grpc.CallOption) (*ForgetNodeResponse, error)
 }
 
 type sessionServiceClient struct {
@@ -70,11 +81,21 @@ func (c *sessionServiceClient) ListNodes(ctx context.Context, in *ListNodesReque
 	return out, nil
 }
 
+func (c *sessionServiceClient) ForgetNode(ctx context.Context, in *ForgetNodeRequest, opts ...grpc.CallOption) (*ForgetNodeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ForgetNodeResponse)
+	err := c.cc.Invoke(ctx, SessionService_ForgetNode_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SessionServiceServer is the server API for SessionService service.
 // All implementations should embed UnimplementedSessionServiceServer
 // for forward compatibility.
 //
-// SessionService tells who is connected, and where.
+// SessionService tells who is connected, and where, and forgets the nodes that are lost.
 type SessionServiceServer interface {
 	// ListSessions pages through the live sessions, the first to expire first. A
 	// page may be short, even empty, while next_page_token says that there are
@@ -87,6 +108,16 @@ type SessionServiceServer interface {
 	//
 	// Callers: admin; viewer. Errors: INVALID_ARGUMENT.
 	ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
+	// ForgetNode gives up a node instance that is lost for good: its sessions are
+	// over, and receipts do not wait for it any more. Their rows say who has
+	// forgotten it, for that it has no sockets is the caller's word alone. It is
+	// refused while the instance is attached or may admit sockets still, and
+	// where its session fence ends its sockets in their time. An instance that comes
+	// back all the same ends what it had.
+	//
+	// Callers: admin. Errors: INVALID_ARGUMENT, NOT_FOUND, FAILED_PRECONDITION,
+	// UNAVAILABLE.
+	ForgetNode(context.Context, *ForgetNodeRequest) (*ForgetNodeResponse, error)
 }
 
 // UnimplementedSessionServiceServer should be embedded to have
@@ -101,6 +132,9 @@ func (UnimplementedSessionServiceServer) ListSessions(context.Context, *ListSess
 }
 func (UnimplementedSessionServiceServer) ListNodes(context.Context, *ListNodesRequest) (*ListNodesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListNodes not implemented")
+}
+func (UnimplementedSessionServiceServer) ForgetNode(context.Context, *ForgetNodeRequest) (*ForgetNodeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ForgetNode not implemented")
 }
 func (UnimplementedSessionServiceServer) testEmbeddedByValue() {}
 
@@ -158,6 +192,24 @@ func _SessionService_ListNodes_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _SessionService_ForgetNode_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ForgetNodeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SessionServiceServer).ForgetNode(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: SessionService_ForgetNode_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SessionServiceServer).ForgetNode(ctx, req.(*ForgetNodeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // SessionService_ServiceDesc is the grpc.ServiceDesc for SessionService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -172,6 +224,10 @@ var SessionService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListNodes",
 			Handler:    _SessionService_ListNodes_Handler,
+		},
+		{
+			MethodName: "ForgetNode",
+			Handler:    _SessionService_ForgetNode_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -776,7 +776,8 @@ type ReceiptRow struct {
 	After *durationpb.Duration `protobuf:"bytes,6,opt,name=after,proto3" json:"after,omitempty"`
 	// Optional. The instant by which an instance that stays silent will have
 	// closed every socket itself. Absent where the instance has enforced, and
-	// where the session fence is off: then there is no deadline.
+	// where the session fence is off: then there is no deadline, and the instance is
+	// released once its longest session is over, or forgotten by an admin.
 	Deadline *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// Optional. Why the instance is gone, where it had not acknowledged before: it
 	// has no sockets, but how many it closed for the revocation it did not tell in

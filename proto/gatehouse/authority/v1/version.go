@@ -17,6 +17,10 @@ const FeatureAcknowledged = "acknowledged"
 // authority by.
 const FeatureTrust = "trust"
 
+// FeatureSocketLife is that of a node that ends every socket in its time though no
+// session fence is set.
+const FeatureSocketLife = "socket_life"
+
 // CheckVersion reports why a peer of version v can't be worked with: nodes and
 // authorities of one major version and neighbouring minor ones work together.
 // It returns nil where they do.

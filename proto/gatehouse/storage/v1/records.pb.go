@@ -1092,7 +1092,10 @@ type Instance struct {
 	Registered uint64 `protobuf:"varint,5,opt,name=registered,proto3" json:"registered,omitempty"`
 	// The longest session fence that it may live by; -1 is one without end, and 0 is
 	// not known.
-	SessionFence  int64 `protobuf:"varint,6,opt,name=session_fence,json=sessionFence,proto3" json:"session_fence,omitempty"`
+	SessionFence int64 `protobuf:"varint,6,opt,name=session_fence,json=sessionFence,proto3" json:"session_fence,omitempty"`
+	// How long it keeps a socket at most once it hears nothing more; -1 is without
+	// end, and 0 is not known.
+	SocketLife    int64 `protobuf:"varint,7,opt,name=socket_life,json=socketLife,proto3" json:"socket_life,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1165,6 +1168,13 @@ func (x *Instance) GetRegistered() uint64 {
 func (x *Instance) GetSessionFence() int64 {
 	if x != nil {
 		return x.SessionFence
+	}
+	return 0
+}
+
+func (x *Instance) GetSocketLife() int64 {
+	if x != nil {
+		return x.SocketLife
 	}
 	return 0
 }
@@ -1705,7 +1715,7 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12!\n" +
 	"\fcommitted_at\x18\x04 \x01(\x03R\vcommittedAt\x12\x1a\n" +
 	"\bsequence\x18\x05 \x01(\x04R\bsequenceJ\x04\b\x06\x10\aR\n" +
-	"request_id\"\xbc\x01\n" +
+	"request_id\"\xdd\x01\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12#\n" +
 	"\rregistered_at\x18\x02 \x01(\x03R\fregisteredAt\x12\x18\n" +
@@ -1714,7 +1724,9 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\n" +
 	"registered\x18\x05 \x01(\x04R\n" +
 	"registered\x12#\n" +
-	"\rsession_fence\x18\x06 \x01(\x03R\fsessionFence\"E\n" +
+	"\rsession_fence\x18\x06 \x01(\x03R\fsessionFence\x12\x1f\n" +
+	"\vsocket_life\x18\a \x01(\x03R\n" +
+	"socketLife\"E\n" +
 	"\x0fAcknowledgement\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\x12\x18\n" +
 	"\apending\x18\x02 \x03(\x04R\apending\"\xb1\x01\n" +
