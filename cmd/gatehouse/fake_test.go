@@ -293,6 +293,23 @@ func (f *fakeAuthority) ListNodes(_ context.Context, req *pb.ListNodesRequest) (
 	return &pb.ListNodesResponse{Nodes: nodes, NextPageToken: next}, nil
 }
 
+func (f *fakeAuthority) ForgetNode(_ context.Context, req *pb.ForgetNodeRequest) (*pb.ForgetNodeResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	at := slices.IndexFunc(f.nodes, func(n *pb.Node) bool { return n.GetInstanceId() == req.GetInstanceId() })
+	if at < 0 {
+		return nil, withReason(codes.NotFound, pb.Reason_REASON_NOT_FOUND, "no node instance is registered under this id")
+	}
+	n := f.nodes[at]
+	if n.GetAttached() {
+		return nil, withReason(codes.FailedPrecondition, pb.Reason_REASON_INSTANCE_ALIVE, "instance of "+n.GetName()+" is attached")
+	}
+	if !req.GetDryRun() {
+		f.nodes = slices.Delete(f.nodes, at, at+1)
+	}
+	return &pb.ForgetNodeResponse{Node: n}, nil
+}
+
 func (f *fakeAuthority) ListRevocations(_ context.Context, req *pb.ListRevocationsRequest) (*pb.ListRevocationsResponse, error) {
 	all, next := page(f, f.revocations, req.GetPageSize(), req.GetPageToken())
 	return &pb.ListRevocationsResponse{Revocations: all, NextPageToken: next}, nil

@@ -72,6 +72,58 @@ node-2  `+instance(2)+`  silent    0         -        -           -        -
 	c.check(c.run("", "node", "list"), exitOK, "", "gatehouse: no nodes\n")
 }
 
+func TestNodeForget(t *testing.T) {
+	c := newCaller(t)
+	lost := func() {
+		c.authority.nodes = []*pb.Node{
+			{Name: "node-1", InstanceId: instance(1), Attached: true},
+			{Name: "node-2", InstanceId: instance(2), Address: "10.0.0.2", LastHeartbeatAt: ago(time.Hour)},
+		}
+	}
+	forgotten := func() bool { return len(c.authority.nodes) == 1 }
+	lost()
+	c.check(c.run("", "node", "forget", instance(2)), exitUsage, "", "gatehouse: error: --reason is required\ngatehouse: hint: gatehouse node forget --help has examples\n")
+	c.check(c.run("", "node", "forget", instance(2), "--reason=burnt"), exitUsage, "",
+		"gatehouse: error: if the node lives, receipts will say that it has no sockets though it has, and there is no terminal to ask at\ngatehouse: hint: add --yes\n")
+	c.check(c.run("", "node", "forget", instance(2), "--reason=burnt", "--dry-run"), exitOK, "would be forgotten: node-2 "+instance(2)+"\n", "")
+	c.check(c.run("", "node", "forget", instance(1), "--reason=burnt", "--yes"), exitFailure, "",
+		"gatehouse: error: instance of node-1 is attached\ngatehouse: hint: gatehouse node list tells who is attached; one that is silent is released in its time\n")
+	c.check(c.run("", "node", "forget", instance(3), "--reason=burnt", "--yes"), exitNotFound, "", "gatehouse: error: no node instance is registered under this id\n")
+	if forgotten() {
+		t.Fatal("it is forgotten though nobody has said so")
+	}
+	c.check(c.run("", "node", "forget", instance(2), "--reason=burnt", "--yes"), exitOK, "forgotten: node-2 "+instance(2)+"\n", "")
+	if !forgotten() {
+		t.Error("it is not forgotten")
+	}
+
+	lost()
+	c.terminal = true
+	asked := "gatehouse: instance " + instance(2) + " of node-2 at 10.0.0.2, last heard of 60 min ago: receipts will take your word that it has no sockets.\nType node-2 to go on: "
+	c.check(c.run("node-1\n", "node", "forget", instance(2), "--reason=burnt"), exitFailure, "", asked+"gatehouse: error: not confirmed: nothing was changed\n")
+	if forgotten() {
+		t.Fatal("it is forgotten though its name was not confirmed")
+	}
+	c.check(c.run("node-2\n", "node", "forget", instance(2), "--reason=burnt", "-ojson"), exitOK,
+		`{
+  "node": {
+    "name": "node-2",
+    "instance_id": "`+instance(2)+`",
+    "attached": false,
+    "registered_at": null,
+    "last_heartbeat_at": "2026-11-23T11:00:00Z",
+    "applied": null,
+    "sessions": 0,
+    "version": "",
+    "address": "10.0.0.2"
+  }
+}
+`, asked)
+	if !forgotten() {
+		t.Error("it is not forgotten")
+	}
+}
+
 func TestRevocations(t *testing.T) {
 	c := newCaller(t)
 	id, _ := testToken(1)
