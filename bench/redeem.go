@@ -183,8 +183,8 @@ type redeemCase struct {
 	// chunk is how many tokens are issued before they are redeemed, in random
 	// order: it says how old tokens are.
 	chunk     int
-	perSecond int     // about as many as are redeemed in a second
-	target    float64 // CPU-µs a token, at most; 0 for none
+	perSecond int  // about as many as are redeemed in a second
+	held      bool // to its bound
 }
 
 func (c redeemCase) String() string {
@@ -192,8 +192,8 @@ func (c redeemCase) String() string {
 }
 
 var redeemCases = []redeemCase{
-	{batch: 64, window: 8, chunk: 10_240, perSecond: 50_000, target: 5},
-	{batch: 64, window: 16, chunk: 10_240, perSecond: 50_000, target: 5},
+	{batch: 64, window: 8, chunk: 10_240, perSecond: 50_000, held: true},
+	{batch: 64, window: 16, chunk: 10_240, perSecond: 50_000, held: true},
 	{batch: 64, window: 16, chunk: 204_800, perSecond: 100_000},
 	{batch: 1, window: 16, chunk: 10_240, perSecond: 10_000},
 }
@@ -211,20 +211,26 @@ func benchRedeem(ctx context.Context, l *lab) (err error) {
 	defer r.close()
 	t := l.report.table("redeem", "the Redeem stream, figures a token, in random order of the last so many issued",
 		"tokens/s", "of bare", "CPU-µs/token", "user µs", "allocs", "p50 ms", "p99 ms", "core busy %", "calls/commit")
+	unary := &versus{toAuthority: v.toAuthority, login: v.login} // beside v, whose bare peer has the sizes of a batch
+	if err := l.addBareRedeem(ctx, unary); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, unary.dropBare()) }()
 	for _, c := range redeemCases {
-		samples, err := l.redeemInTurns(ctx, v, r, c)
+		samples, err := l.redeemInTurns(ctx, v, unary, r, c)
 		if err != nil {
 			return err
 		}
 		versusRows(t, c.String(), "Redeem", "bare stream", samples)
-		if c.target > 0 {
-			l.report.atMost("redeem: CPU-µs a token, "+c.String(), median(samples[0], sample.cpuMicros), c.target)
+		row(t, c.String()+", bare unary", medianRatio(samples[2], samples[1], sample.rate), samples[2])
+		if c.held {
+			l.report.atMost("redeem: CPU of a bare unary call, "+c.String(), medianRatio(samples[0], samples[2], sample.cpuMicros), unaryShare)
 		}
 	}
 	return nil
 }
 
-func (l *lab) redeemInTurns(ctx context.Context, v *versus, r *redeemer, c redeemCase) (_ [][]sample, err error) {
+func (l *lab) redeemInTurns(ctx context.Context, v, unary *versus, r *redeemer, c redeemCase) (_ [][]sample, err error) {
 	prepare := func(tokens int) ([]*pb.RedeemRequest, error) {
 		tickets, err := issueTickets(ctx, v.login, tokens, issueRequest)
 		if err != nil {
@@ -281,5 +287,6 @@ func (l *lab) redeemInTurns(ctx context.Context, v *versus, r *redeemer, c redee
 				return t, err
 			})
 		}},
+		contender{fmt.Sprintf("bare unary, %d in flight", unaryInFlight), func() (sample, error) { return l.measureUnary(ctx, unary, unaryInFlight) }},
 	)
 }

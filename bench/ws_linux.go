@@ -150,6 +150,10 @@ func (l *lab) echoCase(ctx context.Context, w *wsLab, n int, t *Table) (err erro
 	return nil
 }
 
+// handshakeShare is a handshake's bound: 30 CPU-µs of the 17 that the floor's took on
+// the machine for which that was set, and so the same on one of another speed.
+const handshakeShare = 1.76
+
 // handshakeCase opens and closes connections. What the authority does for the
 // node's is on the load's core, and told apart.
 func (l *lab) handshakeCase(ctx context.Context, w *wsLab, workers int, t *Table) error {
@@ -191,6 +195,9 @@ func (l *lab) handshakeCase(ctx context.Context, w *wsLab, workers int, t *Table
 		}
 		t.row(s.name, float64(workers), median(m, sample.rate), median(m, sample.cpuMicros), medianRatio(m, samples[0], sample.cpuMicros),
 			median(m, sample.userMicros), median(m, sample.allocations), behind, median(m, sample.p50), median(m, sample.p99))
+		if s.spec.Kind == "node" && !s.Portable && workers > 100 {
+			l.report.atMost(fmt.Sprintf("ws handshake: CPU of the floor's, %d at once", workers), medianRatio(m, samples[0], sample.cpuMicros), handshakeShare)
+		}
 	}
 	return nil
 }
