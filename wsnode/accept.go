@@ -2,6 +2,8 @@ package wsnode
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"net/netip"
 	"sync/atomic"
@@ -113,6 +115,11 @@ func limitReason(r limit.Rule) (reason pb.Reason, full bool) {
 		return pb.Reason_REASON_ADDRESS_RATE, false
 	}
 	return pb.Reason_REASON_CAPACITY, true
+}
+
+// Shown implements netloop.Ticket.
+func (p *peer) Shown(cert *x509.Certificate) {
+	p.certificate, p.shown = sha256.Sum256(cert.Raw), true
 }
 
 // Open implements netloop.Ticket.

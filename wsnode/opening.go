@@ -3,6 +3,8 @@ package wsnode
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"log/slog"
 	"net/netip"
 	"net/url"
@@ -38,6 +40,10 @@ type opening struct {
 	retry  time.Duration   // with early
 	mode   clientaddr.Mode // of via; none once it has told who the client is
 	header []byte          // of a PROXY header, in part
+
+	// certificate is the SHA-256 of the client's, which only some have shown.
+	certificate [sha256.Size]byte
+	shown       bool
 
 	// owned by the turn
 	subprotocol string         // to be answered; empty for none
@@ -134,6 +140,9 @@ func (p *peer) Opening(r *wsconn.Request) {
 	p.session = p.n.sessions.idFor(p.session, p.offered.ID)
 	p.attempt = p.attemptWith(&p.offered, p.session)
 	p.attempt.UserAgent, p.attempt.Origin = p.userAgent, p.origin
+	if p.shown {
+		p.attempt.Certificate = p.certificate[:]
+	}
 	p.attempt.SingleUseOnly, p.attempt.Done = inURL, p.redeemed
 	p.asking = true
 	p.offered.Secret = token.Secret{}
@@ -293,6 +302,9 @@ func (p *peer) open(g *verify.Grant) {
 	if len(g.Attributes) > 0 {
 		p.needMore().attributes = g.Attributes
 	}
+	if p.shown {
+		p.needMore().certificate = string(p.certificate[:])
+	}
 	p.n.addresses.Confirm(p.addr.ip())
 	p.admitted = true
 	p.since = p.n.instant(p.now)
@@ -320,6 +332,9 @@ func (p *peer) refuse(reason pb.Reason, retryAfter time.Duration, out []byte) []
 		"path", p.path, "origin", clean(p.origin), "user_agent", clean(p.userAgent))
 	if !p.offered.ID.IsZero() {
 		attrs = append(attrs, "token_id", p.offered.ID.String())
+	}
+	if p.shown {
+		attrs = append(attrs, "client_certificate", base64.RawURLEncoding.EncodeToString(p.certificate[:]))
 	}
 	p.n.log.Info("handshake refused", attrs...)
 	if p.route != nil && p.route.RefuseByClose {

@@ -68,7 +68,8 @@ type peer struct {
 // more is what only some sessions need.
 type more struct {
 	// set before there is a session
-	attributes map[string]string
+	attributes  map[string]string
+	certificate string // as opening has it; empty for none
 
 	// owned by the turn
 	scopes   []string

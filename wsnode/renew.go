@@ -82,6 +82,9 @@ func (p *peer) renew(payload []byte) error {
 	attempt := p.attemptWith(&t, p.n.sessions.idFor(id, t.ID))
 	a := &attempt
 	a.UserAgent, a.Origin = []byte(p.party.userAgent), []byte(p.party.origin)
+	if m.certificate != "" {
+		a.Certificate = []byte(m.certificate)
+	}
 	a.Renews = p.session
 	a.Done = func(o verify.Outcome) { p.renewed(a, o) }
 	m.renewal = a

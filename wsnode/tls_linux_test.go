@@ -1,14 +1,19 @@
 package wsnode
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gobwas/ws"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
@@ -168,5 +173,72 @@ func TestDrainTLS(t *testing.T) {
 			t.Errorf("%s: %v TLS handshakes are counted as failed, want 0", d, got)
 		}
 		l.down = true
+	}
+}
+
+// A token that is bound to a certificate opens a socket only where that one is
+// shown, in a session that is resumed too, and renews one only there.
+func TestTLSBoundTokens(t *testing.T) {
+	for _, d := range []Driver{AutoDriver, PortableDriver} {
+		t.Run(string(d), func(t *testing.T) { testTLSBoundTokens(t, d) })
+	}
+}
+
+func testTLSBoundTokens(t *testing.T, d Driver) {
+	server, client := wstest.TLS(t)
+	shows, trusts := wstest.TLS(t)
+	other, _ := wstest.TLS(t)
+	server.ClientAuth, server.ClientCAs = tls.VerifyClientCertIfGiven, trusts.RootCAs.Clone()
+	leaf, err := x509.ParseCertificate(other.Certificates[0].Certificate[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	server.ClientCAs.AddCert(leaf)
+	l := newTCP(t, d, server)
+	sum := sha256.Sum256(shows.Certificates[0].Certificate[0])
+	bound := func() string { return l.a.Issue(wstest.Token{Certificate: sum[:]}).Text }
+	cache := tls.NewLRUClientSessionCache(1)
+	open := func(with *tls.Config, resumes bool) *wstest.Peer {
+		t.Helper()
+		cfg := client.Clone()
+		if with != nil {
+			cfg.Certificates = with.Certificates
+		}
+		if with == shows {
+			cfg.ClientSessionCache = cache
+		}
+		c, err := tls.Dial("tcp", l.listener.Addr().String(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if c.ConnectionState().DidResume != resumes {
+			t.Errorf("resumed is %t, want %t", !resumes, resumes)
+		}
+		return wstest.NewPeer(t, c)
+	}
+	for _, resumes := range []bool{false, true} {
+		p := open(shows, resumes)
+		p.Open(wstest.Opening{Target: echoPath, Bearer: bound()})
+		exchange(p, "let in")
+		p.Send(renewal(bound()))
+		if op, payload := p.Read(); op != ws.OpText || !strings.HasPrefix(string(payload), `{"gatehouse":"renewed"`) {
+			t.Errorf("a renewal is answered with %v %s", op, payload)
+		}
+	}
+	for name, with := range map[string]*tls.Config{"none": nil, "another": other} {
+		p := open(with, false)
+		p.Write(wstest.Opening{Target: echoPath, Bearer: bound()}.Bytes())
+		if resp, _ := p.Response(); resp.StatusCode != 401 {
+			t.Errorf("with %s: status %d, want 401", name, resp.StatusCode)
+		}
+		p = open(with, false)
+		p.Open(wstest.Opening{Target: echoPath, Bearer: l.token()})
+		exchange(p, "a token that is not bound")
+		p.Send(renewal(bound()))
+		p.WantClose(4401, "token_inactive")
+	}
+	if got := l.metric("handshakes_refused_total", "client_certificate_mismatch"); got != 2 {
+		t.Errorf("%v handshakes are counted, want 2", got)
 	}
 }

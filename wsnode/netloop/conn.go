@@ -76,6 +76,11 @@ func (c *conn) run(ticket Ticket, tlsConfig *tls.Config) {
 	c.mu.Lock()
 	c.opened, c.running = true, true
 	c.mu.Unlock()
+	if c.tls != nil {
+		if shown := shownBy(c.tls); shown != nil {
+			ticket.Shown(shown)
+		}
+	}
 	c.m = ticket.Open(Link{Poster: c, Shared: c.p.opener.Share(c)}, time.Now())
 	c.finishTurn()
 	c.end(c.read())

@@ -8,6 +8,7 @@
 package netloop
 
 import (
+	"crypto/x509"
 	"net/netip"
 	"time"
 )
@@ -93,6 +94,10 @@ type Ticket interface {
 	// what is TLS's already, and may be of in. Where there is no TLS it is not called:
 	// then all of it is the machine's.
 	Preface(in []byte, now time.Time) (rest []byte, done bool, err error)
+	// Shown tells of the certificate that the client has shown in its TLS handshake,
+	// or in the one that this resumes, and proved to have the key of. It is called
+	// just before Open, where there is one. cert is not to be changed.
+	Shown(cert *x509.Certificate)
 	// Open makes the machine of the connection, once its TLS handshake is done.
 	Open(link Link, now time.Time) Machine
 	// Failed says that there will be none: what comes before it failed, with the

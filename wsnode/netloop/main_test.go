@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -163,10 +164,11 @@ type door struct {
 	preface  atomic.Pointer[func(in []byte) (rest []byte, done bool, err error)] // nil wants none
 	accepted chan netip.AddrPort
 	failed   chan error
+	shown    chan *x509.Certificate
 }
 
 func newDoor(t testing.TB) *door {
-	return &door{t: t, machines: make(chan *script, 10_000), accepted: make(chan netip.AddrPort, 10_000), failed: make(chan error, 10_000)}
+	return &door{t: t, machines: make(chan *script, 10_000), accepted: make(chan netip.AddrPort, 10_000), failed: make(chan error, 10_000), shown: make(chan *x509.Certificate, 100)}
 }
 
 func (d *door) Share(p Poster) any { return p }
@@ -192,6 +194,8 @@ func (d *door) Open(link Link, now time.Time) Machine {
 	close(m.opened)
 	return m
 }
+
+func (d *door) Shown(cert *x509.Certificate) { d.shown <- cert }
 
 func (d *door) Failed(err error) { d.failed <- err }
 

@@ -3,6 +3,7 @@ package netloop
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -107,14 +108,17 @@ func (s *secured) Feed(in []byte, now time.Time, out []byte) []byte {
 	return out
 }
 
-// shaken ends the handshake.
-func (s *secured) shaken(err error, now time.Time, out []byte) []byte {
+// shaken ends the handshake, in which the client has shown a certificate, or nil.
+func (s *secured) shaken(err error, shown *x509.Certificate, now time.Time, out []byte) []byte {
 	switch {
 	case s.err != nil: // it was given up meanwhile
 	case err != nil:
 		s.err = err
 	default:
 		h := s.shake
+		if shown != nil {
+			h.ticket.Shown(shown)
+		}
 		s.inner, s.shake = h.ticket.Open(h.link, now), nil
 		return s.Feed(h.in, now, out)
 	}

@@ -2,6 +2,7 @@ package netloop
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"sync"
@@ -93,11 +94,15 @@ func (h *shake) run(s *secured) {
 	defer h.pool.leave()
 	h.pool.compute()
 	err := s.conn.Handshake()
+	var shown *x509.Certificate
+	if err == nil {
+		shown = shownBy(s.conn)
+	}
 	h.pool.rest()
 	out := h.out
 	h.link.Post(func(now time.Time, dst []byte) []byte {
 		s.lane.write(s, out)
-		return s.shaken(err, now, dst)
+		return s.shaken(err, shown, now, dst)
 	})
 }
 

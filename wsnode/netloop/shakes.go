@@ -1,6 +1,8 @@
 package netloop
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -38,3 +40,12 @@ func (p *shakes) leave() {
 
 func (p *shakes) compute() { p.computing <- struct{}{} }
 func (p *shakes) rest()    { <-p.computing }
+
+// shownBy is the certificate that a client has shown in a handshake that is done, or
+// nil.
+func shownBy(over *tls.Conn) *x509.Certificate {
+	if certs := over.ConnectionState().PeerCertificates; len(certs) > 0 {
+		return certs[0]
+	}
+	return nil
+}

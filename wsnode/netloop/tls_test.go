@@ -297,3 +297,55 @@ func (s *spoiler) Write(p []byte) (int, error) {
 	}
 	return s.Conn.Write(p)
 }
+
+// What certificate a client has shown is told before there is its machine, in a
+// session that is resumed too; of who shows none nothing is.
+func TestTLSShown(t *testing.T) {
+	overEachTLS(t, func(t *testing.T, over func(testing.TB, Config) *served) {
+		for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+			server, client := wstest.TLS(t)
+			shows, trusts := wstest.TLS(t)
+			server.ClientAuth, server.ClientCAs = tls.VerifyClientCertIfGiven, trusts.RootCAs
+			client.MaxVersion = version
+			s := over(t, testConfig)
+			l := listen(t) // beside that of s
+			ended := make(chan error, 1)
+			go func() { ended <- s.Serve(l, server) }()
+			shake := func(cfg *tls.Config) *tls.Conn {
+				t.Helper()
+				s.next()
+				c, err := tls.Dial("tcp", l.Addr().String(), cfg)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { _ = c.Close() })
+				_ = c.SetDeadline(time.Now().Add(patience))
+				exchange(t, c, "hello")
+				return c
+			}
+			shake(client)
+			if len(s.shown) != 0 {
+				t.Errorf("%s: a certificate that nobody has shown", tls.VersionName(version))
+			}
+			client.Certificates, client.ClientSessionCache = shows.Certificates, tls.NewLRUClientSessionCache(1)
+			for _, resumed := range []bool{false, true} {
+				if c := shake(client); c.ConnectionState().DidResume != resumed {
+					t.Errorf("%s: resumed is %t, want %t", tls.VersionName(version), !resumed, resumed)
+				}
+				select {
+				case cert := <-s.shown:
+					if !bytes.Equal(cert.Raw, shows.Certificates[0].Certificate[0]) {
+						t.Errorf("%s: another certificate, resumed %t", tls.VersionName(version), resumed)
+					}
+				default:
+					t.Errorf("%s: no certificate, resumed %t", tls.VersionName(version), resumed)
+				}
+			}
+			_ = l.Close()
+			s.end()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}

@@ -210,7 +210,7 @@ func requestOf(batch []*Attempt) *pb.RedeemRequest {
 	for i, a := range batch {
 		req.Items[i] = &pb.RedeemItem{
 			TokenId: a.Token[:], Digest: a.Digest[:], SessionId: a.Session[:], Audience: a.Audience, SingleUseOnly: a.SingleUseOnly,
-			Observed: &pb.Observation{Ip: a.ClientIP.AsSlice(), UserAgent: a.UserAgent, Origin: a.Origin},
+			Observed: &pb.Observation{Ip: a.ClientIP.AsSlice(), UserAgent: a.UserAgent, Origin: a.Origin, ClientCertificateSha256: a.Certificate},
 		}
 		if a.Renews != [16]byte{} {
 			req.Items[i].RenewsSessionId = a.Renews[:]

@@ -89,7 +89,10 @@ type Attempt struct {
 	ClientIP  netip.Addr
 	UserAgent []byte // not to be changed any more
 	Origin    []byte // not to be changed any more
-	Audience  string
+	// Certificate is the SHA-256 of the one that the client has shown, or empty. It
+	// is not to be changed any more.
+	Certificate []byte
+	Audience    string
 	// SingleUseOnly has a token refused that may open more than one session.
 	SingleUseOnly bool
 	// Renews is the session whose place this one is to take; zero for none.

@@ -4,7 +4,9 @@
 package wstest
 
 import (
+	"bytes"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -115,6 +117,7 @@ type Token struct {
 	Limits                  *pb.SessionLimits
 	TTL, SessionTTL         time.Duration // a minute and an hour
 	Uses                    int           // 1
+	Certificate             []byte        // SHA-256 of the client's that it is bound to; empty for none
 }
 
 type issued struct {
@@ -384,6 +387,8 @@ func check(item *pb.RedeemItem) error {
 		return errors.New("observed.ip: want 4 or 16 bytes")
 	case len(o.GetUserAgent()) > 512 || len(o.GetOrigin()) > 512:
 		return errors.New("observed: a field is above 512 bytes")
+	case len(o.GetClientCertificateSha256()) != 0 && len(o.GetClientCertificateSha256()) != sha256.Size:
+		return errors.New("observed.client_certificate_sha256: want 32 bytes, or none")
 	case len(item.GetRenewsSessionId()) != 0 && len(item.GetRenewsSessionId()) != 16:
 		return errors.New("renews_session_id: want 16 bytes")
 	case item.GetAudience() == "" || len(item.GetAudience()) > 128:
@@ -413,6 +418,8 @@ func (a *Authority) redeem(item *pb.RedeemItem) *pb.RedeemResult {
 		return RefusalOf(pb.Reason_REASON_TOKEN_CARRIER)
 	case t.Audience != "" && t.Audience != item.GetAudience():
 		return RefusalOf(pb.Reason_REASON_AUDIENCE_MISMATCH)
+	case len(t.Certificate) > 0 && !bytes.Equal(t.Certificate, item.GetObserved().GetClientCertificateSha256()):
+		return RefusalOf(pb.Reason_REASON_CLIENT_CERTIFICATE_MISMATCH)
 	case a.revoked(item, t):
 		return RefusalOf(pb.Reason_REASON_TOKEN_REVOKED)
 	case s != nil && len(s.Reports) > 0:
