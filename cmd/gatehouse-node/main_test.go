@@ -162,10 +162,16 @@ func TestConfigCheckTLS(t *testing.T) {
 		t.Fatal(err)
 	}
 	for listener, want := range map[string]string{
-		"key_file: public.key\n    key_exchange: [X25519, secp256r1]":                                                ": ok\n",
-		"key_file: public.key\n    key_exchange: [x25519, X448]":                                                     file + `:7: listeners[0].key_exchange: "X448" is none of X25519MLKEM768, SecP256r1MLKEM768, SecP384r1MLKEM1024, X25519, P-256, P-384, P-521`,
-		"key_file: public.key\n    key_exchange: [X25519, P-256, secp256r1]":                                         `listeners[0].key_exchange: "secp256r1" stands there twice`,
-		"key_file: public.key\n  - {address: '127.0.0.1:1', plain: true, key_exchange: [X25519]}\nallow_plain: true": "listeners[1].key_exchange: a plain listener has no TLS",
+		"key_file: public.key\n    key_exchange: [X25519, secp256r1]":                                                      ": ok\n",
+		"key_file: public.key\n    key_exchange: [x25519, X448]":                                                           file + `:7: listeners[0].key_exchange: "X448" is none of X25519MLKEM768, SecP256r1MLKEM768, SecP384r1MLKEM1024, X25519, P-256, P-384, P-521`,
+		"key_file: public.key\n    key_exchange: [X25519, P-256, secp256r1]":                                               `listeners[0].key_exchange: "secp256r1" stands there twice`,
+		"key_file: public.key\n    client_certificates: optional\n    client_ca: node/ca.crt":                              ": ok\n",
+		"key_file: public.key\n    client_certificates: require":                                                           "listeners[0].client_ca: required with client_certificates: require",
+		"key_file: public.key\n    client_certificates: always":                                                            `listeners[0].client_certificates: "always" is none of off, optional and require`,
+		"key_file: public.key\n    client_certificates: off\n    client_ca: node/ca.crt":                                   "listeners[0].client_ca: nobody is asked for a certificate",
+		"key_file: public.key\n    client_certificates: optional\n    client_ca: public.key":                               "listeners[0].client_ca: " + filepath.Dir(file) + "/public.key holds something else than certificates in PEM",
+		"key_file: public.key\n  - {address: '127.0.0.1:1', plain: true, client_certificates: require}\nallow_plain: true": "listeners[1].client_certificates: a plain listener has no TLS",
+		"key_file: public.key\n  - {address: '127.0.0.1:1', plain: true, key_exchange: [X25519]}\nallow_plain: true":       "listeners[1].key_exchange: a plain listener has no TLS",
 	} {
 		if err := os.WriteFile(file, bytes.Replace(text, []byte("key_file: public.key"), []byte(listener), 1), 0o600); err != nil {
 			t.Fatal(err)

@@ -31,6 +31,7 @@ the address is logged where it differs, and browser and system must match.`
 const issueExample = `  gatehouse token issue --subject u42 --audience chat
   gatehouse token issue --subject u42 --audience chat --client-ip 203.0.113.7 --ip-binding prefix
   gatehouse token issue --subject u42 --audience chat --scope message --attribute plan=pro --ttl 30s
+  gatehouse token issue --subject pump-7 --audience devices --client-cert pump-7.crt
   gatehouse token issue --subject load --audience chat --count 1000 > tokens.txt
   TOKEN=$(gatehouse token issue --subject u42 --audience chat)`
 
@@ -38,6 +39,7 @@ const issueExample = `  gatehouse token issue --subject u42 --audience chat
 // as they are.
 type issueFlags struct {
 	userAgent       string
+	clientCert      string
 	attributes      []string
 	notBefore       string
 	ttl, sessionTTL time.Duration
@@ -75,6 +77,7 @@ func (c *cli) tokenIssueCommand() *cobra.Command {
 	f.StringVar(&req.ClientIp, "client-ip", "", "the client's address as the login saw it")
 	f.StringVar(&in.userAgent, "user-agent", "", "the client's User-Agent as the login saw it")
 	f.StringVar(&req.Origin, "origin", "", "the only Origin that may present the token, such as https://app.example.com")
+	f.StringVar(&in.clientCert, "client-cert", "", "the certificate that a client must show to present the token: its file, or its SHA-256 in hex or as x5t#S256")
 	ip, ua := enumFlag[pb.IpBinding]{&req.IpBinding}, enumFlag[pb.UserAgentBinding]{&req.UserAgentBinding}
 	f.Var(ip, "ip-binding", "how the client's address must fit")
 	f.Var(ua, "user-agent-binding", "how the client's User-Agent must fit")
@@ -103,6 +106,12 @@ func (in *issueFlags) complete(req *pb.IssueTokenRequest, now time.Time) error {
 		return usage(hint, "--count: %d is below 1", in.count)
 	}
 	req.UserAgent = []byte(in.userAgent)
+	if in.clientCert != "" {
+		var err error
+		if req.ClientCertificateSha256, err = certificateHash(in.clientCert); err != nil {
+			return usage(hint, "--client-cert: %v", err)
+		}
+	}
 	for _, a := range in.attributes {
 		name, value, ok := strings.Cut(a, "=")
 		if _, twice := req.Attributes[name]; !ok || name == "" || twice {

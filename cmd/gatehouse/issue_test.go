@@ -1,7 +1,15 @@
 package main
 
 import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +21,7 @@ import (
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/callerr"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
 
 func TestIssuePrintsTheTokenAloneOnStdout(t *testing.T) {
@@ -36,7 +45,8 @@ func TestIssueFillsTheRequest(t *testing.T) {
 	got := c.run("", "token", "issue", "--subject=u42", "--audience=chat", "--tenant=acme", "--client-ip=203.0.113.7",
 		"--user-agent=Firefox", "--origin=https://app.example.com", "--attribute=plan=pro", "--attribute=q=a,b=c",
 		"--scope=message", "--scope=ping,pong", "--max-uses=3", "--not-before=5m", "--ttl=30s", "--session-ttl=1h",
-		"--ip-binding=prefix", "--user-agent-binding=strict", "--message-bytes=100", "--messages-per-second=5", "--sessions-per-subject=2")
+		"--ip-binding=prefix", "--user-agent-binding=strict", "--message-bytes=100", "--messages-per-second=5", "--sessions-per-subject=2",
+		"--client-cert="+strings.Repeat("fb", 32))
 	if got.code != exitOK {
 		t.Fatalf("%+v", got)
 	}
@@ -47,6 +57,8 @@ func TestIssueFillsTheRequest(t *testing.T) {
 		Ttl: durationpb.New(30 * time.Second), SessionTtl: durationpb.New(time.Hour),
 		IpBinding: pb.IpBinding_IP_BINDING_PREFIX, UserAgentBinding: pb.UserAgentBinding_USER_AGENT_BINDING_STRICT,
 		Limits: &pb.SessionLimits{MessageBytes: 100, MessagesPerSecond: 5, SessionsPerSubject: 2},
+
+		ClientCertificateSha256: bytes.Repeat([]byte{0xfb}, 32),
 	}
 	if sent := requestsOf[*pb.IssueTokenRequest](c.authority)[0]; !proto.Equal(sent, want) {
 		t.Errorf("sent %v\nwant %v", sent, want)
@@ -57,6 +69,47 @@ func TestIssueFillsTheRequest(t *testing.T) {
 	for _, sent := range requestsOf[*pb.IssueTokenRequest](c.authority)[1:] {
 		if !sent.GetNotBefore().AsTime().Equal(want.GetNotBefore().AsTime()) {
 			t.Errorf("not_before %v", sent.GetNotBefore().AsTime())
+		}
+	}
+}
+
+// A certificate is named by its file, in PEM or DER, or by what openssl and RFC 8705
+// call it.
+func TestIssueClientCert(t *testing.T) {
+	shows, _ := wstest.TLS(t)
+	der := shows.Certificates[0].Certificate[0]
+	other, _ := wstest.TLS(t)
+	dir := t.TempDir()
+	file := func(name string, text []byte) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	block := func(kind string, der []byte) []byte { return pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}) }
+	sum := sha256.Sum256(der)
+	var colons []string
+	for _, b := range sum {
+		colons = append(colons, fmt.Sprintf("%02X", b))
+	}
+	for _, name := range []string{
+		file("cert.pem", block("CERTIFICATE", der)), file("cert.der", der),
+		file("chain.pem", append(block("CERTIFICATE", der), block("CERTIFICATE", other.Certificates[0].Certificate[0])...)),
+		hex.EncodeToString(sum[:]), strings.Join(colons, ":"), base64.RawURLEncoding.EncodeToString(sum[:]),
+	} {
+		if got, err := certificateHash(name); err != nil || !bytes.Equal(got, sum[:]) {
+			t.Errorf("%s: %x, %v, want %x", name, got, err, sum)
+		}
+	}
+	for name, want := range map[string]string{
+		file("key.pem", block("PRIVATE KEY", der)): "key.pem holds something else than certificates in PEM",
+		file("empty", nil):                         "empty holds no certificate, in PEM or DER",
+		strings.Repeat("fb", 31):                   "neither the SHA-256 of a certificate, of 64 hexadecimal digits or 43 characters of base64url, nor its file: ",
+	} {
+		if got, err := certificateHash(name); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %x, %v, want %s", name, got, err, want)
 		}
 	}
 }
@@ -74,6 +127,7 @@ func TestIssueUsage(t *testing.T) {
 		{"no negative ttl", []string{"--subject=u", "--audience=a", "--ttl=-1s"}, "--ttl: -1s is below 0"},
 		{"no negative session ttl", []string{"--subject=u", "--audience=a", "--session-ttl=-1s"}, "--session-ttl: -1s is below 0"},
 		{"not-before is a time", []string{"--subject=u", "--audience=a", "--not-before=noon"}, `--not-before: "noon" is neither a time such as 2026-11-23T12:00:00Z nor a duration such as 5m`},
+		{"a certificate is there", []string{"--subject=u", "--audience=a", "--client-cert=nowhere.crt"}, "--client-cert: neither the SHA-256 of a certificate, of 64 hexadecimal digits or 43 characters of base64url, nor its file: open nowhere.crt: no such file or directory"},
 		{"an attribute has a value", []string{"--subject=u", "--audience=a", "--attribute=plan"}, `--attribute: "plan" is not NAME=VALUE, or gives NAME again`},
 		{"an attribute is given once", []string{"--subject=u", "--audience=a", "--attribute=p=1", "--attribute=p=2"}, `--attribute: "p=2" is not NAME=VALUE, or gives NAME again`},
 	} {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -89,7 +90,11 @@ func appendSingular(dst []byte, fd protoreflect.FieldDescriptor, v protoreflect.
 		return appendMessage(dst, v.Message())
 	case protoreflect.EnumKind:
 		return appendJSONValue(dst, enumLabel(fd.Enum(), v.Enum()))
-	case protoreflect.BytesKind: // what peers sent as text
+	case protoreflect.BytesKind:
+		if strings.HasSuffix(string(fd.Name()), "_sha256") {
+			return appendJSONValue(dst, base64.RawURLEncoding.EncodeToString(v.Bytes()))
+		}
+		// What peers sent as text.
 		return appendJSONValue(dst, string(v.Bytes())) // json.Marshal mends what is not UTF-8
 	}
 	return appendJSONValue(dst, v.Interface())

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -53,6 +54,8 @@ func TestJSONForms(t *testing.T) {
 		{"nothing is null, zero, or empty", &pb.Node{}, `{"name": "", "instance_id": "", "attached": false, "registered_at": null, "last_heartbeat_at": null, "applied": null, "sessions": 0, "version": "", "address": ""}`},
 		{"times are UTC", &pb.Revocation{CommittedAt: timestamppb.New(testNow.In(testZone).Add(120 * time.Millisecond)), Selector: &pb.Selector{By: &pb.Selector_Tenant{Tenant: "a"}}},
 			`{"revision": null, "selector": {"tenant": "a"}, "reason": "", "actor": "", "committed_at": "2026-11-23T12:00:00.12Z", "grace_until": null}`},
+		{"a certificate is named as x5t#S256", &pb.IssueTokenRequest{ClientCertificateSha256: bytes.Repeat([]byte{0xfb}, 32), Limits: &pb.SessionLimits{}},
+			`{"subject": "", "tenant": "", "audience": "", "client_ip": "", "user_agent": "", "origin": "", "attributes": {}, "scopes": [], "limits": {"message_bytes": 0, "messages_per_second": 0, "sessions_per_subject": 0}, "max_uses": 0, "not_before": null, "ttl": null, "session_ttl": null, "ip_binding": "unspecified", "user_agent_binding": "unspecified", "client_certificate_sha256": "-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_v7-_s"}`},
 		{"an empty oneof", &pb.Selector{}, `{}`},
 		{"counts are numbers, to the last one", &pb.RevokeResponse{Tokens: 1<<64 - 1}, `{"revision": null, "committed_at": null, "tokens": 18446744073709551615, "sessions": 0, "grace_until": null}`},
 		{"revisions are what revocation show takes", &pb.UnlockResponse{Revision: &pb.Revision{Epoch: 1<<64 - 1, Sequence: 2}}, `{"revision": "18446744073709551615.2"}`},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"maps"
@@ -182,6 +183,9 @@ func (c *cli) showToken(t *pb.Token) error {
 		row("browser", t.GetBrowser()+" on "+t.GetOs())
 	}
 	row("origin", t.GetOrigin())
+	if sum := t.GetClientCertificateSha256(); len(sum) > 0 {
+		row("client certificate", "x5t#S256 "+base64.RawURLEncoding.EncodeToString(sum))
+	}
 	row("scopes", strings.Join(t.GetScopes(), ", "))
 	for _, name := range slices.Sorted(maps.Keys(t.GetAttributes())) {
 		row("attribute", name+"="+t.GetAttributes()[name])

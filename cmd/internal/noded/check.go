@@ -26,6 +26,11 @@ func (c *Config) listenerTLS(i int, log *slog.Logger) (*tls.Config, error) {
 	if cfg.CurvePreferences, err = tlsfile.KeyExchange(l.KeyExchange); err != nil {
 		return nil, fmt.Errorf("listeners[%d].key_exchange: %w", i, err)
 	}
+	if l.ClientCertificates.asks() {
+		if err := tlsfile.AskClients(cfg, l.ClientCA, l.ClientCertificates == ClientCertificatesRequire); err != nil {
+			return nil, fmt.Errorf("listeners[%d].client_ca: %w", i, err)
+		}
+	}
 	return cfg, nil
 }
 

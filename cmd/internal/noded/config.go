@@ -28,11 +28,28 @@ type Config struct {
 
 // Listener is an address that clients connect to.
 type Listener struct {
-	Address     string   `yaml:"address" help:"host:port"`
-	CertFile    string   `yaml:"cert_file" path:"true" help:"the certificate chain in PEM; read again when it changes"`
-	KeyFile     string   `yaml:"key_file" path:"true" help:"its private key in PEM"`
-	KeyExchange []string `yaml:"key_exchange" help:"what a key may be agreed on by: some of X25519MLKEM768, SecP256r1MLKEM768, SecP384r1MLKEM1024, X25519, P-256, P-384 and P-521, in any order; empty for all"`
-	Plain       bool     `yaml:"plain" help:"ws without TLS; needs allow_plain"`
+	Address            string             `yaml:"address" help:"host:port"`
+	CertFile           string             `yaml:"cert_file" path:"true" help:"the certificate chain in PEM; read again when it changes"`
+	KeyFile            string             `yaml:"key_file" path:"true" help:"its private key in PEM"`
+	KeyExchange        []string           `yaml:"key_exchange" help:"what a key may be agreed on by: some of X25519MLKEM768, SecP256r1MLKEM768, SecP384r1MLKEM1024, X25519, P-256, P-384 and P-521, in any order; empty for all"`
+	ClientCertificates ClientCertificates `yaml:"client_certificates" help:"whether clients are asked for a certificate, to which their tokens may be bound: off, optional, or require, which fails the TLS handshake without one; empty is off"`
+	ClientCA           string             `yaml:"client_ca" path:"true" help:"the CAs of those certificates, in PEM, 64 KiB at most; one that is of none fails the handshake"`
+	Plain              bool               `yaml:"plain" help:"ws without TLS; needs allow_plain"`
+}
+
+// ClientCertificates says what a listener wants of its clients.
+type ClientCertificates string
+
+// What a listener may want. Empty is ClientCertificatesOff.
+const (
+	ClientCertificatesOff      ClientCertificates = "off"
+	ClientCertificatesOptional ClientCertificates = "optional"
+	ClientCertificatesRequire  ClientCertificates = "require"
+)
+
+// asks reports whether clients are asked for a certificate.
+func (c ClientCertificates) asks() bool {
+	return c == ClientCertificatesOptional || c == ClientCertificatesRequire
 }
 
 // CredentialConfig is what the node calls its authority with.
@@ -63,6 +80,16 @@ func (c *Config) Validate() error {
 		}
 		if _, err := tlsfile.KeyExchange(l.KeyExchange); err != nil {
 			problems = append(problems, fmt.Errorf("%s.key_exchange: %w", key, err))
+		}
+		switch asks := l.ClientCertificates.asks(); {
+		case !asks && l.ClientCertificates != "" && l.ClientCertificates != ClientCertificatesOff:
+			problems = append(problems, fmt.Errorf("%s.client_certificates: %q is none of off, optional and require", key, string(l.ClientCertificates)))
+		case asks && l.Plain:
+			problems = append(problems, fmt.Errorf("%s.client_certificates: a plain listener has no TLS to show them in: leave it out, or plain", key))
+		case asks && l.ClientCA == "":
+			problems = append(problems, fmt.Errorf("%s.client_ca: required with client_certificates: %s", key, l.ClientCertificates))
+		case !asks && l.ClientCA != "":
+			problems = append(problems, fmt.Errorf("%s.client_ca: nobody is asked for a certificate: say client_certificates: optional, or require", key))
 		}
 		switch {
 		case l.Plain && len(l.KeyExchange) > 0:

@@ -10,7 +10,7 @@ import (
 )
 
 // reloadable are the keys that Reload puts into force.
-var reloadable = regexp.MustCompile(`^(limits\.|routes\[\d+\]\.(origins|missing_origin)$|trusted_proxies|listeners\[\d+\]\.(cert_file|key_file|key_exchange))`)
+var reloadable = regexp.MustCompile(`^(limits\.|routes\[\d+\]\.(origins|missing_origin)$|trusted_proxies|listeners\[\d+\]\.(cert_file|key_file|key_exchange|client_))`)
 
 // Reload reads the settings, certificates and schema files anew and puts into
 // force what it can under open sockets. If anything is wrong, the log says what
