@@ -84,7 +84,10 @@ func benchMillion(ctx context.Context, l *lab) (err error) {
 	if err := f.echo(); err != nil {
 		return err
 	}
-	return f.revoke(ctx)
+	if err := f.revoke(ctx); err != nil {
+		return err
+	}
+	return f.leave()
 }
 
 func (f *fleet) start(ctx context.Context, pairs int) (err error) {
@@ -162,42 +165,34 @@ func (f *fleet) open(ctx context.Context) (time.Duration, error) {
 	return time.Since(began), err
 }
 
-// count is how many sockets there are, as the nodes' metrics and the clients say:
-// both must say want.
+// count is how many sockets there are, as the nodes' metrics and the clients say.
+// Both must say want, and the nodes of no other sockets: at once, but that the
+// last that went may be seen to go.
 func (f *fleet) count(want int) (byNodes, byClients float64, err error) {
-	for i := range f.nodes {
-		sessions, err := settledSessions(f.nodes[i])
-		if err != nil {
-			return 0, 0, fmt.Errorf("node %d: %w", i, err)
-		}
-		byNodes += sessions
-		c, err := f.visitors[i].ask(order{Do: "count"})
+	for _, v := range f.visitors {
+		a, err := v.ask(order{Do: "count"})
 		if err != nil {
 			return 0, 0, err
 		}
-		byClients += float64(c.Count)
+		byClients += float64(a.Count)
 	}
-	if byNodes != float64(want) || byClients != float64(want) {
-		return 0, 0, fmt.Errorf("the nodes have %v sessions and the clients %v sockets, want %d", byNodes, byClients, want)
-	}
-	return byNodes, byClients, nil
-}
-
-// settledSessions is how many sessions a node has, by its metrics, once it has no
-// other sockets: one whose session was closed goes a moment after it.
-func settledSessions(node *child) (float64, error) {
 	for began := time.Now(); ; time.Sleep(10 * time.Millisecond) {
-		a, err := node.ask(order{Do: "gauges"})
-		if err != nil {
-			return 0, err
+		var all, unauthenticated float64
+		byNodes = 0
+		for _, n := range f.nodes {
+			a, err := n.ask(order{Do: "gauges"})
+			if err != nil {
+				return 0, 0, err
+			}
+			byNodes += a.Gauges["sessions"]
+			all += a.Gauges["sockets"]
+			unauthenticated += a.Gauges["sockets_unauthenticated"]
 		}
-		sessions := a.Gauges["sessions"]
-		others := a.Gauges["sockets"] - sessions
-		if others == 0 && a.Gauges["sockets_unauthenticated"] == 0 {
-			return sessions, nil
-		}
-		if time.Since(began) > 10*time.Second {
-			return 0, fmt.Errorf("%v sessions, and %v sockets without one that stay", sessions, others)
+		switch {
+		case byClients == float64(want) && byNodes == byClients && all == byNodes && unauthenticated == 0:
+			return byNodes, byClients, nil
+		case byClients != float64(want) || byNodes < byClients || time.Since(began) > 30*time.Second:
+			return 0, 0, fmt.Errorf("the nodes have %v sessions, %v sockets and %v that are not authenticated, the clients %v, want %d", byNodes, all, unauthenticated, byClients, want)
 		}
 	}
 }
@@ -260,6 +255,19 @@ func (f *fleet) revoke(ctx context.Context) error {
 		left -= f.marked
 	}
 	_, _, err = f.count(left)
+	return err
+}
+
+// leave has all clients go, after which no node may count a socket.
+func (f *fleet) leave() error {
+	f.lab.say("  all leave")
+	if err := f.each(func(i int) error {
+		_, err := f.visitors[i].ask(order{Do: "leave"})
+		return err
+	}); err != nil {
+		return err
+	}
+	_, _, err := f.count(0)
 	return err
 }
 

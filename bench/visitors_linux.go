@@ -52,9 +52,9 @@ func serveVisitors(sp spec) (*server, error) {
 			"echo":   c.echo,
 			"closed": c.closed,
 			"count":  func(order) (answer, error) { return c.count() },
-			"reset":  func(order) (answer, error) { return answer{}, c.conns.reset() },
+			"leave":  func(order) (answer, error) { return answer{}, c.conns.leave() },
 		},
-		close: func() error { return errors.Join(c.login.Close(), c.conns.close()) },
+		close: func() error { return errors.Join(c.conns.leave(), c.login.Close(), c.conns.close()) },
 	}, nil
 }
 
@@ -110,7 +110,7 @@ func (c *visitors) open(o order) error {
 }
 
 func dialFrom(from netip.Addr, addr string) dialer {
-	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: 10 * time.Second}
+	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(from, 0)), Timeout: 10 * time.Second, KeepAlive: noKeepAlive}
 	return func() (net.Conn, error) { return d.Dial("tcp", addr) }
 }
 
@@ -215,4 +215,44 @@ func (w *wsConns) takeClosed(wait time.Duration) (n int, err error) {
 		n++
 	}
 	return n, nil
+}
+
+// leave ends all connections, few at once, and waits until the server has ended
+// them too: of very many resets the kernel drops some, and the server would not
+// hear of those.
+func (w *wsConns) leave() error {
+	const atOnce = 256
+	leaving := make([]*wsConn, 0, atOnce)
+	for len(w.conns) > 0 {
+		leaving = leaving[:0]
+		for _, c := range w.conns {
+			if leaving = append(leaving, c); len(leaving) == atOnce {
+				break
+			}
+		}
+		var errs []error
+		for _, c := range leaving {
+			delete(w.conns, int32(c.fd))
+			_ = unix.Shutdown(c.fd, unix.SHUT_WR) // fails if the server has ended it before
+		}
+		for _, c := range leaving {
+			errs = append(errs, w.awaitEnd(c.fd), unix.Close(c.fd))
+		}
+		if err := errors.Join(errs...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitEnd reads to the server's end of a connection.
+func (w *wsConns) awaitEnd(fd int) error {
+	for {
+		if err := awaitInput(fd, 30*time.Second); err != nil {
+			return fmt.Errorf("the end of a connection: %w", err)
+		}
+		if n, err := unix.Read(fd, w.buf); err != nil || n == 0 { // a reset is an end too
+			return nil
+		}
+	}
 }

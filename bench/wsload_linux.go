@@ -65,8 +65,14 @@ func readAnswer(r *bufio.Reader) error {
 // dialer connects to a server, over TLS or not.
 type dialer func() (net.Conn, error)
 
+// noKeepAlive keeps the system from asking every 15 seconds whether the other
+// side is there: with a million sockets that is more than anything that is
+// measured.
+const noKeepAlive = -1
+
 func dialPlain(addr string) dialer {
-	return func() (net.Conn, error) { return net.Dial("tcp", addr) }
+	d := net.Dialer{KeepAlive: noKeepAlive}
+	return func() (net.Conn, error) { return d.Dial("tcp", addr) }
 }
 
 // shakeHands opens a connection that has nothing more to be read.
@@ -166,18 +172,24 @@ func (w *wsConns) open(dial dialer, token string) error {
 		return err
 	}
 	defer func() { _ = c.Close() }() // its duplicate stays
-	raw, err := c.(*net.TCPConn).SyscallConn()
+	fd, err := duplicate(c)
 	if err != nil {
 		return err
-	}
-	fd := -1
-	if e := raw.Control(func(f uintptr) { fd, err = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0) }); e != nil || err != nil {
-		return errors.Join(e, err)
 	}
 	w.mu.Lock()
 	w.conns[int32(fd)] = &wsConn{fd: fd}
 	w.mu.Unlock()
 	return unix.EpollCtl(w.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)})
+}
+
+// duplicate is a connection's descriptor, to be had beside package net.
+func duplicate(c net.Conn) (fd int, err error) {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	e := raw.Control(func(f uintptr) { fd, err = unix.FcntlInt(f, unix.F_DUPFD_CLOEXEC, 0) })
+	return fd, errors.Join(e, err)
 }
 
 func writeAll(fd int, b []byte) error {
