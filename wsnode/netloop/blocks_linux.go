@@ -3,11 +3,30 @@ package netloop
 // blockBytes is what one block holds.
 const blockBytes = 4096
 
-// block is a piece of memory for what the kernel did not take. The next block
-// of its queue, or of the free ones, is a number and no pointer.
+// block is a piece of memory for what the kernel did not take, or stands for a
+// frame that other queues have too. The next block of its queue, or of the free
+// ones, is a number and no pointer.
 type block struct {
-	b    *[blockBytes]byte // nil while the block is unused and its memory given back
-	next uint32
+	b      *[blockBytes]byte // nil while the block is unused and its memory given back, or stands for a frame
+	shared *Frame
+	next   uint32
+	end    uint32 // where its bytes end
+}
+
+// bytes are those that the block holds.
+func (b *block) bytes() []byte {
+	if b.shared != nil {
+		return b.shared.b[:b.end]
+	}
+	return b.b[:b.end]
+}
+
+// takes is how many blocks it counts as: a frame as many as its copy would take.
+func (b *block) takes() int {
+	if b.shared != nil {
+		return (len(b.shared.b) + blockBytes - 1) / blockBytes
+	}
+	return 1
 }
 
 // blocks are what all queues of a loop are made of, bounded.
@@ -27,7 +46,7 @@ const keepBlocks = 64
 // queue is bytes in blocks. The zero queue is empty.
 type queue struct {
 	head, tail uint32
-	from, to   uint16 // where the bytes begin in head, and end in tail
+	from       uint32 // where the bytes begin in head
 	bytes      uint32
 }
 
@@ -36,10 +55,11 @@ func newBlocks(most int) *blocks { return &blocks{max: most, end: 1} }
 // room is how many bytes all queues may yet take together.
 func (p *blocks) room() int { return max(p.max-p.used, 0) * blockBytes }
 
-func (p *blocks) take() uint32 {
+// take is a block for a frame, or with memory for bytes.
+func (p *blocks) take(f *Frame) uint32 {
 	i := p.free
 	switch {
-	case i != 0:
+	case i != 0 && f == nil:
 		p.free = p.all.at(i).next
 		p.kept--
 	case p.bare != 0:
@@ -53,41 +73,66 @@ func (p *blocks) take() uint32 {
 		p.end++
 	}
 	b := p.all.at(i)
-	if b.next = 0; b.b == nil {
+	b.next, b.end, b.shared = 0, 0, f
+	if b.b == nil && f == nil {
 		b.b = new([blockBytes]byte)
 	}
-	p.used++
+	p.used += b.takes()
 	return i
 }
 
 func (p *blocks) give(i uint32) {
 	b := p.all.at(i)
-	p.used--
-	if p.kept < keepBlocks {
+	p.used -= b.takes()
+	if b.shared == nil && p.kept < keepBlocks {
 		b.next, p.free = p.free, i
 		p.kept++
 		return
 	}
-	b.b, b.next, p.bare = nil, p.bare, i
+	b.b, b.shared, b.next, p.bare = nil, nil, p.bare, i
+}
+
+// append makes a block the last of a queue.
+func (p *blocks) append(q *queue, i uint32) {
+	if q.tail == 0 {
+		q.head, q.from = i, 0
+	} else {
+		p.all.at(q.tail).next = i
+	}
+	q.tail = i
 }
 
 // add appends to a queue, whatever room there is.
 func (p *blocks) add(q *queue, b []byte) {
 	q.bytes += uint32(len(b))
 	for len(b) > 0 {
-		if q.tail == 0 || q.to == blockBytes {
-			i := p.take()
-			if q.tail == 0 {
-				q.head, q.from = i, 0
-			} else {
-				p.all.at(q.tail).next = i
-			}
-			q.tail, q.to = i, 0
+		if q.tail == 0 || p.all.at(q.tail).shared != nil || p.all.at(q.tail).end == blockBytes {
+			p.append(q, p.take(nil))
 		}
-		n := copy(p.all.at(q.tail).b[q.to:], b)
-		q.to += uint16(n)
+		last := p.all.at(q.tail)
+		n := copy(last.b[last.end:], b)
+		last.end += uint32(n)
 		b = b[n:]
 	}
+}
+
+// leastShared is how long a frame is at least for queues to share it: a shorter
+// one takes less memory as a copy than a block counts for.
+const leastShared = blockBytes / 2
+
+// addFrame appends what a frame has behind its first bytes, of which an empty
+// queue alone may do without some.
+func (p *blocks) addFrame(q *queue, f *Frame, behind int) {
+	if len(f.b) < leastShared {
+		p.add(q, f.b[behind:])
+		return
+	}
+	i := p.take(f)
+	p.all.at(i).end = uint32(len(f.b))
+	if p.append(q, i); behind > 0 {
+		q.from = uint32(behind)
+	}
+	q.bytes += uint32(len(f.b) - behind)
 }
 
 // front is up to n bytes at the front of a queue, as the slices they lie in,
@@ -95,11 +140,8 @@ func (p *blocks) add(q *queue, b []byte) {
 func (p *blocks) front(q *queue, n int, dst [][]byte) [][]byte {
 	from := int(q.from)
 	for i := q.head; i != 0 && n > 0 && len(dst) < cap(dst); i = p.all.at(i).next {
-		end := blockBytes
-		if i == q.tail {
-			end = int(q.to)
-		}
-		b := p.all.at(i).b[from:min(end, from+n)]
+		b := p.all.at(i).bytes()
+		b = b[from:min(len(b), from+n)]
 		n -= len(b)
 		dst = append(dst, b)
 		from = 0
@@ -114,12 +156,13 @@ func (p *blocks) drop(q *queue, n int) {
 		p.clear(q)
 		return
 	}
-	for n += int(q.from); n >= blockBytes; n -= blockBytes {
+	q.from += uint32(n)
+	for end := p.all.at(q.head).end; q.from >= end; end = p.all.at(q.head).end {
+		q.from -= end
 		i := q.head
 		q.head = p.all.at(i).next
 		p.give(i)
 	}
-	q.from = uint16(n)
 }
 
 // cut leaves the first n bytes of a queue that has at least as many.
@@ -129,13 +172,14 @@ func (p *blocks) cut(q *queue, n int) {
 		return
 	}
 	q.bytes = uint32(n)
-	i := q.head
-	for n += int(q.from); n > blockBytes; n -= blockBytes {
-		i = p.all.at(i).next
+	i, left := q.head, q.from+uint32(n)
+	for ; left > p.all.at(i).end; i = p.all.at(i).next {
+		left -= p.all.at(i).end
 	}
-	rest := p.all.at(i).next
-	p.all.at(i).next = 0
-	q.tail, q.to = i, uint16(n)
+	last := p.all.at(i)
+	rest := last.next
+	last.next, last.end = 0, left
+	q.tail = i
 	p.giveAll(rest)
 }
 

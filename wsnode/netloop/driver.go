@@ -20,6 +20,7 @@ type driver interface {
 	// takes reports whether Serve can serve a listener.
 	takes(l net.Listener) bool
 	Serve(l net.Listener, tlsConfig *tls.Config) error
+	broadcast(b *broadcast)
 	LetNobodyIn()
 	Stop()
 	Close()

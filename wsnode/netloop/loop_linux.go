@@ -95,6 +95,8 @@ type post struct {
 	fd     int32                                  // of postAdopt
 	ticket Ticket                                 // of postAdopt
 	l      *listener                              // of postListen, and of postAdopt
+
+	broadcast *broadcast // of postBroadcast
 }
 
 type generation uint32
@@ -106,6 +108,7 @@ const (
 	postBury                   // tell the machine that its connection is gone
 	postAdopt                  // take a connection that another loop has accepted
 	postListen                 // accept from a listener
+	postBroadcast
 	postLetNobodyIn
 	postStop
 	postClose
@@ -325,6 +328,8 @@ func (l *loop) runPosts() {
 			l.adopt(p.fd, p.ticket, p.l.tls)
 		case postListen:
 			l.listen(p.l)
+		case postBroadcast:
+			l.broadcast(p.broadcast)
 		case postLetNobodyIn:
 			l.letNobodyIn()
 		case postStop:

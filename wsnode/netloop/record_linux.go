@@ -264,9 +264,7 @@ func (l *loop) send(r *record, m Machine) error {
 		return nil
 	}
 	x := l.transferOf(r)
-	waiting := int(x.bytes - x.underWay)
-	// The last is what is fair: nobody has more waiting than is left for all.
-	if r.state == stateOpen && len(l.out) > 0 && (len(l.out) > l.cfg.OutboundBytes-waiting || len(l.out) > l.blocks.room()-int(x.bytes)) {
+	if r.state == stateOpen && len(l.out) > 0 && l.exceeds(x, len(l.out)) {
 		if !r.layered { // else a part that is missing would spoil what follows
 			l.blocks.cut(&x.queue, int(x.underWay))
 		}
@@ -279,6 +277,13 @@ func (l *loop) send(r *record, m Machine) error {
 	}
 	l.blocks.add(&x.queue, out)
 	return nil
+}
+
+// exceeds reports whether more bytes are more than may wait. The last is what is
+// fair: nobody has more waiting than is left for all.
+func (l *loop) exceeds(x *transfer, more int) bool {
+	waiting := int(x.bytes - x.underWay)
+	return more > l.cfg.OutboundBytes-waiting || more > l.blocks.room()-int(x.bytes)
 }
 
 // seal is what is to be sent of what a turn has appended to out.

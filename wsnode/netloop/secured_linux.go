@@ -20,6 +20,8 @@ type layer interface {
 	// Err is why nothing more can be read, or nil. The connection ends with it once
 	// what waits is sent, or is abrupt.
 	Err() error
+	// Inner is the machine behind the layer, or nil while there is none.
+	Inner() Machine
 }
 
 // abrupt is an error of a layer with which the connection ends at once, whatever
@@ -79,6 +81,9 @@ type secured struct {
 const barrenBytes = 4096
 
 var errBarren = errors.New("peer sends TLS records with nothing in them")
+
+// Inner implements layer.
+func (s *secured) Inner() Machine { return s.inner }
 
 // Feed implements Machine.
 func (s *secured) Feed(in []byte, now time.Time, out []byte) []byte {

@@ -1,0 +1,55 @@
+package netloop
+
+import "time"
+
+// Frame is bytes that many connections are sent: they share them. Nobody changes
+// them, and the garbage collector has them once the last connection has sent them.
+type Frame struct{ b []byte }
+
+// NewFrame makes a frame of b, which must not be changed any more, and is not
+// empty.
+func NewFrame(b []byte) *Frame { return &Frame{b} }
+
+// broadcast is a frame for those whose machines are to have it.
+type broadcast struct {
+	frame *Frame
+	to    func(Machine) bool
+}
+
+// Broadcast sends a frame to each connection whose machine to says it is for,
+// without a copy for each. It does not wait. to is asked in a turn of its machine,
+// before those that are asked for later, and must not keep what it is given. Who is
+// sent more than may wait meets with Overflow, as in any turn.
+//
+// A loop does nothing else until it has asked for all its connections.
+func (d *Driver) Broadcast(frame *Frame, to func(Machine) bool) {
+	b := &broadcast{frame, to}
+	d.portable.broadcast(b)
+	if d.loops != nil {
+		d.loops.broadcast(b)
+	}
+}
+
+// broadcast has every connection send b in a turn of its own.
+func (p *Portable) broadcast(b *broadcast) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		c.broadcast(b)
+	}
+}
+
+func (c *conn) broadcast(b *broadcast) {
+	c.mu.Lock()
+	opened := c.opened
+	c.mu.Unlock()
+	if !opened {
+		return
+	}
+	c.Post(0, func(_ time.Time, out []byte) []byte {
+		if b.to(c.m) {
+			out = append(out, b.frame.b...)
+		}
+		return out
+	})
+}

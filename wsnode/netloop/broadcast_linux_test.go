@@ -1,0 +1,133 @@
+package netloop
+
+import (
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// What the kernels of many slow peers do not take of a broadcast is one frame for
+// all of them, and counts for each as far as it may let anything wait.
+func TestLoopBroadcastToSlowPeers(t *testing.T) {
+	const deaf, long = 5, 300_000
+	cfg := testConfig
+	cfg.OutboundBytes, cfg.LoopBytes = 700_000, 16<<20
+	s, l := overNarrow(t, cfg)
+	honest := s.next()
+	c := s.dial()
+	exchange(t, c, "-")
+	var machines []*script
+	var conns []*net.TCPConn
+	for range deaf {
+		m := newScript(t)
+		m.overflow = []byte("too slow")
+		s.machines <- m
+		machines, conns = append(machines, m), append(conns, s.deaf())
+		exchange(t, conns[len(conns)-1], "-")
+	}
+	frame := NewFrame([]byte(strings.Repeat("f", long)))
+	slow := func(m Machine) bool { return slices.Contains(machines, m.(*script)) }
+	sendAll := func() {
+		s.broadcast(&broadcast{frame, slow})
+		honest.do(func() {}) // it has been sent
+	}
+	holding := func() (shared, own, used int) {
+		honest.do(func() {
+			for i := uint32(1); i < l.blocks.end; i++ {
+				if b := l.blocks.all.at(i); b.shared == frame {
+					shared++
+				} else if b.b != nil {
+					own++
+				}
+			}
+			used = l.blocks.used
+		})
+		return shared, own, used
+	}
+	const each = (long + blockBytes - 1) / blockBytes
+	for n := 1; n <= 3; n++ { // that under way, and twice as much as waits
+		sendAll()
+		if shared, own, used := holding(); shared != n*deaf || own != 0 || used != n*deaf*each {
+			t.Fatalf("after %d broadcasts %d blocks are the frame's and %d are copies, %d are counted; want %d, 0 and %d", n, shared, own, used, n*deaf, n*deaf*each)
+		}
+	}
+	sendAll()
+	for i, m := range machines {
+		eventually(t, "the machine has its say", func() bool { return m.over.Load() == 1 })
+		want(t, conns[i], string(frame.b)+"too slow")
+		_ = conns[i].Close()
+		if err := m.wantGone(); err != nil {
+			t.Errorf("gone with %v", err)
+		}
+	}
+	if shared, _, used := holding(); shared != 0 || used != 0 {
+		t.Errorf("%d blocks are the frame's when nobody waits, and %d are counted", shared, used)
+	}
+	exchange(t, c, "still served")
+}
+
+// Where all have no room together for what a broadcast leaves, those end whose
+// share is too much.
+func TestLoopBroadcastWithoutRoom(t *testing.T) {
+	cfg := testConfig
+	cfg.LoopBytes = 1 << 20
+	s, l := overNarrow(t, cfg)
+	honest := s.next()
+	c := s.dial()
+	exchange(t, c, "-")
+	var machines []*script
+	for range 10 {
+		m := s.next()
+		machines = append(machines, m)
+		exchange(t, s.deaf(), "-")
+	}
+	frame := NewFrame(make([]byte, 400_000))
+	s.broadcast(&broadcast{frame, func(m Machine) bool { return slices.Contains(machines, m.(*script)) }})
+	honest.do(func() {
+		if l.blocks.used > l.blocks.max || l.blocks.used == 0 {
+			t.Errorf("%d blocks are used of %d", l.blocks.used, l.blocks.max)
+		}
+	})
+	over := 0
+	for _, m := range machines {
+		if m.over.Load() == 1 {
+			over++
+			if err := m.wantGone(); err == nil {
+				t.Error("a peer that was cut off is gone without an error")
+			}
+		}
+	}
+	if over != 8 { // 400,000 bytes count 98 blocks of 256
+		t.Errorf("%d of 10 ended, want 8", over)
+	}
+	exchange(t, c, "still served")
+}
+
+// What a broadcast allocates does not grow with who gets it.
+func TestLoopBroadcastAllocs(t *testing.T) {
+	const few, many = 4, 200
+	s := overLoops(t, testConfig)
+	var conns []net.Conn
+	text, buf := []byte(strings.Repeat("t", 128)), make([]byte, 128)
+	allocs := func(n int) float64 {
+		for len(conns) < n {
+			s.next()
+			c := s.dial()
+			exchange(t, c, "-")
+			conns = append(conns, c)
+		}
+		return testing.AllocsPerRun(50, func() {
+			s.broadcast(&broadcast{NewFrame(text), func(Machine) bool { return true }})
+			for _, c := range conns {
+				if _, err := io.ReadFull(c, buf); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+	}
+	if a, b := allocs(few), allocs(many); b > a+1 || b > 4 {
+		t.Errorf("a broadcast to %d allocates %v, one to %d %v", few, a, many, b)
+	}
+}
