@@ -96,6 +96,11 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
+	if err := node.Broadcast(deliver.To{Route: "chat"}, deliver.Text, []byte(`{"news":"to all that are here"}`)); err != nil {
+		fmt.Println(err)
+	}
+	news, err := wsutil.ReadServerText(conn)
+	fmt.Printf("%s, %v\n", news, err)
 	for _, text := range []string{`{"type":"chat","text":"hello"}`, `{"type":"chat","txt":"hello"}`} {
 		if err := wsutil.WriteClientText(conn, []byte(text)); err != nil {
 			fmt.Println(err)
@@ -109,6 +114,7 @@ func Example() {
 		fmt.Println(err)
 	}
 	// Output:
+	// {"news":"to all that are here"}, <nil>
 	// {"heard":30,"to":"ada"}, <nil>
 	// , ws closed: 1008 message not allowed
 	// the session ended: message_not_allowed

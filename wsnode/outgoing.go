@@ -23,7 +23,7 @@ type Outgoing struct {
 	Types         []OutgoingType `yaml:"types" help:"the types of message that the application may send; none checks nothing"`
 	Shared        []string       `yaml:"shared" help:"further schema files, for $ref to refer to"`
 	Unlisted      bool           `yaml:"unlisted" help:"let messages of types that are not listed pass too"`
-	OnRefusal     schema.Policy  `yaml:"on_refusal" help:"what a message that is not allowed does: drop (it is not sent, and the session goes on) or close (the session, with 1011)"`
+	OnRefusal     schema.Policy  `yaml:"on_refusal" help:"what a message that is not allowed does: drop (it is not sent, and the session goes on) or close (the session, with 1011); a broadcast to many sessions is dropped"`
 	Annotate      bool           `yaml:"annotate" help:"let format and content* be annotations, as the draft has it, that refuse nothing"`
 	Guards        schema.Guards  `yaml:"guards" help:"what none of these messages may exceed, whatever its schema says"`
 }
@@ -84,32 +84,48 @@ var outgoingReasons = append([]pb.Reason{pb.Reason_REASON_BINARY_REFUSED}, forgi
 // allowSending reports why a message of the application is not to be sent. It is
 // called from anywhere.
 func (p *peer) allowSending(checks *schema.Set, op deliver.Op, payload []byte) error {
-	kind, err := "", error(errBinary)
-	if op == deliver.Text {
-		kind, err = checks.Check(payload)
-	} else if p.route.Binary {
-		err = nil
-	}
-	if err == nil || p.route.Outgoing.Unlisted && errors.Is(err, schema.ErrTypeUnknown) {
+	kind, err := p.route.unsendable(checks, op, payload)
+	if err == nil {
 		return nil
 	}
-	reason := closeFor(err).reason
-	p.n.metrics.unsent[reason].Inc()
-	p.sayUnsent(kind, reason, err)
+	p.n.refuseSending(p.route, p, kind, err)
 	if p.route.Outgoing.OnRefusal == schema.Close {
 		p.kill(fmt.Errorf("%w: a message that it sends is refused: %v", errHandler, err))
 	}
 	return deliver.ErrNotAllowed
 }
 
-// sayUnsent tells the log, once a second of a route: an application that is wrong
-// about a message is wrong about all of them.
-func (p *peer) sayUnsent(kind string, reason pb.Reason, err error) {
-	last, now := p.route.outgoing.said.Load(), time.Now().UnixNano()
-	if now-last < int64(time.Second) || !p.route.outgoing.said.CompareAndSwap(last, now) {
+// unsendable is the type of a message of the application, if it is known, and why
+// it is not to be sent, or nil.
+func (r *route) unsendable(checks *schema.Set, op deliver.Op, payload []byte) (kind string, err error) {
+	switch {
+	case op == deliver.Text:
+		kind, err = checks.Check(payload)
+	case !r.Binary:
+		err = errBinary
+	}
+	if r.Outgoing.Unlisted && errors.Is(err, schema.ErrTypeUnknown) {
+		err = nil
+	}
+	return kind, err
+}
+
+// refuseSending counts a message that is not sent, and tells the log, once a second
+// of a route: an application that is wrong about a message is wrong about all of
+// them. p is whom it was for, or nil if for all.
+func (n *Node) refuseSending(r *route, p *peer, kind string, err error) {
+	reason := closeFor(err).reason
+	n.metrics.unsent[reason].Inc()
+	last, now := r.outgoing.said.Load(), time.Now().UnixNano()
+	if now-last < int64(time.Second) || !r.outgoing.said.CompareAndSwap(last, now) {
 		return
 	}
-	who := p.Identity(0)
-	p.n.log.Log(context.Background(), slog.LevelWarn, "the application sends what its schema does not allow", "session_id", hex.EncodeToString(who.Session[:]), "token_id", token.ID(who.Token).String(),
-		"route", p.route.Path, "reason", reason.Label(), "detail", err.Error(), "type", kind, "on_refusal", string(p.route.Outgoing.OnRefusal))
+	args := []any{"route", r.Path, "reason", reason.Label(), "detail", err.Error(), "type", kind}
+	if p == nil {
+		args = append(args, "broadcast", true)
+	} else {
+		who := p.Identity(0)
+		args = append(args, "session_id", hex.EncodeToString(who.Session[:]), "token_id", token.ID(who.Token).String(), "on_refusal", string(r.Outgoing.OnRefusal))
+	}
+	n.log.Log(context.Background(), slog.LevelWarn, "the application sends what its schema does not allow", args...)
 }

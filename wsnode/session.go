@@ -221,12 +221,17 @@ func (p *peer) forgetOutbox() {
 
 // Send implements deliver.Sockets.
 func (p *peer) Send(_ deliver.Ref, op deliver.Op, payload []byte) error {
-	bound := p.n.cfg.Sockets.OutboundBytes
-	if checks := p.route.outgoing.checks.Load(); checks != nil && len(payload) <= bound {
+	if checks := p.route.outgoing.checks.Load(); checks != nil && len(payload) <= p.n.cfg.Sockets.OutboundBytes {
 		if err := p.allowSending(checks, op, payload); err != nil {
 			return err
 		}
 	}
+	return p.queue(op, payload)
+}
+
+// queue is Send for a message that is allowed.
+func (p *peer) queue(op deliver.Op, payload []byte) error {
+	bound := p.n.cfg.Sockets.OutboundBytes
 	p.mu.Lock()
 	if p.endingLocked() != nil {
 		p.mu.Unlock()

@@ -49,6 +49,10 @@ var (
 	// not allow this one. It is not sent, and the session goes on or is closed, as
 	// the route has it.
 	ErrNotAllowed = errors.New("message is not allowed by its schema")
+	// ErrNobody says that a broadcast selects nobody.
+	ErrNobody = errors.New("broadcast selects nobody: say a route, a tenant or a subject, or all")
+	// ErrNoTenant says that a broadcast is to a subject of any tenant.
+	ErrNoTenant = errors.New("broadcast to a subject without its tenant")
 	// ErrCloseCode says that a close code is not an application's to send.
 	ErrCloseCode = errors.New("close code is neither 1000 nor between 3000 and 4999")
 	// ErrCloseReason says that a close reason is longer than 123 bytes or not
@@ -141,4 +145,23 @@ func (s Session) Close(code uint16, reason string) error {
 		return ErrCloseReason
 	}
 	return s.Sockets.Close(s.Ref, code, reason)
+}
+
+// To says which sessions a broadcast is to: those that have all that is set.
+type To struct {
+	Route   string // as Identity has it: the audience of their tokens
+	Tenant  string
+	Subject string // of Tenant, which must be set then
+	All     bool   // everybody, where nothing else is set
+}
+
+// Validate returns nil, ErrNobody or ErrNoTenant.
+func (t To) Validate() error {
+	switch {
+	case t == To{}:
+		return ErrNobody
+	case t.Subject != "" && t.Tenant == "":
+		return ErrNoTenant
+	}
+	return nil
 }

@@ -101,6 +101,18 @@ func TestCloseOfAnApplication(t *testing.T) {
 	}
 }
 
+// A broadcast to everybody must be said, and a subject is one of a tenant.
+func TestBroadcastTo(t *testing.T) {
+	for to, want := range map[To]error{
+		{}: ErrNobody, {All: true}: nil, {Route: "chat"}: nil, {Tenant: "t"}: nil, {Route: "chat", Tenant: "t", Subject: "u42"}: nil,
+		{Tenant: "t", Subject: "u42"}: nil, {Subject: "u42"}: ErrNoTenant, {Route: "chat", Subject: "u42"}: ErrNoTenant, {All: true, Subject: "u42"}: ErrNoTenant,
+	} {
+		if err := to.Validate(); !errors.Is(err, want) {
+			t.Errorf("%+v: %v, want %v", to, err, want)
+		}
+	}
+}
+
 func TestSessionIsAValue(t *testing.T) {
 	a, b := &wire{}, &wire{}
 	room := map[Session]bool{{Sockets: a, Ref: 1}: true}
