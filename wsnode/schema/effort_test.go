@@ -89,10 +89,78 @@ var hostile = []struct {
 		}, true},
 	{"lengths beyond ASCII", `{"properties":{"x":{"minLength":2,"maxLength":100000}}}`,
 		func(n int) string { return message(`"` + strings.Repeat("é", n/2) + `"`) }, false},
-	{"formats", `{"properties":{"x":{"items":{"anyOf":[{"format":"email"},{"format":"uri"},{"format":"hostname"},{"format":"regex"}]}}}}`,
+	{"formats", `{"properties":{"x":{"items":{"anyOf":[{"format":"email"},{"format":"regex"}]}}}}`,
 		func(n int) string {
 			return message(`["` + strings.Repeat("a", 200) + `"` + strings.Repeat(`,"(?<a>a+)[b-z]{1,2}\\w\\k<a>"`, n/32) + `]`)
 		}, false},
+	{"many formats of short texts", `{"properties":{"x":{"items":` + repeated(8, `{"format":"uri-reference"}`) + `}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`"b",`, n/4) + `"b"]`) }, true},
+	{"the format regex of a long text", `{"properties":{"x":{"format":"regex"}}}`,
+		func(n int) string { return message(`"` + strings.Repeat("(a)b*[c-e]", n/10) + `"`) }, false},
+	{"the format regex of a long text, again and again", `{"properties":{"x":` + repeated(4, `{"format":"regex"}`) + `}}`,
+		func(n int) string { return message(`"` + strings.Repeat("(a)b*[c-e]", n/10) + `"`) }, true},
+	{"the format regex of nothing", `{"properties":{"x":{"items":` + repeated(8, `{"format":"regex"}`) + `}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`"",`, n/3) + `""]`) }, true},
+	{"a pattern of many parts, for short texts", `{"properties":{"x":{"items":` + repeated(4, `{"pattern":"^a?b?c?d?e?f?g?h?i?j?k?l?m?n?o?p?q?r?s?t?u?v?w?x?y?z?$"}`) + `}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`"z",`, n/4) + `"z"]`) }, true},
+	{"a pattern that is short to write and large", `{"properties":{"x":{"not":{"pattern":"(((a|b){1,20}){1,20}){2}(x|y)*x(x|y){20}z"}}}}`,
+		func(n int) string { return message(`"` + strings.Repeat("ab", n/2) + `"`) }, true},
+	{"such a pattern of nothing", `{"properties":{"x":{"items":{"not":{"pattern":"^(((a|b){1,20}){1,20}){2}(x|y)*x(x|y){20}z"}}}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`"",`, n/3) + `""]`) }, true},
+	{"unevaluatedItems where all are evaluated", `{"properties":{"x":` + repeated(3, `{"unevaluatedItems":{"minimum":5},"items":true}`) + `}}`,
+		func(n int) string { return message("[" + strings.Repeat(`1,`, n/2) + `1]`) }, false},
+	{"unevaluatedItems where all are evaluated, again and again", `{"properties":{"x":` + repeated(60, `{"unevaluatedItems":{"minimum":5},"items":true}`) + `}}`,
+		func(n int) string { return message("[" + strings.Repeat(`1,`, n/2) + `1]`) }, true},
+	{"unevaluatedItems that allow everything", `{"properties":{"x":` + repeated(60, `{"unevaluatedItems":true,"items":{}}`) + `}}`,
+		func(n int) string { return message("[" + strings.Repeat(`1,`, n/2) + `1]`) }, false},
+	{"unevaluatedProperties within one another", `{"properties":{"x":{"items":{"unevaluatedProperties":false,"allOf":[{"unevaluatedProperties":{"minimum":1},"allOf":[{"unevaluatedProperties":{"maximum":1},"required":["a"]}]}]}}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`{"a":1,"b":1},`, n/14) + `{"a":1}]`) }, false},
+	{"dependentRequired of many properties", `{"properties":{"x":{"items":{"dependentRequired":{` + listedAll(60, func(i int) string { return fmt.Sprintf(`"p%d":["q"]`, i) }) + `}}}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`{"q":1,"p59":1},`, n/16) + `{}]`) }, false},
+	{"dependentSchemas of many properties", `{"properties":{"x":{"items":{"dependentSchemas":{` + listedAll(60, func(i int) string { return fmt.Sprintf(`"p%d":{"minProperties":1}`, i) }) + `}}}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`{"q":1,"p59":1},`, n/16) + `{}]`) }, false},
+	{"dependentSchemas of more properties than there are bits", `{"properties":{"x":{"items":{"dependentSchemas":{` + listedAll(900, func(i int) string { return fmt.Sprintf(`"p%d":{"minProperties":1}`, i) }) + `}}}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`{},`, n/3) + `{}]`) }, true},
+	{"contains within bounds", `{"properties":{"x":{"contains":{"minimum":1},"minContains":1,"maxContains":99999}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`1,`, n/2) + `1]`) }, false},
+	{"names by alternatives", `{"properties":{"x":{"items":{"propertyNames":{"anyOf":[` + strings.Repeat(`{"anyOf":[{"const":"x"},{"const":"y"}]},`, 20) + `{"pattern":"^p"}]}}}}}`,
+		func(n int) string { return message("[" + strings.Repeat(`{"p1":1,"p2":1},`, n/16) + `{}]`) }, true},
+	{"long names that differ in the middle", `{"properties":{"x":` + repeated(8, `{"properties":{`+listedAll(4, func(i int) string { return `"` + middling(900, i) + `":{"minimum":5}` })+`}}`) + `}}`,
+		func(n int) string {
+			return message("{" + listedAll(n/900, func(i int) string { return `"` + middling(900, 5+i) + `":1` }) + "}")
+		}, false},
+	{"long texts that differ in the middle", `{"properties":{"x":` + repeated(60, `{"$ref":"#/$defs/e"}`) + `},"$defs":{"e":{"not":{"enum":[` + listedAll(6, func(i int) string { return `"` + middling(18_000, i) + `"` }) + `]}}}}`,
+		func(n int) string { return message(`"` + middling(n, 99) + `"`) }, true},
+	{"a long const", `{"properties":{"x":{"items":` + repeated(60, `{"const":["`+middling(600, 1)+`"]}`) + `}}}`,
+		func(n int) string {
+			return message("[" + strings.Repeat(`["`+middling(600, 1)+`"],`, n/606+1) + `["` + middling(600, 1) + `"]]`)
+		}, true},
+	{"a const object with long names in another order", `{"properties":{"x":` + repeated(60, `{"const":{"`+middling(9_000, 1)+`":1,"`+middling(9_000, 2)+`":2}}`) + `}}`,
+		func(n int) string { return message(`{"` + middling(n/2, 2) + `":2,"` + middling(n/2, 1) + `":1}`) }, true},
+	{"a large enum of numbers, again and again", `{"properties":{"x":{"items":` + repeated(8, `{"enum":[`+listedAll(1000, func(i int) string { return fmt.Sprint(i * 3) })+`]}`) + `}}}`,
+		func(n int) string { return message("[" + strings.Repeat("300,", n/4) + "3]") }, true},
+	{"uniqueItems of few objects in any order", `{"properties":{"x":{"items":{"uniqueItems":true}}}}`,
+		func(n int) string {
+			one := func(first, last int) string {
+				return "{" + listedAll(20, func(i int) string {
+					return fmt.Sprintf(`"n%d":%d`, (i+first)%20, last*((i+first)%20/19))
+				}) + "}"
+			}
+			four := "[" + listedAll(4, func(i int) string { return one(5*i, i) }) + "]"
+			return message("[" + strings.Repeat(four+",", n/len(four)) + four + "]")
+		}, false},
+	{"recursive references that are dynamic", `{"properties":{"x":{"$ref":"#/$defs/t"}},"$defs":{"t":{"$dynamicAnchor":"node","type":["array","integer"],"items":{"$dynamicRef":"#node"}}}}`,
+		func(n int) string { return message("[" + strings.Repeat("[1,[1,2]],", n/10) + "3]") }, false},
+}
+
+// repeated is a schema as many times over.
+func repeated(n int, schema string) string {
+	return `{"allOf":[` + strings.Repeat(schema+",", n-1) + schema + `]}`
+}
+
+// middling is a text of about n bytes; those of the same length have the same key.
+func middling(n, i int) string {
+	return strings.Repeat("a", n/2) + fmt.Sprintf("%03d", i) + strings.Repeat("a", n/2)
 }
 
 func message(x string) string { return `{"type":"chat","x":` + x + "}" }
@@ -145,23 +213,24 @@ func TestCostIsLinear(t *testing.T) {
 }
 
 // BenchmarkHostile says whether steps cost what they are taken to: of-reading, how
-// many times as long as its reading a message takes to be held against its schema,
-// is to be about Effort at most.
+// many times as long as its reading a message takes to be read and held against its
+// schema, is to be Effort at most. It takes the quickest of each, for others may be
+// at work.
 func BenchmarkHostile(b *testing.B) {
 	for _, test := range hostile {
 		b.Run(test.name, func(b *testing.B) {
 			s := mustCompile(b, folder("chat.json", test.schema), oneType(nil))
 			in := []byte(test.message(18_000))
 			r := &run{p: s.program}
-			var read, whole time.Duration
+			read, whole := time.Hour, time.Hour
 			for b.Loop() {
 				start := time.Now()
 				r.read(in, &s.guards)
 				middle := time.Now()
 				s.check(r, in)
-				read, whole = read+middle.Sub(start), whole+time.Since(middle)
+				read, whole = min(read, middle.Sub(start)), min(whole, time.Since(middle))
 			}
-			b.ReportMetric(float64(whole-read)/float64(read), "of-reading")
+			b.ReportMetric(float64(whole)/float64(read), "of-reading")
 		})
 	}
 }

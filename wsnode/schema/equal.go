@@ -26,7 +26,7 @@ func (r *run) duplicates(array uint32) bool {
 	r.set.clear()
 	for i := array + 1; i < end; i = r.entries[i].next {
 		hash := r.hash(i)
-		if r.steps < 0 || r.set.add(hash, i, func(other uint32) bool { return r.equal(i, &r.tape, other) }) {
+		if r.steps--; r.steps < 0 || r.set.add(hash, i, func(other uint32) bool { return r.equal(i, &r.tape, other) }) {
 			return true
 		}
 	}
@@ -124,6 +124,12 @@ func (r *run) equal(at uint32, other *tape, to uint32) bool {
 	return true
 }
 
+// same reports whether two long texts are equal.
+func (r *run) same(a, b []byte) bool {
+	r.steps -= len(a) / comparedPerStep
+	return bytes.Equal(a, b)
+}
+
 func (r *run) equalObjects(at uint32, other *tape, to uint32) bool {
 	end, otherEnd := r.entries[at].next, other.entries[to].next
 	j := to + 1 // mostly the order is the same
@@ -137,7 +143,7 @@ func (r *run) equalObjects(at uint32, other *tape, to uint32) bool {
 			if j >= otherEnd {
 				j = to + 1
 			}
-			if o := &other.entries[j]; o.n == name.n && (name.n >= 0 || bytes.Equal(other.bytes(o), text)) {
+			if o := &other.entries[j]; o.n == name.n && (name.n >= 0 || r.same(text, other.bytes(o))) {
 				break
 			}
 			j = other.entries[j+1].next

@@ -12,6 +12,14 @@ var formats = map[string]func(text []byte) bool{
 	"json-pointer": isJSONPointer, "relative-json-pointer": isRelativeJSONPointer, "regex": isRegex,
 }
 
+// Steps for a format: some for any text, and so many for bytesPerStep bytes of it.
+const (
+	formatSteps  = 2
+	formatWeight = 2
+	regexSteps   = 3 // for regex, which looks at every character by itself
+	regexWeight  = 5
+)
+
 // isDateTime: RFC 3339 section 5.6, date-time.
 func isDateTime(b []byte) bool {
 	return len(b) > 11 && b[10]|0x20 == 't' && isDate(b[:10]) && isTime(b[11:])

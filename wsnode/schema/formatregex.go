@@ -55,10 +55,15 @@ func (s *regexScan) pattern() bool {
 			if depth == maxRegexDepth {
 				return false
 			}
-			looks[depth], ok = s.open()
-			if depth++; !ok {
-				return false
+			if s.at++; s.peek() == '?' {
+				if looks[depth], ok = s.open(); !ok {
+					return false
+				}
+			} else {
+				looks[depth] = false
+				s.groups++
 			}
+			depth++
 			continue
 		case ')':
 			if depth == 0 {
@@ -80,24 +85,24 @@ func (s *regexScan) pattern() bool {
 		case '*', '+', '?', '{', '}', ']':
 			return false
 		default:
-			_, size := stdutf8.DecodeRune(s.in[s.at:])
-			s.at += size
+			s.rune()
 		}
-		if !ok || !s.quantifier(repeatable) {
+		if !ok || s.at < len(s.in) && quantifies[s.in[s.at]] && !s.quantifier(repeatable) {
 			return false
 		}
 	}
 	return depth == 0 && s.refers <= s.groups && s.namesKnown()
 }
 
-// open takes what begins a group, and says whether it looks ahead or behind.
+// open takes what follows the parenthesis of a group that does not only capture,
+// and says whether it looks ahead or behind.
 func (s *regexScan) open() (looks, ok bool) {
 	switch {
-	case s.take("(?:"):
+	case s.take("?:"):
 		return false, true
-	case s.take("(?="), s.take("(?!"), s.take("(?<="), s.take("(?<!"):
+	case s.take("?="), s.take("?!"), s.take("?<="), s.take("?<!"):
 		return true, true
-	case s.take("(?<"):
+	case s.take("?<"):
 		name, ok := s.name()
 		if !ok || s.namedCount == maxRegexNames {
 			return false, false
@@ -109,10 +114,8 @@ func (s *regexScan) open() (looks, ok bool) {
 		}
 		s.named[s.namedCount] = name
 		s.namedCount++
-	case s.take("(?"):
-		return false, false
 	default:
-		s.at++
+		return false, false
 	}
 	s.groups++
 	return false, true
@@ -147,6 +150,9 @@ func (s *regexScan) namesKnown() bool {
 	}
 	return true
 }
+
+// quantifies are the bytes that a quantifier begins with.
+var quantifies = newByteSet("", "*+?{")
 
 // quantifier takes one, if it is there.
 func (s *regexScan) quantifier(allowed bool) bool {
@@ -211,7 +217,8 @@ func (s *regexScan) class() bool {
 	s.at++
 	s.take("^")
 	for s.at < len(s.in) {
-		if s.take("]") {
+		if s.in[s.at] == ']' {
+			s.at++
 			return true
 		}
 		from, single, ok := s.classAtom()
@@ -245,9 +252,18 @@ func (s *regexScan) classAtom() (r rune, single, ok bool) {
 		}
 		return s.character()
 	}
+	return s.rune(), true, true
+}
+
+// rune takes a character that stands for itself.
+func (s *regexScan) rune() rune {
+	if c := s.in[s.at]; c < stdutf8.RuneSelf {
+		s.at++
+		return rune(c)
+	}
 	r, size := stdutf8.DecodeRune(s.in[s.at:])
 	s.at += size
-	return r, true, true
+	return r
 }
 
 // character takes an escape that may stand inside a class and outside.

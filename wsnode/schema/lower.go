@@ -288,6 +288,10 @@ func (l *lowering) text(n int32, s *jsonschema.Schema) int32 {
 		if rule.format = formats[s.Format.Name]; rule.format == nil {
 			l.fail(l.where[n], "format %q is not checked", s.Format.Name)
 		}
+		rule.once, rule.weight = formatSteps, formatWeight
+		if s.Format.Name == "regex" {
+			rule.once, rule.weight = regexSteps, regexWeight
+		}
 		l.reason(n, kwFormat, s.Format.Name)
 	}
 	if rule.min == 0 && rule.max == unbounded && rule.pattern == nil && rule.format == nil {

@@ -133,6 +133,9 @@ func (b *objectBuilder) row() int32 {
 		names[i] = p.name
 	}
 	r.names = newTextTable(names)
+	for _, d := range r.needs {
+		r.whens |= d.when
+	}
 	b.l.p.objects = append(b.l.p.objects, *r)
 	return int32(len(b.l.p.objects) - 1)
 }

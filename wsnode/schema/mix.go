@@ -82,6 +82,7 @@ func (r *run) choose(c *choice, at uint32) int32 {
 		if value.kind != kindString {
 			return -1
 		}
+		r.steps -= int(r.entries[i].size)/comparedPerStep + c.texts.cost(value)
 		key := value.n
 		if key < 0 {
 			key = r.key(value)
@@ -130,15 +131,20 @@ func (r *run) evalRest(nd *node, e *entry, at uint32, own, outer int) bool {
 	if e.kind == kindObject {
 		rest = m.restProps
 	}
-	i := 0
-	for part := at + 1; part < e.next; i++ {
-		if e.kind == kindObject { // from the name to the value
-			part++
-		}
-		if rest != 0 && r.marks[own+i/64]>>(i%64)&1 == 0 && !r.eval(rest, part, unmarked) {
+	if rest != 0 {
+		if r.steps -= int(e.n) / itemsPerStep; r.steps < 0 {
 			return false
 		}
-		part = r.entries[part].next
+		i := 0
+		for part := at + 1; part < e.next; i++ {
+			if e.kind == kindObject { // from the name to the value
+				part++
+			}
+			if r.marks[own+i/64]>>(i%64)&1 == 0 && !r.eval(rest, part, unmarked) {
+				return false
+			}
+			part = r.entries[part].next
+		}
 	}
 	r.marks = r.marks[:own]
 	if outer != unmarked {

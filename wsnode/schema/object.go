@@ -1,5 +1,9 @@
 package schema
 
+// needsPerStep is how many entries of dependentRequired and dependentSchemas are
+// looked at for a step.
+const needsPerStep = 4
+
 // evalObject checks what applies to objects.
 func (r *run) evalObject(n, row int32, e *entry, at uint32, marks int) bool {
 	rule := &r.p.objects[row]
@@ -25,6 +29,12 @@ func (r *run) evalObject(n, row int32, e *entry, at uint32, marks int) bool {
 		r.failed.want = rule.nameOf(missing)
 		return false
 	}
+	if rule.whens&seen == 0 {
+		return r.steps >= 0
+	}
+	if r.steps -= len(rule.needs) / needsPerStep; r.steps < 0 {
+		return false
+	}
 	for j := range rule.needs {
 		d := &rule.needs[j]
 		if d.when&seen == 0 {
@@ -48,6 +58,9 @@ func (r *run) evalProps(n int32, rule *objectRule, e *entry, at uint32) (seen ui
 	entries, slots := r.entries, rule.names.slots
 	for name, end := at+1, e.next; name < end; {
 		found, key := int32(-1), entries[name].n
+		if key < 0 {
+			r.steps -= rule.names.cost(&entries[name])
+		}
 		if len(slots) > 0 {
 			// Mostly the first slot is the one.
 			s := &slots[spread(key, rule.names.shift)&uint64(len(slots)-1)]
@@ -87,6 +100,9 @@ func (r *run) evalMarked(n int32, rule *objectRule, e *entry, at uint32, marks i
 		ne := &r.entries[name]
 		value := name + 1
 		known := false
+		if ne.n < 0 {
+			r.steps -= rule.names.cost(ne)
+		}
 		if found := rule.names.find(&r.tape, ne, ne.n); found >= 0 {
 			p := &rule.props[found]
 			seen |= p.bit

@@ -29,9 +29,9 @@ type pattern struct {
 	*regexp.Regexp
 	runs      []classRun
 	automaton *automaton
-	// Steps for each byte of a text, in parts of bytesPerStep.
-	weight int
-	effort int // that it took to make
+	// Steps for any text, and for bytesPerStep bytes of it.
+	once, weight int
+	effort       int // that it took to make
 }
 
 // patterns are those of a route's schemas, each compiled once.
@@ -111,18 +111,28 @@ func ranges(re *syntax.Regexp) int {
 // hurry makes a pattern fast.
 func (p *pattern) hurry(re *syntax.Regexp) {
 	if p.runs = newRuns(re); p.runs != nil {
-		p.weight = 1
+		p.once, p.weight = len(p.runs)/runsPerStep, 1
 		return
 	}
 	var effort int
 	p.automaton, effort = newAutomaton(re)
 	if p.effort += effort; p.automaton != nil {
-		p.weight = 5
+		p.once, p.weight = 1, 5
 		return
 	}
 	// For each byte package regexp may visit each of its instructions.
-	p.weight = bytesPerStep + len(p.String())*bytesPerStep/4
+	p.once = 1
+	if prog, err := syntax.Compile(re.Simplify()); err == nil { // it has been compiled before
+		p.once += len(prog.Inst) / instructionsPerStep
+	}
+	p.weight = p.once * bytesPerStep
 }
+
+// How many runs are tried for a step, and how many instructions visited.
+const (
+	runsPerStep         = 3
+	instructionsPerStep = 2
+)
 
 // match reports whether the pattern is found in the text.
 func (p *pattern) match(text []byte) bool {
@@ -137,7 +147,7 @@ func (p *pattern) match(text []byte) bool {
 
 // cost is the steps that matching a text takes.
 func (p *pattern) cost(e *entry) int {
-	return int(e.size) * p.weight / bytesPerStep
+	return p.once + int(e.size)*p.weight/bytesPerStep
 }
 
 // translate writes an ECMA-262 pattern (with its u flag) as RE2.

@@ -67,6 +67,8 @@ type textRule struct {
 	min, max int64 // in characters
 	pattern  *pattern
 	format   func(text []byte) bool
+	// Steps of the format for any text, and for bytesPerStep bytes of it.
+	once, weight int
 }
 
 // numberRule is what applies to numbers.
@@ -118,6 +120,7 @@ type objectRule struct {
 	namesOnly  bool   // neither names nor patterns matter, beyond props
 	required   uint64 // bits of props
 	needs      []need
+	whens      uint64 // the bits by which needs come about
 }
 
 // propRule is a property that the schema names.
@@ -294,6 +297,18 @@ func crowded(texts []string) textTable {
 		}
 	}
 	return t
+}
+
+// crowdSteps is what finding a text takes by all of its bytes.
+const crowdSteps = 2
+
+// cost is the steps that finding the text of an entry takes, beyond a look.
+func (t *textTable) cost(e *entry) int {
+	steps := int(e.size) / comparedPerStep
+	if t.crowd != nil {
+		steps += crowdSteps
+	}
+	return steps
 }
 
 // find returns the index of the text of an entry, or -1.

@@ -23,8 +23,12 @@ type run struct {
 	marks []uint64
 }
 
-// bytesPerStep is how many bytes of a text are looked at for a step.
-const bytesPerStep = 16
+// bytesPerStep is how many bytes of a text are looked at for a step, and
+// comparedPerStep how many where they are compared or hashed as a whole.
+const (
+	bytesPerStep    = 16
+	comparedPerStep = 64
+)
 
 // itemsPerStep is how many items are passed for a step where nothing but a look at
 // each is needed.
@@ -122,10 +126,12 @@ func (r *run) eval(n int32, at uint32, marks int) bool {
 func (r *run) evalValue(n, row int32, e *entry, at uint32) bool {
 	rule := &r.p.values[row]
 	if e.kind == kindString {
+		r.steps -= rule.texts.cost(e)
 		return rule.texts.find(&r.tape, e, r.key(e)) >= 0 || r.fail(n, rule.keyword, at)
 	}
 	others := rule.others
 	if len(others) > fewItems { // which are sorted
+		r.steps -= bits.Len(uint(len(others))) / 2
 		hash := r.hash(at)
 		from, _ := slices.BinarySearchFunc(others, hash, func(o otherValue, hash uint64) int { return cmp.Compare(o.hash, hash) })
 		others = others[from:]
@@ -186,7 +192,7 @@ func (r *run) evalText(n, row int32, e *entry, at uint32) bool {
 		}
 	}
 	if rule.format != nil {
-		if r.steps -= len(text) / bytesPerStep; r.steps < 0 {
+		if r.steps -= rule.once + len(text)*rule.weight/bytesPerStep; r.steps < 0 {
 			return false
 		}
 		if !rule.format(text) {
