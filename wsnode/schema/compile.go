@@ -1,7 +1,6 @@
 package schema
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -149,7 +148,7 @@ func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
 		}
 		for at, pointer := range d.resources {
 			if other, ok := c.byURL[at]; ok {
-				problems = append(problems, &Problem{d.file, pointer, fmt.Errorf("$id %s is that of %s#%s too", at, other.doc.file, other.at)})
+				problems = append(problems, &Problem{d.file, pointer, fmt.Errorf("$id %s is that of %s#%s too; choose another one", at, other.doc.file, other.at)})
 				continue
 			}
 			c.byURL[at] = resource{d, pointer}
@@ -191,7 +190,7 @@ func (c *compiler) resolve(d *document, target *url.URL) (resource, error) {
 	}
 	res, ok := c.byURL[to.String()]
 	if !ok {
-		return resource{}, fmt.Errorf("refers to %s, which is none of the listed files", &to)
+		return resource{}, fmt.Errorf("refers to %s, which is none of the listed files; list it under shared, or copy what is needed into $defs", &to)
 	}
 	if res.doc != d && res.at != "" {
 		return resource{}, fmt.Errorf("refers to %s, which is a part of %s; refer to it as %s#%s", &to, res.doc.file, res.doc.file, res.at)
@@ -199,13 +198,13 @@ func (c *compiler) resolve(d *document, target *url.URL) (resource, error) {
 	if target.Fragment == "" || strings.HasPrefix(target.Fragment, "/") {
 		pointer := res.at + target.Fragment
 		if _, ok := res.doc.schemas[pointer]; !ok {
-			return resource{}, fmt.Errorf("refers to %s#%s, where no schema is", res.doc.file, pointer)
+			return resource{}, fmt.Errorf("refers to %s#%s, where no schema is; name one, as #/$defs/name", res.doc.file, pointer)
 		}
 		return resource{res.doc, pointer}, nil
 	}
 	pointer, ok := res.doc.anchors[to.String()+"#"+target.Fragment]
 	if !ok {
-		return resource{}, fmt.Errorf("refers to the anchor %s, which %s does not have", target.Fragment, res.doc.file)
+		return resource{}, fmt.Errorf("refers to the anchor %s, which %s does not have; add it, or refer to the place, as #/$defs/name", target.Fragment, res.doc.file)
 	}
 	return resource{res.doc, pointer}, nil
 }
@@ -223,7 +222,7 @@ func (c *compiler) compile(place string) (*jsonschema.Schema, error) {
 	file, fragment, _ := strings.Cut(place, "#")
 	target, err := url.Parse(fileURL(file) + "#" + fragment)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s is no place in a file; write it as %s#/$defs/name", place, file)
 	}
 	own := c.byURL[fileURL(file)].doc
 	if _, err := c.resolve(own, target); err != nil {
@@ -231,51 +230,24 @@ func (c *compiler) compile(place string) (*jsonschema.Schema, error) {
 	}
 	compiled, err := c.lib.Compile(target.String())
 	if err != nil {
-		return nil, c.locate(err)
+		return nil, c.locate(file, fragment, err)
 	}
 	return compiled, nil
 }
 
-// locate writes the library's error with file and JSON Pointer.
-func (c *compiler) locate(err error) error {
-	var invalid *jsonschema.SchemaValidationError
-	if errors.As(err, &invalid) {
-		if cause, ok := invalid.Err.(*jsonschema.ValidationError); ok {
-			if first := c.firstCause(invalid.URL, cause); first != nil {
-				return first
-			}
-		}
-	}
+// errCompiler is what the library refuses though nothing was found wrong before,
+// in its words. Nothing is known that would be.
+var errCompiler = errors.New("the compiler of schemas refuses this")
+
+// locate writes the library's error with the file that was compiled.
+func (c *compiler) locate(file, pointer string, err error) error {
 	text := err.Error()
 	for at, res := range c.byURL {
 		if res.at == "" {
 			text = strings.ReplaceAll(text, at, res.doc.file)
 		}
 	}
-	return errors.New(text)
-}
-
-// firstCause is that of the causes of an error whose place comes first: the
-// library has them in any order.
-func (c *compiler) firstCause(location string, of *jsonschema.ValidationError) *Problem {
-	if len(of.Causes) == 0 {
-		file, at := c.place(location)
-		for _, name := range of.InstanceLocation {
-			at = child(at, name)
-		}
-		if out := of.BasicOutput(); out.Error != nil {
-			return &Problem{file, at, errors.New(out.Error.String())}
-		}
-		return nil
-	}
-	var first *Problem
-	for _, cause := range of.Causes {
-		p := c.firstCause(location, cause)
-		if p != nil && (first == nil || cmp.Or(cmp.Compare(p.Pointer, first.Pointer), cmp.Compare(p.Err.Error(), first.Err.Error())) < 0) {
-			first = p
-		}
-	}
-	return first
+	return &Problem{file, pointer, fmt.Errorf("%w: %s", errCompiler, text)}
 }
 
 // placeOf is where a compiled schema stands.

@@ -53,7 +53,7 @@ func TestCompileRefuses(t *testing.T) {
 		{"an older draft's definitions", `{"definitions":{}}`, "", "chat.json#/definitions: definitions is no keyword of draft 2020-12; write $defs"},
 		{"an older draft's dependencies", `{"dependencies":{}}`, "", "write dependentRequired or dependentSchemas"},
 		{"an older draft's additionalItems", `{"additionalItems":false}`, "", "write items after prefixItems"},
-		{"an older draft's items", `{"items":[{"type":"string"}]}`, "", "chat.json#/items: got array, want boolean or object"},
+		{"an older draft's items", `{"items":[{"type":"string"}]}`, "", `chat.json#/items: is [{"type":"string"}]; write an object, true or false, and schemas for items by their places in prefixItems`},
 		{"an older draft's id", `{"id":"x"}`, "", "write $id"},
 		{"an older draft", `{"$schema":"http://json-schema.org/draft-07/schema#"}`, "", "chat.json#/$schema: http://json-schema.org/draft-07/schema# is not supported; schemas are written in https://json-schema.org/draft/2020-12/schema"},
 		{"an older draft inside", `{"$defs":{"a":{"$id":"a","$schema":"https://json-schema.org/draft/2019-09/schema"}}}`, "", "chat.json#/$defs/a/$schema: https://json-schema.org/draft/2019-09/schema is not supported"},
@@ -76,14 +76,14 @@ func TestCompileRefuses(t *testing.T) {
 		{"a reference beside a part's root", `{"$defs":{"a":{"$id":"a","$ref":"#/$defs/b"},"b":{}}}`, "", "refers to chat.json#/$defs/a/$defs/b, where no schema is"},
 		{"an anchor that is not there", `{"$ref":"#nowhere"}`, "", "refers to the anchor nowhere, which chat.json does not have"},
 		{"an anchor of another file that is not there", `{"$ref":"common.json#nowhere"}`, `{"$anchor":"here"}`, "refers to the anchor nowhere, which common.json does not have"},
-		{"a reference that is no URL", `{"$ref":"http://[::1"}`, "", "chat.json#/$ref: parse"},
+		{"a reference that is no URL", `{"$ref":"http://[::1"}`, "", `chat.json#/$ref: $ref is "http://[::1", which is no URI reference; write one, as #/$defs/name or other.json`},
 		{"one $id twice in a file", `{"$defs":{"a":{"$id":"x"},"b":{"$id":"x"}}}`, "", "chat.json#/$defs/b/$id: schema:///x is the $id of chat.json#/$defs/a too"},
 		{"one $id in two files", `{"$id":"https://example.com/x"}`, `{"$id":"https://example.com/x"}`, "$id https://example.com/x is that of"},
 		{"the place of another file as $id", `{"$id":"common.json"}`, `{}`, "$id schema:///common.json is that of"},
-		{"one anchor twice", `{"$defs":{"a":{"$anchor":"x"},"b":{"$anchor":"x"}}}`, "", "duplicate"},
+		{"one anchor twice", `{"$defs":{"a":{"$anchor":"x"},"b":{"$anchor":"x"}}}`, "", "chat.json#/$defs/b/$anchor: x is the anchor of chat.json#/$defs/a too; choose another name"},
 
 		{"a pattern with a lookahead", `{"properties":{"text":{"pattern":"^(?!a)"}}}`, "", `chat.json#/properties/text/pattern: pattern "^(?!a)": lookahead`},
-		{"a pattern that is none", `{"pattern":"("}`, "", `chat.json#/pattern: pattern "(": missing closing )`},
+		{"a pattern that is none", `{"pattern":"("}`, "", `chat.json#/pattern: pattern "(": a group is not closed; close it with ), or write \( for a parenthesis`},
 		{"a pattern property that is none", `{"patternProperties":{"[":{}}}`, "", `chat.json#/patternProperties: pattern "[":`},
 		{"a format that is not checked", `{"properties":{"x":{"format":"currency"}}}`, "", `chat.json#/properties/x/format: format "currency" is not checked; remove it, or set annotate: true`},
 		{"a format that changes with Unicode", `{"format":"idn-hostname"}`, "", `format "idn-hostname" is not checked`},
@@ -124,11 +124,11 @@ func TestCompileRefuses(t *testing.T) {
 		{"more items than there can be", `{"minItems":2,"prefixItems":[{}],"items":false}`, "", "chat.json#/minItems: 2 is above the 1 of prefixItems"},
 		{"a contradiction in a shared file", `{"$ref":"common.json"}`, `{"$defs":{"a":{"minLength":1,"maxLength":0}}}`, "common.json#/$defs/a/minLength: 1 is above maxLength 0"},
 
-		{"a keyword's value of the wrong type", `{"properties":{"text":{"maxLength":"5"}}}`, "", "chat.json#/properties/text/maxLength: got string, want integer"},
-		{"a negative length", `{"$defs":{"a":{"minLength":-1}},"$ref":"#/$defs/a"}`, "", "chat.json#/$defs/a/minLength: minimum: got -1, want 0"},
+		{"a keyword's value of the wrong type", `{"properties":{"text":{"maxLength":"5"}}}`, "", `chat.json#/properties/text/maxLength: maxLength is "5"; write a whole number from 0 to 9007199254740991`},
+		{"a negative length", `{"$defs":{"a":{"minLength":-1}},"$ref":"#/$defs/a"}`, "", "chat.json#/$defs/a/minLength: minLength is -1; write a whole number"},
 		{"a type that is none", `{"type":"text"}`, "", "chat.json#/type:"},
-		{"a broken shared file", `{"$ref":"common.json"}`, `{"minLength":-1}`, "common.json#/minLength: minimum: got -1, want 0"},
-		{"a schema that is none", `[]`, "", "chat.json#: got array, want boolean or object"},
+		{"a broken shared file", `{"$ref":"common.json"}`, `{"minLength":-1}`, "common.json#/minLength: minLength is -1; write a whole number"},
+		{"a schema that is none", `[]`, "", "chat.json#: is []; a schema is an object, true or false"},
 
 		{"a file that is no JSON", "{\n  \"type\": \"object\",\n}", "", "chat.json:3:1: not JSON"},
 		{"a file with a comment", "{ // chat\n}", "", "chat.json:1:3: not JSON"},
@@ -149,6 +149,62 @@ func TestCompileRefuses(t *testing.T) {
 				t.Errorf("%q\nwant %q", err, test.want)
 			}
 		})
+	}
+}
+
+// What a keyword's value has to be is said in one way for all of them, with all that
+// are wrong.
+func TestCompileRefusesValuesOfKeywords(t *testing.T) {
+	wrong := map[string][]string{
+		"$schema": {`1`}, "$id": {`1`, `"a#b"`, `"%"`}, "$ref": {`1`, `"%"`}, "$anchor": {`1`, `""`, `"1a"`, `"é"`, `"a b"`}, "$dynamicRef": {`null`}, "$dynamicAnchor": {`"#a"`}, "$comment": {`{}`},
+		"$defs": {`[]`, `{"a":1}`}, "properties": {`true`, `{"a":"b"}`}, "patternProperties": {`1`, `{"a":[]}`}, "dependentSchemas": {`[]`, `{"a":null}`},
+		"prefixItems": {`{}`, `[]`, `[1]`}, "allOf": {`{}`, `[]`, `[null]`}, "anyOf": {`true`, `[]`, `["a"]`}, "oneOf": {`1`, `[]`},
+		"items": {`1`, `[{}]`}, "contains": {`[]`}, "additionalProperties": {`"no"`}, "propertyNames": {`1`}, "if": {`1`}, "then": {`1`}, "else": {`1`}, "not": {`null`}, "unevaluatedItems": {`0`}, "unevaluatedProperties": {`""`},
+		"type": {`1`, `"text"`, `[]`, `["null","null"]`, `["string",1]`, `[["null"]]`}, "enum": {`{}`, `"a"`},
+		"multipleOf": {`0`, `-1`, `"2"`}, "maximum": {`"5"`}, "exclusiveMaximum": {`true`}, "minimum": {`null`}, "exclusiveMinimum": {`false`},
+		"maxLength": {`"5"`, `1.5`, `-1`, `1e30`, `9007199254740992`}, "minLength": {`-1`}, "maxItems": {`[]`}, "minItems": {`0.1`}, "uniqueItems": {`1`}, "maxContains": {`-1`}, "minContains": {`{}`}, "maxProperties": {`1e-1`}, "minProperties": {`null`},
+		"pattern": {`1`, `{}`}, "required": {`"a"`, `[1]`, `["a","a"]`, `{}`}, "dependentRequired": {`[]`, `{"a":"b"}`, `{"a":["b","b"]}`}, "format": {`1`},
+		"contentEncoding": {`1`}, "contentMediaType": {`1`}, "contentSchema": {`1`}, "title": {`1`}, "description": {`[]`}, "deprecated": {`"yes"`}, "readOnly": {`1`}, "writeOnly": {`0`}, "examples": {`{}`},
+	}
+	right := map[string]string{"maxLength": `5.0`, "minItems": `9007199254740991`, "type": `["integer","null"]`, "$id": `"a#"`, "$anchor": `"_a-1.b"`, "required": `[]`, "examples": `[]`, "multipleOf": `1e-300`}
+	for keyword := range keywords {
+		if wrong[keyword] == nil && keyword != "const" && keyword != "default" { // which may be anything
+			t.Errorf("no wrong value of %s", keyword)
+		}
+		for _, value := range wrong[keyword] {
+			_, err := Compile(folder("chat.json", fmt.Sprintf(`{"properties":{"x":{%q:%s}}}`, keyword, value)), oneType(func(c *Config) { c.Annotate = true }))
+			var p *Problem
+			if !errors.As(err, &p) || errors.Is(err, errCompiler) {
+				t.Errorf("%s: %s: %v", keyword, value, err)
+				continue
+			}
+			if !strings.HasPrefix(p.Pointer, "/properties/x/"+keyword) || !strings.Contains(p.Error(), "; ") && !strings.Contains(p.Error(), "supported") {
+				t.Errorf("%s: %s: %v, want its place and what to do", keyword, value, err)
+			}
+		}
+	}
+	for keyword, value := range right {
+		if _, err := Compile(folder("chat.json", fmt.Sprintf(`{"properties":{"x":{%q:%s}}}`, keyword, value)), oneType(nil)); err != nil {
+			t.Errorf("%s: %s: %v", keyword, value, err)
+		}
+	}
+	_, err := Compile(folder("chat.json", `{"maxLength":"5","enum":"`+strings.Repeat("long ", 1000)+`"}`), oneType(nil))
+	if err == nil || len(err.Error()) > 300 || !strings.Contains(err.Error(), "#/maxLength: ") || !strings.Contains(err.Error(), "#/enum: ") {
+		t.Errorf("%v", err)
+	}
+}
+
+// Whatever a pattern is refused for, it is said what to do.
+func TestCompileRefusesPatterns(t *testing.T) {
+	for pattern, want := range map[string]string{
+		`[a`: "a class is not closed", `(a`: "close it with )", `a)`: `write \) for`, `*a`: "repeats nothing", `a**`: "between (?: and )", `a{2,1}`: "from more to less", `a{1001}`: "1000 times", `[z-a]`: "lower end first", `\p{Nothing}`: "as Unicode has them",
+		`(?<a b>c)`: "letters, digits and _", `(?i)a`: "only :, <name> are supported", `a\`: "ends in a backslash", `(a)\1`: `\1 is not supported`, `(?=a)`: "lookahead",
+		strings.Repeat("(", 1100) + strings.Repeat(")", 1100): "nested too deeply", `((a{100}){100}){100}`: "1000 times",
+	} {
+		_, err := Compile(folder("chat.json", fmt.Sprintf(`{"pattern":%q}`, pattern)), oneType(nil))
+		if err == nil || !strings.Contains(err.Error(), "chat.json#/pattern: pattern ") || !strings.Contains(err.Error(), want) || len(err.Error()) > 400 {
+			t.Errorf("%.40s: %.500v, want %q", pattern, err, want)
+		}
 	}
 }
 
@@ -343,7 +399,7 @@ func TestConfigProblems(t *testing.T) {
 		{func(c *Config) { c.Types[0].Schema = "/etc/chat.json" }, "types[0].schema:"},
 		{func(c *Config) { c.Types[0].Schema = "../chat.json" }, "types[0].schema:"},
 		{func(c *Config) { c.Types[0].Schema = "chat.json#/nowhere" }, "types[0].schema: refers to chat.json#/nowhere, where no schema is"},
-		{func(c *Config) { c.Types[0].Schema = "chat.json#%zz" }, "types[0].schema: parse"},
+		{func(c *Config) { c.Types[0].Schema = "chat.json#%zz" }, "types[0].schema: chat.json#%zz is no place in a file; write it as chat.json#/$defs/name"},
 		{func(c *Config) { c.Shared = []string{"./a.json"} }, `shared[0]: "./a.json" is not a path`},
 		{func(c *Config) { c.Guards.Depth = 0 }, "guards.depth: 0 is not between 1 and 1000"},
 		{func(c *Config) { c.Guards.Depth = 1001 }, "guards.depth: 1001"},
@@ -362,18 +418,22 @@ func TestConfigProblems(t *testing.T) {
 	}
 }
 
-// FuzzCompile proves that no schema file makes Compile panic, and that what it
-// accepts can check.
+// FuzzCompile proves that no schema file makes Compile panic, that what is wrong with
+// one is found before the library says so in its words, and that what it accepts can
+// check.
 func FuzzCompile(f *testing.F) {
 	for _, seed := range []string{
 		`{"properties":{"a":{"$ref":"#/$defs/b"}},"$defs":{"b":{"pattern":"^a$"}}}`, `true`, `{"$ref":"#"}`, `{"$dynamicRef":"#a","$dynamicAnchor":"a"}`,
 		`{"$id":"x","$anchor":"y","$ref":"x#y"}`, `{"enum":[1,1.0,"1"],"multipleOf":0.01}`, `{"items":{"$ref":"../x"}}`, `{"$id":"%","$ref":"#%"}`, `{"$id":":"}`,
-		`{"unevaluatedProperties":false,"anyOf":[{"properties":{"type":true}}]}`, `{"$defs":{"":{}},"$ref":"#/$defs/"}`, `{"multipleOf":1e-300}`,
+		`{"unevaluatedProperties":false,"anyOf":[{"properties":{"type":true}}]}`, `{"$defs":{"":{}},"$ref":"#/$defs/"}`, `{"multipleOf":1e-300}`, `{"type":[],"maxLength":1e99,"required":["a","a"],"$anchor":"1"}`,
 	} {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, schema []byte) {
 		s, err := Compile(folder("chat.json", string(schema)), oneType(nil))
+		if errors.Is(err, errCompiler) {
+			t.Fatalf("%s: %v", schema, err)
+		}
 		if err != nil {
 			return
 		}

@@ -145,15 +145,7 @@ func (s placed) contradictProperties(known *patterns, bad func(keyword, format s
 
 // number is the value of a keyword that has a number, or nil.
 func (s placed) number(keyword string) *big.Rat {
-	n, ok := s.object[keyword].(json.Number)
-	if !ok {
-		return nil
-	}
-	out, ok := new(big.Rat).SetString(string(n))
-	if !ok {
-		return nil
-	}
-	return out
+	return ratOf(s.object[keyword])
 }
 
 // isOfType reports whether a value has one of the types, or there are none.
@@ -173,8 +165,8 @@ func isOfType(v any, types map[string]bool) bool {
 	case map[string]any:
 		return types["object"]
 	case json.Number:
-		n, ok := new(big.Rat).SetString(string(v))
-		return types["number"] || types["integer"] && ok && n.IsInt()
+		n := ratOf(v)
+		return types["number"] || types["integer"] && n != nil && n.IsInt()
 	}
 	return false
 }

@@ -162,31 +162,38 @@ var pointerEscapes = strings.NewReplacer("~", "~0", "/", "~1")
 func child(at, name string) string { return at + "/" + pointerEscapes.Replace(name) }
 
 // schema notes a schema at a JSON Pointer, part of the resource at another one;
-// base is what its references are relative to. What has the wrong type is left
-// for the compiler to report.
+// base is what its references are relative to.
 func (w *walker) schema(v any, at, resource string, base *url.URL) {
 	if w.c.schemas++; w.c.schemas > maxSchemas {
 		return // which newCompiler reports
 	}
 	if len(at) > maxPointerBytes {
-		w.problem(at[:64]+"...", "the place of a schema takes more than %d bytes to write", maxPointerBytes)
+		w.problem(at[:64]+"...", "the place of a schema takes more than %d bytes to write; shorten names, or nest less", maxPointerBytes)
 		return
 	}
 	object, ok := v.(map[string]any)
-	if ok {
+	switch _, isBool := v.(bool); {
+	case ok:
 		resource, base = w.identify(object, at, resource, base)
+	case !isBool && strings.HasSuffix(at, "/items"):
+		w.problem(at, "is %s; write an object, true or false, and schemas for items by their places in prefixItems", shown(v))
+	case !isBool:
+		w.problem(at, "is %s; a schema is an object, true or false", shown(v))
 	}
 	w.schemas[at] = resource
 	w.placed = append(w.placed, placed{at, v, object})
 	for _, name := range slices.Sorted(maps.Keys(object)) {
 		value, here := object[name], child(at, name)
+		if !w.isWritten(name, value, here) {
+			continue
+		}
 		what := keywords[name]
 		switch what {
 		case 0:
 			if instead, ok := formerly[name]; ok {
 				w.problem(here, "%s is no keyword of draft 2020-12; write %s", name, instead)
 			} else {
-				w.problem(here, "%s is no keyword of draft 2020-12, or not supported", name)
+				w.problem(here, "%s is no keyword of draft 2020-12, or not supported; correct its spelling, or say it in $comment", name)
 			}
 		case schema:
 			w.schema(value, here, resource, base)
@@ -213,20 +220,24 @@ func (w *walker) identify(object map[string]any, at, resource string, base *url.
 	if id, ok := object["$id"].(string); ok {
 		ref, err := url.Parse(id)
 		if err != nil {
-			w.problem(child(at, "$id"), "%v", err)
+			w.problem(child(at, "$id"), "$id is %s, which is no URI reference; write one, as other.json", shown(id))
 			return resource, base
 		}
 		base = base.ResolveReference(ref)
 		base.Fragment, base.RawFragment = "", ""
 		if other, ok := w.resources[base.String()]; ok && other != at {
-			w.problem(child(at, "$id"), "%s is the $id of %s#%s too", base, w.file, other)
+			w.problem(child(at, "$id"), "%s is the $id of %s#%s too; choose another one", base, w.file, other)
 		}
 		w.resources[base.String()] = at
 		resource = at
 	}
 	for _, keyword := range []string{"$anchor", "$dynamicAnchor"} {
 		if anchor, ok := object[keyword].(string); ok {
-			w.anchors[base.String()+"#"+anchor] = at
+			name := base.String() + "#" + anchor
+			if other, ok := w.anchors[name]; ok && other != at {
+				w.problem(child(at, keyword), "%s is the anchor of %s#%s too; choose another name for one of them", anchor, w.file, other)
+			}
+			w.anchors[name] = at
 		}
 	}
 	if anchor, ok := object["$dynamicAnchor"].(string); ok {
@@ -247,7 +258,7 @@ func (w *walker) keyword(name string, value any, at string, base *url.URL) {
 	case (name == "$ref" || name == "$dynamicRef") && isText:
 		ref, err := url.Parse(text)
 		if err != nil {
-			w.problem(at, "%v", err)
+			w.problem(at, "%s is %s, which is no URI reference; write one, as #/$defs/name or other.json", name, shown(text))
 			return
 		}
 		w.refs = append(w.refs, reference{at, base.ResolveReference(ref)})

@@ -158,7 +158,7 @@ func (l *lowering) scopeWithin(scope int32, anchors map[string]*jsonschema.Schem
 // newNode makes a node that stands somewhere and allows everything.
 func (l *lowering) newNode(at place) int32 {
 	if len(l.p.nodes) >= maxNodes {
-		l.fail(at, "with all that it refers to, this is more than %d schemas", maxNodes)
+		l.fail(at, "with all that it refers to, this is more than %d schemas; leave out what no message needs", maxNodes)
 		return 0
 	}
 	l.p.nodes = append(l.p.nodes, node{kinds: kindAny})
@@ -360,7 +360,7 @@ func (l *lowering) number(n int32, s *jsonschema.Schema) int32 {
 	if s.MultipleOf != nil {
 		l.reason(n, kwMultipleOf, "")
 		if rule.multiple = l.decimal(n, kwMultipleOf, s.MultipleOf); rule.multiple.text != nil {
-			l.fail(l.where[n].below("multipleOf"), "has more than %d digits", maxDigits)
+			l.fail(l.where[n].below("multipleOf"), "has more than %d digits; write a coarser step", maxDigits)
 			return 0
 		}
 		for scale := range rule.scales {
@@ -411,7 +411,7 @@ func (l *lowering) decimal(n int32, k keyword, value *big.Rat) decimal {
 	var t tape
 	guards := Guards{Depth: 1, Names: 1, Tokens: 1, WideNumbers: true}
 	if _, why := t.read(fmt.Appendf(nil, "%se%d", text, -places), &guards); why != nil {
-		l.fail(l.where[n].below(keywordNames[k]), "has too many digits")
+		l.fail(l.where[n].below(keywordNames[k]), "has more than %d digits; write a shorter number", maxNumberBytes)
 		return decimal{}
 	}
 	return t.decimal(&t.entries[0])

@@ -142,7 +142,7 @@ func (l *lowering) endless() error {
 	visit = func(n int32) bool {
 		switch state[n] {
 		case open:
-			l.fail(l.where[n], "refers back to itself without going into the message, which would never end")
+			l.fail(l.where[n], "refers back to itself without going into the message, which would never end; let it refer to itself from within properties or items")
 			return false
 		case closed:
 			return true

@@ -81,8 +81,33 @@ func compilePattern(text string, most int) (*pattern, error) {
 	return p, nil
 }
 
+// patternFaults say what is wrong with the part of a pattern that is at fault, and
+// what to do.
+var patternFaults = map[syntax.ErrorCode]string{
+	syntax.ErrMissingParen:          `a group is not closed; close it with ), or write \( for a parenthesis`,
+	syntax.ErrUnexpectedParen:       `a ) closes no group; write \) for a parenthesis`,
+	syntax.ErrMissingRepeatArgument: `%q repeats nothing; write a \ before it for the character`,
+	syntax.ErrInvalidRepeatOp:       `%q repeats what is repeated already; put that between (?: and )`,
+	syntax.ErrInvalidRepeatSize:     `%q repeats from more to less, or more than 1000 times; write {1,1000} at most`,
+	syntax.ErrInvalidCharRange:      `%q is no range and no property of characters; write the lower end first, and names as Unicode has them`,
+	syntax.ErrInvalidCharClass:      `%q is no class of characters`,
+	syntax.ErrInvalidEscape:         `%q is no escape; leave out the \, or write it twice for a backslash`,
+	syntax.ErrInvalidNamedCapture:   `%q is no name that a group can have; write letters, digits and _`,
+	syntax.ErrInvalidPerlOp:         `%q is no group; write (?: for one that captures nothing`,
+	syntax.ErrTrailingBackslash:     `it ends in a backslash; write it twice for one`,
+	syntax.ErrNestingDepth:          `it is nested too deeply`,
+	syntax.ErrLarge:                 `it is too large; shorten repetitions such as {1000}, or use maxLength`,
+}
+
 func patternError(text string, err error) error {
-	return fmt.Errorf("pattern %q: %s", text, strings.TrimPrefix(err.Error(), "error parsing regexp: "))
+	fault := err.Error()
+	if e := (*syntax.Error)(nil); errors.As(err, &e) && patternFaults[e.Code] != "" {
+		fault = patternFaults[e.Code]
+		if strings.Contains(fault, "%q") {
+			fault = fmt.Sprintf(fault, e.Expr)
+		}
+	}
+	return fmt.Errorf("pattern %.100q: %s", text, fault)
 }
 
 // rangeEffort is the effort that goes into a range of characters: several programs
@@ -157,7 +182,7 @@ func translate(pattern string) (string, error) {
 		t.step()
 	}
 	if t.err == nil && t.inClass {
-		t.err = errors.New("a class is not closed")
+		t.err = errors.New("a class is not closed; close it with ], or write \\[ for a bracket")
 	}
 	if t.err != nil {
 		return "", fmt.Errorf("pattern %q: %w", pattern, t.err)
