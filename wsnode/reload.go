@@ -3,6 +3,7 @@ package wsnode
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/clientaddr"
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
@@ -50,7 +51,8 @@ func (n *Node) Reload(read func() (Config, error)) error {
 
 // ReloadSchemas reads the schemas of all routes anew. If one of them is wrong, all
 // stay as they were and the error says what is wrong. It may be called at any
-// time; a message that is being checked is held against what was there before.
+// time; a message that is being checked is held against what was there before. The
+// log names the files whose text has changed.
 func (n *Node) ReloadSchemas() error {
 	err := n.loadSchemas()
 	n.metrics.reloaded(err)
@@ -102,9 +104,28 @@ func (n *Node) loadSchemas() error {
 	if len(problems) > 0 {
 		return errors.Join(problems...)
 	}
+	var changed []string
 	for i, r := range n.cfg.Routes {
-		n.routes[r.Path].checks.Store(sets[i])
-		n.routes[r.Path].outgoing.checks.Store(outgoing[i])
+		route := n.routes[r.Path]
+		changed = append(changed, sets[i].Changed(route.checks.Swap(sets[i]))...)
+		changed = append(changed, outgoing[i].Changed(route.outgoing.checks.Swap(outgoing[i]))...)
 	}
+	n.logChanged(changed)
 	return nil
+}
+
+// maxFilesTold is how many schema files a reload names in the log.
+const maxFilesTold = 20
+
+// logChanged names the schema files that say something else than before.
+func (n *Node) logChanged(files []string) {
+	slices.Sort(files)
+	if files = slices.Compact(files); len(files) == 0 {
+		return
+	}
+	attrs := []any{"files", files[:min(len(files), maxFilesTold)]}
+	if more := len(files) - maxFilesTold; more > 0 {
+		attrs = append(attrs, "and_more", more)
+	}
+	n.log.Info("schemas changed", attrs...)
 }

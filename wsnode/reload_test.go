@@ -2,6 +2,9 @@ package wsnode
 
 import (
 	"errors"
+	"fmt"
+	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -40,13 +43,28 @@ func TestReloadSchemas(t *testing.T) {
 			p.Send(text)
 			p.Want(ws.OpText, text)
 		}
+		told := func(want ...any) {
+			t.Helper()
+			var got []any
+			for _, line := range l.logs.lines(t, "schemas changed") {
+				got = append(got, line["files"])
+			}
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("the log names %v as changed, want %v", got, want)
+			}
+		}
 		echo(kept, short)
+		if err := l.ReloadSchemas(); err != nil {
+			t.Fatal(err)
+		}
+		told()
 
 		files["chat.json"] = &fstest.MapFile{Data: []byte(`{"properties":{"text":{"maxLength":50}}}`)}
 		if err := l.ReloadSchemas(); err != nil {
 			t.Fatal(err)
 		}
 		echo(kept, long)
+		told([]any{"chat.json"})
 
 		files["chat.json"] = &fstest.MapFile{Data: []byte(`{"properties":{"text":{"maxLength":3}}}`)}
 		files["other.json"] = &fstest.MapFile{Data: []byte(`{"maxLenght":5}`)}
@@ -60,17 +78,39 @@ func TestReloadSchemas(t *testing.T) {
 		if err := l.ReloadSchemas(); err == nil || !strings.Contains(err.Error(), "other.json: file does not exist") {
 			t.Errorf("%v, want that other.json is missing", err)
 		}
-		files["other.json"] = &fstest.MapFile{Data: []byte(`{}`)}
+		told([]any{"chat.json"}) // what failed has changed nothing
+		files["other.json"] = &fstest.MapFile{Data: []byte(`true`)}
 		if err := l.ReloadSchemas(); err != nil {
 			t.Fatal(err)
 		}
+		told([]any{"chat.json"}, []any{"chat.json", "other.json"})
 		kept.Send(short)
 		kept.WantClose(1008, "message not allowed")
 		kept.WantEnd()
-		if ok, failed := l.metric("reloads_total", "ok"), l.metric("reloads_total", "failed"); ok != 2 || failed != 2 {
-			t.Errorf("%v reloads and %v that failed are counted, want 2 and 2", ok, failed)
+		if ok, failed := l.metric("reloads_total", "ok"), l.metric("reloads_total", "failed"); ok != 3 || failed != 2 {
+			t.Errorf("%v reloads and %v that failed are counted, want 3 and 2", ok, failed)
 		}
 	})
+}
+
+// A file of several routes is named once, and of very many some.
+func TestChangedSchemasAreTold(t *testing.T) {
+	book := &logbook{}
+	n := &Node{log: slog.New(slog.NewJSONHandler(book, nil))}
+	n.logChanged(nil)
+	n.logChanged([]string{"b.json", "a.json", "b.json"})
+	var many []string
+	for i := range maxFilesTold + 3 {
+		many = append(many, fmt.Sprintf("%02d.json", i))
+	}
+	n.logChanged(many)
+	lines := book.lines(t, "schemas changed")
+	if len(lines) != 2 || !reflect.DeepEqual(lines[0]["files"], []any{"a.json", "b.json"}) || lines[0]["and_more"] != nil {
+		t.Fatalf("%v", lines)
+	}
+	if files := lines[1]["files"].([]any); len(files) != maxFilesTold || files[0] != "00.json" || lines[1]["and_more"] != 3.0 {
+		t.Errorf("%v", lines[1])
+	}
 }
 
 // Limits, origins and trusted proxies are exchanged under open sockets, all of

@@ -1,6 +1,8 @@
 package schema
 
 import (
+	"crypto/sha256"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -15,6 +17,7 @@ type Set struct {
 	untyped       bool            // there is one type, whatever messages say
 	nodes         []int32         // of the types
 	names         map[string]bool // properties that schemas declare
+	files         map[string][sha256.Size]byte
 	program       *program
 	spare         atomic.Pointer[run]
 	runs          sync.Pool // of *run, when there are several at once
@@ -26,6 +29,7 @@ func newSet(cfg *Config, docs []*document) *Set {
 		key:           keyOf([]byte(cfg.Discriminator)),
 		guards:        cfg.Guards,
 		names:         map[string]bool{cfg.Discriminator: true},
+		files:         make(map[string][sha256.Size]byte, len(docs)),
 	}
 	for i, t := range cfg.Types {
 		s.typeNames = append(s.typeNames, t.Name)
@@ -33,12 +37,29 @@ func newSet(cfg *Config, docs []*document) *Set {
 	}
 	s.types.name, s.types.key, s.types.texts = s.discriminator, s.key, newTextTable(s.typeNames)
 	for _, d := range docs {
+		s.files[d.file] = d.sum
 		for name := range d.names {
 			s.names[name] = true
 		}
 	}
 	s.runs.New = func() any { return &run{p: s.program} }
 	return s
+}
+
+// Changed returns the schema files of a Set whose text is another one than in the
+// Set before, by name. Both may be nil.
+func (s *Set) Changed(before *Set) []string {
+	if s == nil || before == nil {
+		return nil
+	}
+	var out []string
+	for file, sum := range s.files {
+		if before.files[file] != sum {
+			out = append(out, file)
+		}
+	}
+	slices.Sort(out)
+	return out
 }
 
 // keepBytes is how large the memory of a run may be to be kept.

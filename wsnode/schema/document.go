@@ -2,6 +2,7 @@ package schema
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -35,6 +36,7 @@ type document struct {
 	file  string
 	url   string // under which references find it
 	value any
+	sum   [sha256.Size]byte // of its text
 
 	// found by walk
 	schemas   map[string]string            // the JSON Pointers at which schemas stand -> that of their resource
@@ -86,7 +88,7 @@ func readDocument(file, at string, text []byte) (*document, error) {
 		return nil, fmt.Errorf("%s:%d:%d: %w", file, line, column, e.Err)
 	}
 	return &document{
-		file: file, url: at, value: v,
+		file: file, url: at, value: v, sum: sha256.Sum256(text),
 		schemas: map[string]string{}, resources: map[string]string{}, anchors: map[string]string{}, dynamic: map[string]map[string]string{}, names: map[string]bool{},
 	}, nil
 }
