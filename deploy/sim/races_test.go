@@ -115,7 +115,7 @@ var apart = []race{
 		name: "a node without a word from its authority closes its sockets",
 		off: rules{tap: func(_ *link, m proto.Message) {
 			if w := asAttach(m).GetWelcome(); w != nil {
-				w.SessionFence = nil
+				w.SessionFence, w.SocketLife = nil, nil
 			}
 		}},
 		schedule: func(w *world, _ bool) {
@@ -238,7 +238,7 @@ type oneFence struct{ storage.Store }
 func (s oneFence) Instances(ctx context.Context) ([]storage.Instance, error) {
 	all, err := s.Store.Instances(ctx)
 	for i := range all {
-		all[i].SessionFence = 0
+		all[i].SessionFence, all[i].SocketLife = 0, 0
 	}
 	return all, err
 }
