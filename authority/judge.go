@@ -107,8 +107,8 @@ func (s *Service) redeemStored(ctx context.Context, b *batch, c *caller, instanc
 		s.begin(&b.sessions[i], a, c, instance, now)
 		b.redemptions = append(b.redemptions, storage.Redemption{
 			Token: a.token, Session: &b.sessions[i],
-			SubjectSessions: a.room(tighter(a.token.Limits.SessionsPerSubject, s.cfg.Sessions.PerSubject)),
-			TenantSessions:  a.room(s.cfg.Sessions.PerTenant),
+			SubjectSessions: tighter(a.token.Limits.SessionsPerSubject, s.cfg.Sessions.PerSubject),
+			TenantSessions:  s.cfg.Sessions.PerTenant,
 			CloseOldest:     s.cfg.Sessions.AtLimit == CloseOldest, KeepReplaced: s.cfg.keepReplaced(), Renews: a.renews,
 		})
 		b.open = append(b.open, a)

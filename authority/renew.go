@@ -3,7 +3,6 @@ package authority
 import (
 	"context"
 	"fmt"
-	"math"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
@@ -29,7 +28,8 @@ func (a *attempt) renewal() bool { return a.renews != storage.SessionID{} }
 
 // judgeRenewals refuses renewals of sessions that are over, or that are not of
 // the same node, tenant, subject and audience. A session that ends after this
-// look leaves one in its place that its token would have opened anyway.
+// look leaves one in its place that its token would have opened anyway, and that
+// finds no room which another has not.
 func (s *Service) judgeRenewals(ctx context.Context, attempts []attempt, instance storage.InstanceID) error {
 	var renewing []*attempt
 	var ids []storage.SessionID
@@ -54,13 +54,4 @@ func (s *Service) judgeRenewals(ctx context.Context, attempts []attempt, instanc
 		}
 	}
 	return nil
-}
-
-// room is the bound on sessions for an attempt: the session that a renewal
-// renews is counted, and must not stand in its way. Zero is no bound.
-func (a *attempt) room(bound uint32) uint32 {
-	if !a.renewal() || bound == 0 || bound == math.MaxUint32 {
-		return bound
-	}
-	return bound + 1
 }

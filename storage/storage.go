@@ -382,7 +382,7 @@ type Redemption struct {
 	// sets AsOf and all that is taken from the token.
 	Session *Session
 	// These bound the live sessions of the token's subject and of its tenant,
-	// this one included; zero is no bound.
+	// this one included, and the one that it renews not; zero is no bound.
 	SubjectSessions, TenantSessions uint32
 	// CloseOldest has the subject's oldest sessions end where its bound is
 	// reached, each with an entry of the log, instead of this one be refused.

@@ -146,6 +146,7 @@ func TestFoundSeeds(t *testing.T) {
 	for seed, what := range map[uint64]string{
 		434:  "counts that were not told are told after a snapshot of the same history",
 		1257: "a session that is revoked by its id is not renewed in its grace by a token from before",
+		3565: "a session that has ended makes no room for one that would renew it",
 	} {
 		t.Run(what, func(t *testing.T) { randomSeed(t, seed) })
 	}

@@ -71,6 +71,10 @@ func lineNext(state any, in historyCall) (want string, after any) {
 			want, s.line = "1", strings.ReplaceAll(s.line, string(rune(n)), "")
 		}
 	case "redeem":
+		counted := len(s.line)
+		if live(s.line, in.renews) {
+			counted--
+		}
 		switch {
 		case !s.stored[n]:
 			want = "unknown"
@@ -82,12 +86,12 @@ func lineNext(state any, in historyCall) (want string, after any) {
 			want = storage.ErrLocked.Error()
 		case s.used[n]:
 			want = "retried"
-		case len(s.line) >= historyLimit && !in.closeOldest:
+		case counted >= historyLimit && !in.closeOldest:
 			want = storage.ErrSessionLimit.Error()
 		default:
 			var kept, ended string
 			for i := range len(s.line) {
-				if x := s.line[i]; len(s.line)-len(ended) >= historyLimit && x != in.renews {
+				if x := s.line[i]; counted-len(ended) >= historyLimit && x != in.renews {
 					ended += string(rune(x))
 				} else {
 					kept += string(rune(x))

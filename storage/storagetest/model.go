@@ -238,9 +238,10 @@ func (m *model) decide(r storage.Redemption, asOf storage.Revision) storage.Rede
 		if u.session.Token == t.ID {
 			used++
 		}
-		if u.live && u.session.Tenant == t.Tenant {
+		whose := u.session.Tenant == t.Tenant && u.session.Subject == t.Subject
+		if u.live && u.session.Tenant == t.Tenant && !(whose && u.session.ID == r.Renews) {
 			tenant++
-			if u.session.Subject == t.Subject {
+			if whose {
 				subject++
 			}
 		}

@@ -87,9 +87,19 @@ var oldestCases = []testCase{
 			ids = append(ids, f.opened(time.Duration(i)*time.Second, 0).Session.ID)
 		}
 		r := f.opened(9*time.Second, 3, func(r *storage.Redemption) { r.Renews = ids[1] })
-		f.equal("replaced", replaced(r), []storage.SessionID{ids[0], ids[2], ids[3]})
+		f.equal("replaced", replaced(r), []storage.SessionID{ids[0], ids[2]})
 		f.pause()
 		f.equal("live", []any{f.live(ids[1]) != nil, f.live(ids[4]) != nil}, []any{true, true})
+	}},
+	{"a session that has ended makes no room for one that would renew it", func(f *fixture) {
+		old := f.opened(time.Second, 1).Session.ID
+		f.equal("replaced", replaced(f.opened(2*time.Second, 1)), []storage.SessionID{old})
+		second := f.opened(3*time.Second, 2)
+		f.equal("replaced by a third", len(replaced(second)), 0)
+		r := f.opened(4*time.Second, 2, func(r *storage.Redemption) { r.Renews = old })
+		f.equal("replaced by the renewal", len(replaced(r)), 1)
+		f.pause()
+		f.equal("live", f.Stats().Sessions, 2)
 	}},
 	{"at most 100 end at once", func(f *fixture) {
 		for i := range 103 {

@@ -78,15 +78,15 @@ const (
 )
 
 // oldest are the sessions that r ends, for there to be room for one more of its
-// subject: the oldest, but not the one that it renews.
-func (l *Ledger) oldest(r *storage.Redemption, subject uint32) (out []uint32) {
+// subject: the oldest, but not the one that it renews, if one of them is that.
+func (l *Ledger) oldest(r *storage.Redemption, subject, renewed uint32) (out []uint32) {
 	c := l.subjects.at(subject)
 	if c.newest == 0 {
 		return nil
 	}
 	first := l.uses.at(c.newest).next
 	most := min(maxReplaced, max(maxReplacing-len(l.fresh), 1))
-	for i, left := first, c.n; left >= r.SubjectSessions && len(out) < most; {
+	for i, left := first, c.n-renewed; left >= r.SubjectSessions && len(out) < most; {
 		u := l.uses.at(i)
 		if u.session != r.Renews {
 			out = append(out, i)

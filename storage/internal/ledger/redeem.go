@@ -179,13 +179,14 @@ func (l *Ledger) redeem(r *storage.Redemption, s *storage.Session, asOf storage.
 	whose := l.subjects.place(l.keys.key(t.Tenant, t.Subject))
 	tenant := l.tenants.place(l.keys.key(t.Tenant, ""))
 	var old []uint32
-	if r.SubjectSessions > 0 && l.subjects.at(whose).n >= r.SubjectSessions {
+	renewed := l.renewed(r, whose)
+	if r.SubjectSessions > 0 && l.subjects.at(whose).n-renewed >= r.SubjectSessions {
 		if !r.CloseOldest {
 			return refused(storage.ErrSessionLimit)
 		}
-		old = l.oldest(r, whose)
+		old = l.oldest(r, whose, renewed)
 	}
-	if r.TenantSessions > 0 && l.tenants.at(tenant).n-uint32(len(old)) >= r.TenantSessions {
+	if r.TenantSessions > 0 && l.tenants.at(tenant).n-renewed-uint32(len(old)) >= r.TenantSessions {
 		return refused(storage.ErrSessionLimit)
 	}
 	var replaced []storage.Replaced
@@ -286,6 +287,22 @@ func (l *Ledger) revokedBy(t *storage.Token, s *storage.Session, upTo uint64) (b
 		return by != 0
 	})
 	return by
+}
+
+// renewed is how many of a subject's live sessions r renews, which do not count
+// beside it: one that has ended in the meantime makes no room.
+func (l *Ledger) renewed(r *storage.Redemption, subject uint32) uint32 {
+	if r.Renews == (storage.SessionID{}) {
+		return 0
+	}
+	i := l.bySession.Get(r.Renews)
+	if i == 0 {
+		return 0
+	}
+	if u := l.uses.at(i); u.ended || u.subject != subject {
+		return 0
+	}
+	return 1
 }
 
 // renewsRevoked reports whether a newer entry than r's token hits the session that
