@@ -174,6 +174,9 @@ func (l *lab) shutdown() {
 	if c := l.addresses.Counts(); c.Sockets != 0 || c.Unauthenticated != 0 || l.rejecting.Load() != 0 {
 		l.t.Errorf("counts after the end: %+v, %d rejecting", c, l.rejecting.Load())
 	}
+	if n := l.driver.Queued(); n != 0 {
+		l.t.Errorf("%d bytes are queued after the end", n)
+	}
 	if n := l.Sessions(); n != 0 || l.sessions.byToken.peers != 0 || l.sessions.bySubject.peers != 0 {
 		l.t.Errorf("%d sessions after the end", n)
 	}

@@ -169,6 +169,7 @@ func newMetrics(reg prometheus.Registerer, n *Node) (*metrics, error) {
 			return float64(parked)
 		}),
 		gauge("sessions", "Live sessions.", func() float64 { return float64(n.sessions.count()) }),
+		gauge("outbound_queued_bytes", "Memory that holds what waits for peers to read it.", func() float64 { return float64(n.driver.Queued()) }),
 		gauge("admitting", "1 while new handshakes are admitted.", func() float64 {
 			if n.Ready() == nil {
 				return 1

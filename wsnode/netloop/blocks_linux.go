@@ -1,5 +1,7 @@
 package netloop
 
+import "sync/atomic"
+
 // blockBytes is what one block holds.
 const blockBytes = 4096
 
@@ -38,6 +40,8 @@ type blocks struct {
 	bare uint32 // list of those without
 	kept int    // length of free
 	end  uint32 // first number that was never used
+
+	held atomic.Int64 // used, for whoever counts from elsewhere
 }
 
 // keepBlocks is how many unused blocks keep their memory.
@@ -78,12 +82,14 @@ func (p *blocks) take(f *Frame) uint32 {
 		b.b = new([blockBytes]byte)
 	}
 	p.used += b.takes()
+	p.held.Store(int64(p.used))
 	return i
 }
 
 func (p *blocks) give(i uint32) {
 	b := p.all.at(i)
 	p.used -= b.takes()
+	p.held.Store(int64(p.used))
 	if b.shared == nil && p.kept < keepBlocks {
 		b.next, p.free = p.free, i
 		p.kept++

@@ -54,6 +54,7 @@ type conn struct {
 	gone    bool // the reader has ended: no turn may begin
 	posts   []func(now time.Time, out []byte) []byte
 	pending []byte // to be sent
+	sending int    // bytes of the write under way, or 0
 	spare   []byte // the buffer that was sent last
 	failure error  // of the first write that failed
 }
@@ -344,9 +345,11 @@ func (c *conn) flush() error {
 		b := c.pending
 		c.pending = c.spare[:0]
 		c.spare = nil
+		c.sending = len(b)
 		c.mu.Unlock()
 		err := c.write(b)
 		c.mu.Lock()
+		c.sending = 0
 		if c.failure = err; err != nil {
 			c.cut(err) // wakes the reader
 		}

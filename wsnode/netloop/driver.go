@@ -25,6 +25,7 @@ type driver interface {
 	Stop()
 	Close()
 	Wait(ctx context.Context) error
+	Queued() int
 }
 
 // NewDriver makes a driver of the connections that opener lets in.
@@ -88,4 +89,13 @@ func (d *Driver) Wait(ctx context.Context) error {
 func (d *Driver) Handshakes() (underWay, parked int) {
 	s := d.portable.shakes
 	return int(s.count.Load()), int(s.parked.Load())
+}
+
+// Queued is how many bytes of memory hold what waits for peers to read it.
+func (d *Driver) Queued() int {
+	n := d.portable.Queued()
+	if d.loops != nil {
+		n += d.loops.Queued()
+	}
+	return n
 }

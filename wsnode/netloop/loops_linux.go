@@ -170,6 +170,17 @@ func (d *loops) Wait(ctx context.Context) error {
 	return nil
 }
 
+// Queued implements driver.
+func (d *loops) Queued() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n := 0
+	for _, l := range d.all {
+		n += int(l.blocks.held.Load()) * blockBytes
+	}
+	return n
+}
+
 // least is the loop with the fewest connections; from, if it is one of them.
 func (d *loops) least(from *loop) *loop {
 	least := from

@@ -161,6 +161,19 @@ func (p *Portable) stop() []*conn {
 	return all
 }
 
+// Queued is how many bytes wait for peers to read them.
+func (p *Portable) Queued() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	n := 0
+	for c := range p.conns {
+		c.mu.Lock() // never held by who waits for p.mu
+		n += len(c.pending) + c.sending
+		c.mu.Unlock()
+	}
+	return n
+}
+
 func (p *Portable) hasGivenUp() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
