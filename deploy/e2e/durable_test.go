@@ -178,18 +178,8 @@ func TestFailedSyncStopsTheAuthority(t *testing.T) {
 
 // A full disk refuses what does not fit and goes on when there is room again.
 func TestFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Fatal("mounting a small disk needs root: run as root, as CI does")
-	}
 	s := prepare(t)
-	disk := filepath.Join(s.dir, "disk")
-	if err := os.Mkdir(disk, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=48m,mode=0700", "tmpfs", disk).CombinedOutput(); err != nil {
-		t.Fatalf("mount: %v %s", err, out)
-	}
-	t.Cleanup(func() { _ = exec.Command("umount", "-l", disk).Run() })
+	disk := smallDisk(t, filepath.Join(s.dir, "disk"), "48m")
 	if out, err := exec.Command("cp", "-a", s.state+"/.", disk).CombinedOutput(); err != nil {
 		t.Fatalf("copy: %v %s", err, out)
 	}
@@ -242,6 +232,22 @@ func TestFullDisk(t *testing.T) {
 		}
 	}
 	t.Logf("%d tokens acknowledged around the full disk", len(acknowledged))
+}
+
+// smallDisk mounts one at path.
+func smallDisk(t *testing.T, path, size string) string {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("mounting a small disk needs root: run as root, as CI does")
+	}
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size="+size+",mode=0700", "tmpfs", path).CombinedOutput(); err != nil {
+		t.Fatalf("mount: %v %s", err, out)
+	}
+	t.Cleanup(func() { _ = exec.Command("umount", "-l", path).Run() })
+	return path
 }
 
 // fill takes the disk's room but for three megabytes.
