@@ -279,7 +279,10 @@ func (f *fleet) close() error {
 		}
 		return errs
 	}
-	errs := append(stop(f.visitors), stop(f.nodes)...)
+	errs := stop(f.visitors)
+	if err := errors.Join(stop(f.nodes)...); err != nil { // the authority may have too much to do yet to hear them
+		f.lab.say("  a node did not end well: %v", err)
+	}
 	if f.authority != nil {
 		errs = append(errs, f.authority.stop())
 	}

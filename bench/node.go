@@ -21,6 +21,9 @@ import (
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
 )
 
+// wsMessage is what is echoed and broadcast: 128 bytes.
+const wsMessage = `{"type":"chat","id":"01KB7Q8V7Y3N6M2K5T0R4W1X8C","room":"general","text":"It seems faster","sent_at":"2026-11-24T09:30:15.250Z"}`
+
 // serveNode is a node as gatehouse-node runs it: its limits are
 // all on but set so high that a load from one address passes them. Its route is
 // unchecked.
@@ -93,7 +96,12 @@ func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
 	go func() { ended <- n.Serve(l, over) }() // ends by Shutdown
 	return &server{
 		addr: l.Addr().String(),
-		do:   map[string]func(order) (answer, error){"gauges": func(order) (answer, error) { return gaugesOf(registry) }},
+		do: map[string]func(order) (answer, error){
+			"gauges": func(order) (answer, error) { return gaugesOf(registry) },
+			"broadcast": func(order) (answer, error) {
+				return answer{}, n.Broadcast(deliver.To{All: true}, deliver.Text, []byte(wsMessage))
+			},
+		},
 		close: func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			defer cancel()

@@ -100,13 +100,33 @@ func (c *visitors) open(o order) error {
 			if text == "" {
 				return fmt.Errorf("token refused: %s", r.GetError().GetMessage())
 			}
-			if err := c.conns.open(dialFrom(from[j], o.Visitors.Addr), text); err != nil {
+			if err := c.come(dialFrom(from[j], o.Visitors.Addr), text, req.GetRequests()[j]); err != nil {
 				return fmt.Errorf("socket %d: %w", o.Visitors.First+i*batch+j, err)
 			}
 		}
 		return nil
 	}))
 	return err
+}
+
+// comings is how often a client comes whose node has no time for it.
+const comings = 10
+
+// come opens a socket. Where the node is too busy it comes again as it is told to,
+// with a token of its own each time: the one before may have been redeemed.
+func (c *visitors) come(dial dialer, text string, again *pb.IssueTokenRequest) error {
+	for n := 1; ; n++ {
+		err := c.conns.open(dial, text)
+		if n == comings || !errors.Is(err, errBusy) {
+			return err
+		}
+		time.Sleep(2 * time.Second) // the node's Retry-After
+		t, err := pb.NewTokenServiceClient(c.login).IssueToken(context.Background(), again)
+		if err != nil {
+			return err
+		}
+		text = t.GetToken()
+	}
 }
 
 func dialFrom(from netip.Addr, addr string) dialer {

@@ -17,7 +17,6 @@ import (
 const (
 	wsPath    = "/ws"
 	wsPayload = len(wsMessage)
-	wsMessage = `{"type":"chat","id":"01KB7Q8V7Y3N6M2K5T0R4W1X8C","room":"general","text":"It seems faster","sent_at":"2026-11-24T09:30:15.250Z"}` // 128 bytes
 	wsKey     = "dGhlIHNhbXBsZSBub25jZQ=="
 	wsAccept  = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 )
@@ -39,6 +38,9 @@ func wsText(mask [4]byte) (frame, answer []byte) {
 	return append(frame, payload...), answer
 }
 
+// errBusy says that a node asks its client to come again.
+var errBusy = errors.New("opening handshake refused: 503, come again")
+
 // readAnswer reads the answer to an opening handshake.
 func readAnswer(r *bufio.Reader) error {
 	first := true
@@ -47,6 +49,9 @@ func readAnswer(r *bufio.Reader) error {
 		line, err := r.ReadSlice('\n')
 		if err != nil {
 			return fmt.Errorf("answer to the opening handshake: %w", err)
+		}
+		if first && bytes.HasPrefix(line, []byte("HTTP/1.1 503 ")) {
+			return errBusy
 		}
 		if first && !bytes.HasPrefix(line, []byte("HTTP/1.1 101 ")) {
 			return fmt.Errorf("opening handshake refused: %s", bytes.TrimSpace(line))
