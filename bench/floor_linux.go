@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
 	"syscall"
 	"unsafe"
 
@@ -24,6 +26,9 @@ type floor struct {
 	wait            syscall.RawConn // parks the loop in Go's netpoller
 	buf             []byte          // what is read, and echoed from, in place
 	partial         map[int][]byte  // what came in part, by descriptor
+
+	mu    sync.Mutex // guards conns
+	conns []int
 }
 
 func serveFloor(spec) (*server, error) {
@@ -53,7 +58,24 @@ func serveFloor(spec) (*server, error) {
 	}
 	go f.run() // ends with the process
 	port := bound.(*unix.SockaddrInet4).Port
-	return &server{addr: fmt.Sprintf("127.0.0.1:%d", port), close: func() error { return nil }}, nil
+	return &server{
+		addr:  fmt.Sprintf("127.0.0.1:%d", port),
+		do:    map[string]func(order) (answer, error){"broadcast": func(order) (answer, error) { return answer{}, f.broadcast() }},
+		close: func() error { return nil },
+	}, nil
+}
+
+// broadcast writes a message to every connection.
+func (f *floor) broadcast() error {
+	_, message := wsText([4]byte{})
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, fd := range f.conns {
+		if n := rawCall(unix.SYS_WRITE, uintptr(fd), unsafe.Pointer(&message[0]), len(message)); n != len(message) {
+			return fmt.Errorf("floor: a write says %d", n)
+		}
+	}
+	return nil
 }
 
 func (f *floor) watch(fd int) error {
@@ -74,8 +96,7 @@ func (f *floor) run() {
 			if int(e.Fd) == f.listener {
 				f.accept()
 			} else if !f.readable(int(e.Fd)) {
-				delete(f.partial, int(e.Fd))
-				_ = unix.Close(int(e.Fd))
+				f.end(int(e.Fd))
 			}
 		}
 	}
@@ -89,8 +110,24 @@ func (f *floor) accept() {
 		}
 		if f.watch(fd) != nil {
 			_ = unix.Close(fd)
+			continue
 		}
+		f.mu.Lock()
+		f.conns = append(f.conns, fd)
+		f.mu.Unlock()
 	}
+}
+
+func (f *floor) end(fd int) {
+	delete(f.partial, fd)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if i := slices.Index(f.conns, fd); i >= 0 {
+		last := len(f.conns) - 1
+		f.conns[i] = f.conns[last]
+		f.conns = f.conns[:last]
+	}
+	_ = unix.Close(fd)
 }
 
 // readable serves what a connection has sent, and reports whether it goes on.

@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -50,6 +51,8 @@ var benchmarks = []benchmark{
 	{name: "ws", about: "echo and opening handshake beside other WebSocket servers", run: benchWS},
 	{name: "wss", about: "the same and idle sockets over TLS", run: benchWSS},
 	{name: "ws-many", about: "echo and idle sockets, from 100 to 17,000 connections (long)", run: benchWSMany, long: true},
+	{name: "ws-broadcast", about: "one message to 10,000 sockets (long)", run: benchBroadcast, long: true},
+	{name: "hostile", about: "8,000 clients that are slow or do not read, beside honest ones (long)", run: benchHostile, long: true},
 	{name: "million", about: "1,000,000 idle authenticated sockets of several nodes, or -sockets; a revocation and an echo among them (long)", run: benchMillion, long: true},
 }
 
@@ -69,6 +72,7 @@ type lab struct {
 	keysMade bool
 	children []*child
 	ended    time.Duration // CPU time of those that have ended
+	saying   sync.Mutex    // guards progress
 	progress io.Writer
 	report   *Report
 }
@@ -80,6 +84,8 @@ const leastSockets = 100
 var errNoRoom = errors.New("no room")
 
 func (l *lab) say(format string, args ...any) {
+	l.saying.Lock()
+	defer l.saying.Unlock()
 	fmt.Fprintf(l.progress, "bench: "+format+"\n", args...)
 }
 
@@ -127,11 +133,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		rounds: *rounds, patience: *patience, interval: *interval, sockets: *sockets, warmup: *interval / 4, settle: min(200*time.Millisecond, *interval),
 		profile: *profile, progress: stderr,
 	}
-	if err := l.measureAll(ctx, *dir, *pin, chosen); err != nil {
-		fmt.Fprintln(stderr, "bench: error:", err)
-		return 1
-	}
+	failed := l.measureAll(ctx, *dir, *pin, chosen)
 	switch {
+	case l.report == nil: // there is nothing to tell
 	case *asJSON:
 		out := json.NewEncoder(stdout)
 		out.SetIndent("", "  ")
@@ -141,7 +145,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	default:
 		err = l.report.writeText(stdout)
 	}
-	if err != nil {
+	if err := errors.Join(failed, err); err != nil { // what was found before it is told all the same
 		fmt.Fprintln(stderr, "bench: error:", err)
 		return 1
 	}

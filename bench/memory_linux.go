@@ -14,6 +14,11 @@ import (
 // memoryNow reads what this process holds, once the collector has been through.
 func memoryNow() memory {
 	debug.FreeOSMemory()
+	return memoryAsItIs()
+}
+
+// memoryAsItIs reads what this process holds, garbage too.
+func memoryAsItIs() memory {
 	heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
 	metrics.Read(heap)
 	m := memory{Heap: int64(heap[0].Value.Uint64())}

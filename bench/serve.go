@@ -55,18 +55,20 @@ var servers = map[string]func(spec) (*server, error){
 	"gws":       serveGws,
 	"gorilla":   serveGorilla,
 	"visitors":  serveVisitors,
+	"hostile":   serveHostile,
 	"floor":     serveFloor,
 }
 
 // order is what the load's process asks of a server's, a JSON line on stdin.
 type order struct {
-	Do   string // "usage", "memory", "profile", "unprofile" or one of the server's own
+	Do   string // "usage", "memory", "garbage" (the same without a collection), "profile", "unprofile" or one of the server's own
 	File string // where profiles go, without its ending
 	// Of the server's own.
 	For      time.Duration
 	Time     time.Time
 	Count    int
 	Visitors visitorsOrder
+	Manner   string // of hostile clients
 }
 
 // visitorsOrder is which sockets visitors are to open.
@@ -91,6 +93,8 @@ type answer struct {
 	Commits         commits
 	Took            time.Duration
 	Latency         []time.Duration
+	Ended           int64 // here and below: of hostile clients
+	TurnedAway      int64
 }
 
 // memory is what a process holds, in bytes; 0 where it cannot be told.
@@ -137,6 +141,8 @@ func serveOrders(arg string, in *json.Decoder, out *json.Encoder) (err error) {
 			}
 		case "memory":
 			a.Memory = memoryNow()
+		case "garbage":
+			a.Memory = memoryAsItIs()
 		case "profile":
 			if profile, err = os.Create(o.File + ".cpu.pprof"); err == nil {
 				err = pprof.StartCPUProfile(profile)

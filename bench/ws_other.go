@@ -19,6 +19,12 @@ func benchWSS(context.Context, *lab) error { return errNeedsLinux }
 
 func benchMillion(context.Context, *lab) error { return errNeedsLinux }
 
+func benchBroadcast(context.Context, *lab) error { return errNeedsLinux }
+
+func benchHostile(context.Context, *lab) error { return errNeedsLinux }
+
+func serveHostile(spec) (*server, error) { return nil, errNeedsLinux }
+
 func serveVisitors(spec) (*server, error) { return nil, errNeedsLinux }
 
 func serveFloor(spec) (*server, error) { return nil, errNeedsLinux }
