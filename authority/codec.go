@@ -145,6 +145,8 @@ func (a *asked) read(data []byte, audience *string) bool {
 			item.Audience = *audience
 		case 7:
 			item.RenewsSessionId = body
+		case 8:
+			item.Span = body
 		default:
 			return false
 		}

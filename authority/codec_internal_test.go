@@ -18,7 +18,7 @@ func redeemRequests() []*pb.RedeemRequest {
 		return &pb.RedeemItem{
 			TokenId: make([]byte, 16), Digest: make([]byte, 32), SessionId: []byte("0123456789abcdef"), Audience: "chat",
 			Observed:      &pb.Observation{Ip: []byte{192, 0, 2, 1}, UserAgent: []byte("Mozilla/5.0"), Origin: []byte("https://app.example.com"), ClientCertificateSha256: make([]byte, 32)},
-			SingleUseOnly: true, RenewsSessionId: make([]byte, 16),
+			SingleUseOnly: true, RenewsSessionId: make([]byte, 16), Span: make([]byte, 24),
 		}
 	}
 	other := full()

@@ -37,7 +37,7 @@ func (s *Service) redeemBatch(ctx context.Context, c *caller, instance storage.I
 	now := s.now()
 	s.metrics.batches.Inc()
 	defer func() { s.metrics.batch(len(items), s.now().Sub(now)) }()
-	ctx, end := s.tracing.batch(ctx, len(items))
+	ctx, end := s.tracing.batch(ctx, items)
 	defer end()
 	b := newBatch(len(items))
 	for i, item := range items {
@@ -171,6 +171,9 @@ func (a *attempt) parse(item *pb.RedeemItem) error {
 	}
 	if err := a.parseRenewal(); err != nil {
 		return err
+	}
+	if n := len(item.GetSpan()); n != 0 && n != spanBytes {
+		return invalid("span", "%d bytes, want %d, or none", n, spanBytes)
 	}
 	o := item.GetObserved()
 	ip, ok := netip.AddrFromSlice(o.GetIp())

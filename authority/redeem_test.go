@@ -367,6 +367,7 @@ func TestHostileHandshakeFailsAlone(t *testing.T) {
 		{"no observation", broken(n, func(it *pb.RedeemItem) { it.Observed = nil }), "items[0].observed.ip: 0 bytes, want 4 or 16"},
 		{"User-Agent not cut", broken(n, func(it *pb.RedeemItem) { it.Observed.UserAgent = make([]byte, 513) }), "items[0].observed.user_agent: 513 bytes are above 512"},
 		{"a certificate's hash of another length", broken(n, func(it *pb.RedeemItem) { it.Observed.ClientCertificateSha256 = make([]byte, 20) }), "items[0].observed.client_certificate_sha256: 20 bytes, want 32, or none"},
+		{"a span of another length", broken(n, func(it *pb.RedeemItem) { it.Span = make([]byte, 16) }), "items[0].span: 16 bytes, want 24, or none"},
 		{"Origin not cut", broken(n, func(it *pb.RedeemItem) { it.Observed.Origin = make([]byte, 513) }), "items[0].observed.origin: 513 bytes are above 512"},
 		{"no audience", broken(n, func(it *pb.RedeemItem) { it.Audience = "" }), "items[0].audience: required, 1 to 128 bytes"},
 	} {

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/stats"
 
+	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
@@ -86,14 +87,34 @@ func (p parent) Extract(ctx context.Context, from propagation.TextMapCarrier) co
 }
 
 // batch begins a trace of its own for a batch of redemptions, linked to the
-// stream's, which goes on for hours.
-func (t *tracing) batch(ctx context.Context, tokens int) (context.Context, func()) {
+// stream's, which goes on for hours, and to the spans of nodes that wait for it.
+func (t *tracing) batch(ctx context.Context, items []*pb.RedeemItem) (context.Context, func()) {
 	if t == nil {
 		return ctx, func() {}
 	}
-	ctx, span := t.tracer.Start(ctx, "redeem batch", trace.WithNewRoot(), trace.WithLinks(trace.LinkFromContext(ctx)),
-		trace.WithAttributes(attribute.Int("gatehouse.tokens", tokens)))
+	links := []trace.Link{trace.LinkFromContext(ctx)}
+	for _, item := range items {
+		if span, ok := waitingSpan(item.GetSpan()); ok {
+			links = append(links, trace.Link{SpanContext: span})
+		}
+	}
+	ctx, span := t.tracer.Start(ctx, "redeem batch", trace.WithNewRoot(), trace.WithLinks(links...),
+		trace.WithAttributes(attribute.Int("gatehouse.tokens", len(items))))
 	return ctx, func() { span.End() }
+}
+
+// spanBytes is the length of what names a span of a node.
+const spanBytes = len(trace.TraceID{}) + len(trace.SpanID{})
+
+func waitingSpan(b []byte) (trace.SpanContext, bool) {
+	if len(b) != spanBytes {
+		return trace.SpanContext{}, false
+	}
+	var c trace.SpanContextConfig
+	copy(c.SpanID[:], b[copy(c.TraceID[:], b):])
+	c.TraceFlags, c.Remote = trace.FlagsSampled, true
+	span := trace.NewSpanContext(c)
+	return span, span.IsValid()
 }
 
 // completed makes the span of a receipt, from the commit of its entry, within

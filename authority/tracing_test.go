@@ -1,6 +1,7 @@
 package authority_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -75,9 +76,13 @@ func TestSpans(t *testing.T) {
 	f.equal("wait", []any{wait.SpanContext.TraceID(), wait.Parent.SpanID(), describe(wait)}, []any{callersTrace, call.SpanContext.SpanID(), "gatehouse.items=1 Unset"})
 
 	a := f.node("node-1")
-	a.grant(a.item(issued.GetToken()))
+	waits := append(bytes.Repeat([]byte{7}, 16), bytes.Repeat([]byte{8}, 8)...)
+	a.grant(a.item(issued.GetToken(), func(it *pb.RedeemItem) { it.Span = waits }))
 	batch := f.spanOf(spans, "redeem batch")
-	f.equal("batch", []any{batch.Parent.IsValid(), len(batch.Links), describe(batch)}, []any{false, 1, "gatehouse.tokens=1 Unset"})
+	f.equal("batch", []any{batch.Parent.IsValid(), len(batch.Links), describe(batch)}, []any{false, 2, "gatehouse.tokens=1 Unset"})
+	node := batch.Links[1].SpanContext
+	f.equal("the node's span", []any{node.TraceID(), node.SpanID(), node.IsRemote(), node.IsSampled()},
+		[]any{strings.Repeat("07", 16), strings.Repeat("08", 8), true, true})
 	f.equal("its wait", f.spanOf(spans, "store.Redeem").Parent.SpanID(), batch.SpanContext.SpanID())
 
 	_, err = f.revocations("admin").Revoke(f.within("x"), &pb.RevokeRequest{Selector: bySubject("acme", "ada"), Reason: "test"})

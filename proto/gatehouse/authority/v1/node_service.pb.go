@@ -1422,8 +1422,12 @@ type RedeemItem struct {
 	// Optional. The session that this one renews, which does not count against
 	// the limits on sessions: 16 bytes.
 	RenewsSessionId []byte `protobuf:"bytes,7,opt,name=renews_session_id,json=renewsSessionId,proto3" json:"renews_session_id,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// Optional. The span that waits for the answer, where the node exports it: the
+	// 16 bytes of its trace's id and the 8 of its own (W3C Trace Context). An
+	// authority that exports spans links the batch's to it.
+	Span          []byte `protobuf:"bytes,8,opt,name=span,proto3" json:"span,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RedeemItem) Reset() {
@@ -1501,6 +1505,13 @@ func (x *RedeemItem) GetSingleUseOnly() bool {
 func (x *RedeemItem) GetRenewsSessionId() []byte {
 	if x != nil {
 		return x.RenewsSessionId
+	}
+	return nil
+}
+
+func (x *RedeemItem) GetSpan() []byte {
+	if x != nil {
+		return x.Span
 	}
 	return nil
 }
@@ -2078,7 +2089,7 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\vRedeemHello\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1d.gatehouse.authority.v1.HelloR\x05hello\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\fR\n" +
-	"instanceId\"\x8f\x02\n" +
+	"instanceId\"\xa3\x02\n" +
 	"\n" +
 	"RedeemItem\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x16\n" +
@@ -2088,7 +2099,8 @@ const file_gatehouse_authority_v1_node_service_proto_rawDesc = "" +
 	"\bobserved\x18\x04 \x01(\v2#.gatehouse.authority.v1.ObservationR\bobserved\x12\x1a\n" +
 	"\baudience\x18\x05 \x01(\tR\baudience\x12&\n" +
 	"\x0fsingle_use_only\x18\x06 \x01(\bR\rsingleUseOnly\x12*\n" +
-	"\x11renews_session_id\x18\a \x01(\fR\x0frenewsSessionId\"\x85\x01\n" +
+	"\x11renews_session_id\x18\a \x01(\fR\x0frenewsSessionId\x12\x12\n" +
+	"\x04span\x18\b \x01(\fR\x04span\"\x85\x01\n" +
 	"\x0eRedeemResponse\x123\n" +
 	"\x05hello\x18\x01 \x01(\v2\x1d.gatehouse.authority.v1.HelloR\x05hello\x12>\n" +
 	"\aresults\x18\x02 \x03(\v2$.gatehouse.authority.v1.RedeemResultR\aresults\"\x8d\x01\n" +
