@@ -127,6 +127,7 @@ func (p *peer) Open(link netloop.Link, now time.Time) netloop.Machine {
 	p.loop, p.ref = link.Shared.(*loop), link.Ref
 	p.now, p.began, p.since = now, now, p.n.instant(now)
 	p.conn.Reset(&p.n.limits, now)
+	p.beginSpan(link)
 	return p
 }
 

@@ -68,12 +68,23 @@ func (c *crowd) open(tok string, step func(part int, do func())) netloop.Machine
 // An opening handshake allocates its peer. The lines of the log, which is off
 // here, and the redemption are not in it.
 func TestHandshakeAllocs(t *testing.T) {
+	for name, tracer := range map[string]Tracer{"no tracer": nil, "not traced": untraced{}} {
+		t.Run(name, func(t *testing.T) { testHandshakeAllocs(t, tracer) })
+	}
+}
+
+// untraced traces no handshake.
+type untraced struct{}
+
+func (untraced) Handshake(string, time.Time) HandshakeSpan { return nil }
+
+func testHandshakeAllocs(t *testing.T, tracer Tracer) {
 	if raceEnabled { // a sync.Pool then drops items
 		t.Skip("race detector")
 	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // nobody else allocates while the node does
 	b := newBench(t)
-	b.handler = deaf{}
+	b.handler, b.cfg.Tracer = deaf{}, tracer
 	c := b.crowd(t)
 	like := c.open(b.token(), func(_ int, do func()) { do() }) // most clients are like others that are there
 	defer func() { like.Gone(nil, time.Now()) }()

@@ -37,6 +37,7 @@ type Config struct {
 
 	Log     *slog.Logger          `yaml:"-"`
 	Metrics prometheus.Registerer `yaml:"-"` // nil for none
+	Tracer  Tracer                `yaml:"-"` // nil for none
 	Schemas fs.FS                 `yaml:"-"` // where the routes' schema files lie; may be nil if all are unchecked
 	// Dead are earlier instances of this node that are known to have ended.
 	Dead [][16]byte `yaml:"-"`

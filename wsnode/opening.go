@@ -44,6 +44,7 @@ type opening struct {
 	// certificate is the SHA-256 of the client's, which only some have shown.
 	certificate [sha256.Size]byte
 	shown       bool
+	span        HandshakeSpan // nil for most
 
 	// owned by the turn
 	subprotocol string         // to be answered; empty for none
@@ -144,6 +145,7 @@ func (p *peer) Opening(r *wsconn.Request) {
 		p.attempt.Certificate = p.certificate[:]
 	}
 	p.attempt.SingleUseOnly, p.attempt.Done = inURL, p.redeemed
+	p.redeemSpan()
 	p.asking = true
 	p.offered.Secret = token.Secret{}
 }
@@ -202,6 +204,7 @@ func (o *opening) answer(now time.Time, out []byte) []byte {
 		p.n.giveBack(told, p.session, p.now)
 		return out
 	}
+	p.redeemedSpan(told.Reason)
 	if g == nil {
 		return p.refuse(told.Reason, told.RetryAfter, out)
 	}
@@ -314,6 +317,7 @@ func (p *peer) open(g *verify.Grant) {
 			slog.String("tenant", p.party.tenant), slog.String("subject", p.subject), slog.String("path", p.path),
 			slog.String("client_ip", p.addr.String()), slog.Duration("took", p.now.Sub(p.began)))
 	}
+	p.endSpan(answered)
 	p.opening.release()
 	p.opening = nil
 	p.n.handler.Opened(p.handle())
@@ -328,6 +332,7 @@ func (p *peer) refuse(reason pb.Reason, retryAfter time.Duration, out []byte) []
 	p.unreserve()
 	r := refusalOf(reason)
 	p.n.metrics.refuse(reason)
+	p.endSpan(reason.Label())
 	attrs := p.who("handshake_id", p.handshakeID(), "reason", reason.Label(), "status", r.status,
 		"path", p.path, "origin", clean(p.origin), "user_agent", clean(p.userAgent))
 	if !p.offered.ID.IsZero() {

@@ -338,6 +338,7 @@ func (p *peer) Gone(err error, now time.Time) {
 		}
 		p.n.log.Debug("connection ended before its handshake", p.who("handshake_id", p.handshakeID(), "error", err)...)
 	}
+	p.endSpan(pb.Reason_REASON_CONNECTION_LOST.Label()) // unless it had ended
 	p.conn.Release()
 	p.unreserve()
 	p.leave()

@@ -96,6 +96,7 @@ func (p *peer) know(client netip.Addr, overTLS bool) bool {
 
 // dropped ends a connection that its limit drops, without a word.
 func (p *peer) dropped() {
+	p.endSpan(p.early.Label())
 	p.n.log.Debug("connection reset", p.who("reason", p.early.Label())...)
 	p.conn.Release()
 }
@@ -105,6 +106,7 @@ func (p *peer) dropped() {
 func (p *peer) refuseHeader(reason pb.Reason, err error) {
 	p.mode, p.header = clientaddr.Untrusted, nil
 	p.n.metrics.refuse(reason)
+	p.endSpan(reason.Label())
 	p.n.log.Info("handshake refused", p.who("handshake_id", p.handshakeID(), "reason", reason.Label(), "error", err)...)
 	p.warnOfProxy(err)
 	p.conn.Release()

@@ -69,6 +69,14 @@ func (l Link) Post(fn func(now time.Time, out []byte) []byte) bool {
 	return l.Poster.Post(l.Ref, fn)
 }
 
+// Driver names what drives the connection: loops, or portable.
+func (l Link) Driver() string {
+	if _, ok := l.Poster.(*conn); ok {
+		return "portable"
+	}
+	return "loops"
+}
+
 // Poster is what a driver does for Link.
 type Poster interface {
 	Post(ref Ref, fn func(now time.Time, out []byte) []byte) bool

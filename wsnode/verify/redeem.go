@@ -212,6 +212,9 @@ func requestOf(batch []*Attempt) *pb.RedeemRequest {
 			TokenId: a.Token[:], Digest: a.Digest[:], SessionId: a.Session[:], Audience: a.Audience, SingleUseOnly: a.SingleUseOnly,
 			Observed: &pb.Observation{Ip: a.ClientIP.AsSlice(), UserAgent: a.UserAgent, Origin: a.Origin, ClientCertificateSha256: a.Certificate},
 		}
+		if a.Span != [24]byte{} {
+			req.Items[i].Span = a.Span[:]
+		}
 		if a.Renews != [16]byte{} {
 			req.Items[i].RenewsSessionId = a.Renews[:]
 		}

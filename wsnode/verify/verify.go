@@ -92,7 +92,9 @@ type Attempt struct {
 	// Certificate is the SHA-256 of the one that the client has shown, or empty. It
 	// is not to be changed any more.
 	Certificate []byte
-	Audience    string
+	// Span is that which waits for the answer, as RedeemItem has it; zero for none.
+	Span     [24]byte
+	Audience string
 	// SingleUseOnly has a token refused that may open more than one session.
 	SingleUseOnly bool
 	// Renews is the session whose place this one is to take; zero for none.
