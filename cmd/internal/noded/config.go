@@ -8,6 +8,7 @@ import (
 	"net"
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/tracing"
 	"github.com/gatehouse-ws/gatehouse/tlsfile"
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 )
@@ -22,6 +23,7 @@ type Config struct {
 	Schemas    string           `yaml:"schemas" path:"true" help:"the folder of the routes' schema files"`
 	Handler    string           `yaml:"handler" help:"where messages go: echo sends each back; programs that embed the node bring their own"`
 	Log        ops.LogConfig    `yaml:"log"`
+	Traces     TracesConfig     `yaml:"traces"`
 
 	wsnode.Config `yaml:",inline"`
 }
@@ -69,7 +71,7 @@ func DefaultConfig() Config {
 
 // Validate tells all that is wrong, each with its key and the fix.
 func (c *Config) Validate() error {
-	problems := []error{c.Log.Validate(), c.Config.Validate()}
+	problems := []error{c.Log.Validate(), c.Traces.validate(), tracing.Check(), c.Config.Validate()}
 	if len(c.Listeners) == 0 {
 		problems = append(problems, errors.New("listeners: required, at least one"))
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/tracing"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
@@ -51,6 +52,7 @@ type Daemon struct {
 	instances *instances // nil without a state folder
 	renewer   *renewer
 	metrics   *prometheus.Registry
+	traces    *tracing.Exporter // nil for none
 }
 
 // Open opens the listeners and builds the node. Run what it returns. lost counts
@@ -95,6 +97,9 @@ func Open(cfg Config, log *slog.Logger, lost func() uint64) (_ *Daemon, err erro
 		return nil, err
 	}
 	cfg.Config.Log, cfg.Metrics, cfg.Config.Schemas = log, d.metrics, os.DirFS(cfg.Schemas)
+	if d.traces, err = traced(&cfg, log); err != nil {
+		return nil, err
+	}
 	if d.node, err = wsnode.New(cfg.Config, deliver.Echo{}); err != nil {
 		return nil, err
 	}
@@ -102,6 +107,22 @@ func Open(cfg Config, log *slog.Logger, lost func() uint64) (_ *Daemon, err erro
 		return d, d.instances.write(append(d.instances.known, d.node.Instance()))
 	}
 	return d, nil
+}
+
+// traced has a node's handshakes traced and exported, where they are to be.
+func traced(cfg *Config, log *slog.Logger) (*tracing.Exporter, error) {
+	if cfg.Traces.Handshakes == 0 {
+		return nil, nil
+	}
+	traces, err := tracing.Start(context.Background(), "gatehouse-node", pb.Version, log)
+	if err == nil && traces == nil {
+		log.Warn("traces.handshakes has no effect: no OTEL_EXPORTER_OTLP_ENDPOINT says where spans are to go")
+	}
+	if err != nil || traces == nil {
+		return nil, err
+	}
+	cfg.Tracer = newTracer(traces.Provider(), cfg.Traces.Handshakes)
+	return traces, nil
 }
 
 // Run serves until ctx ends, then drains.
@@ -171,7 +192,7 @@ func (d *Daemon) start() {
 	}
 	id := d.node.Instance()
 	d.log.Info("node started", "version", pb.Version, "instance", fmt.Sprintf("%x", id), "authority", d.cfg.Authority.Address,
-		"admin", d.cfg.Admin, "sockets_max", d.node.MaxSockets(), "routes", len(d.cfg.Routes))
+		"admin", d.cfg.Admin, "sockets_max", d.node.MaxSockets(), "routes", len(d.cfg.Routes), "traces", d.traces.To())
 }
 
 // close closes what is open; after Run all of it is closed already but for the
@@ -186,4 +207,5 @@ func (d *Daemon) close() {
 	if d.instances != nil {
 		_ = d.instances.close()
 	}
+	d.traces.Close()
 }
