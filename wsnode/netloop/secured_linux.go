@@ -102,11 +102,8 @@ func (s *secured) Feed(in []byte, now time.Time, out []byte) []byte {
 			s.barren = 0
 			out = s.inner.Feed(t.plain[:n], now, out)
 		}
-		switch {
-		case err != nil && err != errWouldBlock:
+		if err != nil && err != errWouldBlock {
 			s.err = err
-		case s.barren > barrenBytes && s.framing == framing{}:
-			s.err = errBarren
 		}
 	}
 	t.in = nil
@@ -238,6 +235,9 @@ func (w *wire) Read(p []byte) (int, error) {
 	t := s.lane
 	if len(t.in) == 0 {
 		return 0, errWouldBlock
+	}
+	if s.barren > barrenBytes && (s.framing == framing{}) {
+		return 0, errBarren // here, since all that was read in a turn may be records of that kind
 	}
 	n := s.framing.take(t.in[:min(len(t.in), len(p))])
 	copy(p, t.in[:n])
