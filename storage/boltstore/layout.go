@@ -105,13 +105,14 @@ func minuteOf(id storage.TokenID) uint64 {
 // which the token expires or, of a token that lives for long, the last of the 4,
 // 16, 64 and so on that expire with it there. Tokens of many lives are redeemed
 // side by side, and each slot that a commit writes to costs it some pages. So a use
-// may lie in a later slot than its token, and outlive it: by less than the token
-// has lived, or than a minute where that is more, and by maxUseSpan at most.
+// may lie in a later slot than its token, and outlive it: by less than four times
+// what the token has lived, or than a minute where that is more, and by maxUseSpan
+// at most.
 func useMinute(id storage.TokenID, issued time.Time) uint64 {
 	minute := minuteOf(id)
 	life := id.Expiry().Sub(issued) / time.Minute
 	span := uint64(1)
-	for span < maxUseSpan && life >= time.Duration(4*span) {
+	for span < maxUseSpan && life >= time.Duration(span) {
 		span *= 4
 	}
 	return minute | (span - 1)
