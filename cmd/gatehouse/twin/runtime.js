@@ -193,9 +193,32 @@ function judge(value) {
   }
   const validate = validators[type];
   if (validate(value)) return null;
-  const error = validate.errors[validate.errors.length - 1];
-  const keyword = error.schemaPath.replace(/^[^#]*#(?:\/\$defs\/[^/]*)?/, ""); // within its file
-  return refused("message_not_allowed", type, error.instancePath, decodeURIComponent(keyword));
+  return refused("message_not_allowed", type, ...placeOf(validate.errors));
+}
+
+const step = (name) => "/" + String(name).replaceAll("~", "~0").replaceAll("/", "~1");
+
+/** The place in the message, and the keyword that refuses it, as a node names them. */
+function placeOf(errors) {
+  let error = errors[errors.length - 1];
+  if (error.keyword === "propertyNames") error = errors[errors.length - 2] ?? error; // what the name lacks
+  let pointer = error.instancePath;
+  let keyword = decodeURIComponent(error.schemaPath.replace(/^[^#]*#(?:\/\$defs\/[^/]*)?/, "")); // within its file
+  switch (error.keyword) {
+    case "false schema":
+      keyword = keyword.slice(0, -"/false schema".length);
+      break;
+    case "dependentRequired":
+      keyword += step(error.params.property);
+      break;
+    case "unevaluatedProperties":
+      pointer += step(error.params.unevaluatedProperty);
+      break;
+    case "items":
+    case "unevaluatedItems":
+      pointer += step(error.params.limit);
+  }
+  return [pointer, keyword];
 }
 
 /** Why a node would refuse this text; null if it would not. */
