@@ -39,7 +39,7 @@ func (c *cli) schemaBenchCommand() *cobra.Command {
   zcat messages.jsonl.gz | gatehouse schema bench messages.json - -o json | jq .ratio`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if len(args) != 2 {
-				return usage(cmd.CommandPath()+" --help shows how", "%s takes a schema file and a file of messages, but got %d arguments", cmd.CommandPath(), len(args))
+				return usage(cmd.CommandPath()+" --help shows how", "%s takes two arguments, a schema file and a file of messages, but got %d", cmd.CommandPath(), len(args))
 			}
 			return nil
 		},
@@ -82,7 +82,7 @@ func readMessages(r io.Reader) (messages [][]byte, at []int, err error) {
 		message, tooBig, err := lines.next()
 		switch {
 		case errors.Is(err, io.EOF) && len(messages) == 0:
-			return nil, nil, usagef("messages: there are none")
+			return nil, nil, usage("give one message a line: gatehouse schema bench FILE MESSAGES", "messages: there are none")
 		case errors.Is(err, io.EOF):
 			return messages, at, nil
 		case err != nil:

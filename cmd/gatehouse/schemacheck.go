@@ -204,7 +204,11 @@ func (c *cli) checkMessages(ctx context.Context, set *schema.Set, most, limit in
 		return err
 	}
 	if refused > 0 {
-		return failed(exitFailure, "docs/messages.md says what each can mean", "%d of %s refused", refused, count(passed+refused, "message"))
+		hint := "docs/messages.md says what each can mean"
+		if by[refusedBy{Error: errMessageTooBig.Error()}] > 0 {
+			hint = fmt.Sprintf("messages of more than %d bytes are too big: give --message-bytes as the node has them", most)
+		}
+		return failed(exitFailure, hint, "%d of %s refused", refused, count(passed+refused, "message"))
 	}
 	return nil
 }

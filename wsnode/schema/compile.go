@@ -106,6 +106,9 @@ func readDocuments(files fs.FS, names []string) ([]*document, error) {
 // fileURL is what references between files are relative to.
 func fileURL(file string) string { return (&url.URL{Scheme: "schema", Path: "/" + file}).String() }
 
+// told is a URL as whoever wrote a reference knows it: a file by its path.
+func told(u *url.URL) string { return strings.TrimPrefix(u.String(), fileURL("")) }
+
 // Problem is what is wrong with a schema, and where it stands.
 type Problem struct {
 	File, Pointer string
@@ -148,7 +151,7 @@ func newCompiler(docs []*document, cfg *Config) (*compiler, error) {
 		}
 		for at, pointer := range d.resources {
 			if other, ok := c.byURL[at]; ok {
-				problems = append(problems, &Problem{d.file, pointer, fmt.Errorf("$id %s is that of %s#%s too; choose another one", at, other.doc.file, other.at)})
+				problems = append(problems, &Problem{d.file, pointer, fmt.Errorf("$id %s is that of %s#%s too; choose another one", strings.TrimPrefix(at, fileURL("")), other.doc.file, other.at)})
 				continue
 			}
 			c.byURL[at] = resource{d, pointer}
@@ -190,10 +193,10 @@ func (c *compiler) resolve(d *document, target *url.URL) (resource, error) {
 	}
 	res, ok := c.byURL[to.String()]
 	if !ok {
-		return resource{}, fmt.Errorf("refers to %s, which is none of the listed files; list it under shared, or copy what is needed into $defs", &to)
+		return resource{}, fmt.Errorf("refers to %s, which is none of the listed files; list it with them, or copy what is needed into $defs", told(&to))
 	}
 	if res.doc != d && res.at != "" {
-		return resource{}, fmt.Errorf("refers to %s, which is a part of %s; refer to it as %s#%s", &to, res.doc.file, res.doc.file, res.at)
+		return resource{}, fmt.Errorf("refers to %s, which is a part of %s; refer to it as %s#%s", told(&to), res.doc.file, res.doc.file, res.at)
 	}
 	if target.Fragment == "" || strings.HasPrefix(target.Fragment, "/") {
 		pointer := res.at + target.Fragment

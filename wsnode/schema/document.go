@@ -228,7 +228,7 @@ func (w *walker) identify(object map[string]any, at, resource string, base *url.
 		base = base.ResolveReference(ref)
 		base.Fragment, base.RawFragment = "", ""
 		if other, ok := w.resources[base.String()]; ok && other != at {
-			w.problem(child(at, "$id"), "%s is the $id of %s#%s too; choose another one", base, w.file, other)
+			w.problem(child(at, "$id"), "%s is the $id of %s#%s too; choose another one", told(base), w.file, other)
 		}
 		w.resources[base.String()] = at
 		resource = at

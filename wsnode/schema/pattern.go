@@ -90,12 +90,12 @@ var patternFaults = map[syntax.ErrorCode]string{
 	syntax.ErrInvalidRepeatOp:       `%q repeats what is repeated already; put that between (?: and )`,
 	syntax.ErrInvalidRepeatSize:     `%q repeats from more to less, or more than 1000 times; write {1,1000} at most`,
 	syntax.ErrInvalidCharRange:      `%q is no range and no property of characters; write the lower end first, and names as Unicode has them`,
-	syntax.ErrInvalidCharClass:      `%q is no class of characters`,
+	syntax.ErrInvalidCharClass:      `%q is no class of characters; write its members, as [a-z]`,
 	syntax.ErrInvalidEscape:         `%q is no escape; leave out the \, or write it twice for a backslash`,
 	syntax.ErrInvalidNamedCapture:   `%q is no name that a group can have; write letters, digits and _`,
 	syntax.ErrInvalidPerlOp:         `%q is no group; write (?: for one that captures nothing`,
 	syntax.ErrTrailingBackslash:     `it ends in a backslash; write it twice for one`,
-	syntax.ErrNestingDepth:          `it is nested too deeply`,
+	syntax.ErrNestingDepth:          `it is nested too deeply; take out groups that do nothing`,
 	syntax.ErrLarge:                 `it is too large; shorten repetitions such as {1000}, or use maxLength`,
 }
 
@@ -216,7 +216,7 @@ func (t *translator) ranges(ranges string) {
 		t.out.WriteString("[" + ranges + "]")
 	case strings.HasSuffix(before, "-") && !strings.HasSuffix(before, `\-`) && !strings.HasSuffix(before, "[-") && !strings.HasSuffix(before, "[^-"),
 		strings.HasPrefix(t.rest, "-") && !strings.HasPrefix(t.rest, "-]"):
-		t.fail(`\s and \S are no end of a range`)
+		t.fail(`\s and \S are no end of a range; write \- for the character`)
 	default:
 		t.out.WriteString(ranges)
 	}
@@ -236,7 +236,7 @@ func (t *translator) step() {
 	case t.skip("[^]"):
 		t.out.WriteString(`(?s:.)`)
 	case t.skip("[]"):
-		t.fail("[] matches nothing")
+		t.fail("[] matches nothing; write the schema false if that is meant")
 	case t.skip("[^"):
 		t.inClass = true
 		t.out.WriteString("[^")
@@ -248,11 +248,11 @@ func (t *translator) step() {
 	case t.skip("(?:"):
 		t.out.WriteString("(?:")
 	case t.skip("(?="), t.skip("(?!"), t.skip("(?<="), t.skip("(?<!"):
-		t.fail("lookahead and lookbehind are not supported")
+		t.fail("lookahead and lookbehind are not supported; write several patterns, under allOf or not")
 	case t.skip("(?<"):
 		t.out.WriteString("(?P<")
 	case t.skip("(?"):
-		t.fail("after (? only :, <name> are supported")
+		t.fail("after (? only :, <name> are supported; write [aA] for letters of either case")
 	default:
 		t.copyRune()
 	}
@@ -267,13 +267,13 @@ func (t *translator) copyRune() {
 // escape translates what follows a backslash.
 func (t *translator) escape() {
 	if t.rest == "" {
-		t.fail("ends in a backslash")
+		t.fail("ends in a backslash; write it twice for one")
 		return
 	}
 	c := t.rest[0]
 	switch {
 	case c >= utf8.RuneSelf:
-		t.fail("\\ before a character that needs none")
+		t.fail("\\ before a character that needs none; leave it out")
 		return
 	case !isDigit(c) && !('a' <= c|0x20 && c|0x20 <= 'z'): // punctuation stands for itself
 		t.out.WriteByte('\\')
@@ -296,19 +296,19 @@ func (t *translator) escape() {
 		}
 	case 'B':
 		if t.inClass {
-			t.fail(`\B cannot stand in a class`)
+			t.fail(`\B cannot stand in a class; write it before or after`)
 			return
 		}
 		t.out.WriteString(`\B`)
 	case '0':
 		if t.rest != "" && isDigit(t.rest[0]) {
-			t.fail("octal escapes are not supported")
+			t.fail(`octal escapes are not supported; write \x and two digits`)
 			return
 		}
 		t.out.WriteString(`\x00`)
 	case 'c':
 		if t.rest == "" || !('a' <= t.rest[0]|0x20 && t.rest[0]|0x20 <= 'z') {
-			t.fail(`\c without a letter`)
+			t.fail(`\c without a letter; write one after it, or \\ for a backslash`)
 			return
 		}
 		t.rune(rune(t.rest[0] % 32))
@@ -322,7 +322,7 @@ func (t *translator) escape() {
 	case 'p', 'P':
 		t.property(c)
 	default:
-		t.fail(`\%c is not supported`, c)
+		t.fail(`\%c is not supported; leave out the backslash for the character, and write out what a number refers to`, c)
 	}
 }
 
@@ -333,7 +333,7 @@ func (t *translator) hex(n int) (rune, bool) {
 	var r rune
 	for i := range n {
 		if i >= len(t.rest) {
-			t.fail("an escape is cut")
+			t.fail(`an escape is cut; write two digits after \x and four after \u`)
 			return 0, false
 		}
 		c := t.rest[i]
@@ -343,7 +343,7 @@ func (t *translator) hex(n int) (rune, bool) {
 		case 'a' <= c|0x20 && c|0x20 <= 'f':
 			r = r<<4 | rune(c|0x20-'a'+10)
 		default:
-			t.fail("an escape is cut")
+			t.fail(`an escape is cut; write two digits after \x and four after \u`)
 			return 0, false
 		}
 	}
@@ -356,14 +356,14 @@ func (t *translator) unicode() {
 	if t.skip("{") {
 		digits, rest, ok := strings.Cut(t.rest, "}")
 		if !ok || digits == "" || len(digits) > 6 {
-			t.fail(`\u{ is not closed, or has not 1 to 6 digits`)
+			t.fail(`\u{ is not closed, or has not 1 to 6 digits; write it as \u{1f600}`)
 			return
 		}
 		t.rest = digits
 		r, ok := t.hex(len(digits))
 		t.rest = rest
 		if ok && !utf8.ValidRune(r) {
-			t.fail(`\u{%s} is no character`, digits)
+			t.fail(`\u{%s} is no character; the last one is \u{10ffff}`, digits)
 		} else if ok {
 			t.rune(r)
 		}
@@ -376,7 +376,7 @@ func (t *translator) unicode() {
 			low, ok = t.hex(4)
 		}
 		if r = utf16.DecodeRune(r, low); ok && r == utf8.RuneError {
-			t.fail("a surrogate alone is no character")
+			t.fail(`a surrogate alone is no character; write both, or \u{1f600}`)
 			return
 		}
 	}
@@ -388,12 +388,12 @@ func (t *translator) unicode() {
 // property takes {Name} or {Key=Name}.
 func (t *translator) property(p byte) {
 	if !t.skip("{") {
-		t.fail(`\%c without {`, p)
+		t.fail(`\%[1]c without {; write it as \%[1]c{L}`, p)
 		return
 	}
 	name, rest, ok := strings.Cut(t.rest, "}")
 	if !ok {
-		t.fail(`\%c{ is not closed`, p)
+		t.fail(`\%c{ is not closed; write } after the name`, p)
 		return
 	}
 	t.rest = rest
@@ -402,12 +402,12 @@ func (t *translator) property(p byte) {
 		case "Script", "sc", "General_Category", "gc":
 			name = value
 		default:
-			t.fail(`\%c{%s=...} is not supported`, p, key)
+			t.fail(`\%c{%s=...} is not supported; Script and General_Category are`, p, key)
 			return
 		}
 	}
 	if strings.HasPrefix(name, "^") { // RE2's own way to negate
-		t.fail(`\%c{^ is not supported`, p)
+		t.fail(`\%c{^ is not supported; write \P for what \p is not`, p)
 		return
 	}
 	t.out.WriteString(`\` + string(p) + "{" + name + "}")
