@@ -269,17 +269,21 @@ func newTCP(t *testing.T, d Driver, server *tls.Config) *tcpLab {
 }
 
 func newTCPWith(t *testing.T, d Driver, server *tls.Config, edit func(*Config)) *tcpLab {
-	l := &tcpLab{lab: newLab(t, testConfig(), func(c *Config, _ *wstest.Authority) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return newTCPOn(t, listener, d, server, edit)
+}
+
+func newTCPOn(t *testing.T, listener net.Listener, d Driver, server *tls.Config, edit func(*Config)) *tcpLab {
+	l := &tcpLab{listener: listener, lab: newLab(t, testConfig(), func(c *Config, _ *wstest.Authority) {
 		c.Sockets.Driver, c.Sockets.Loops = d, 2
 		c.TrustedProxies = []clientaddr.Trusted{{Networks: []string{proxyAddr}, Mode: clientaddr.Proxy}, {Networks: []string{xffAddr}, Mode: clientaddr.XFF}}
 		c.Limits.Messages.PerSecond, c.Limits.UnauthenticatedPerAddress.Max = 0, 100
 		c.Limits.NewPerAddress = limit.Window{Max: 1_000_000, Length: time.Second, Action: limit.Reject}
 		edit(c)
 	})}
-	var err error
-	if l.listener, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
-		t.Fatal(err)
-	}
 	l.Start()
 	serving := make(chan error, 1)
 	go func() { serving <- l.Serve(l.listener, server) }()
