@@ -71,9 +71,9 @@ receipts say "forgotten by" and whose word it was.
 
 It is refused while the instance is attached, may admit sockets still, or has a
 session fence to end by. One that comes back all the same ends what it had.`,
-		Example: `  gatehouse node list -o json | jq -r '.nodes[] | select(.attached | not) | .instance_id'
-  gatehouse node forget 8f14e45fceea167a5a36dedd4bea2543 --dry-run --reason "machine burnt"
-  gatehouse node forget 8f14e45fceea167a5a36dedd4bea2543 --yes --reason "machine burnt"`,
+		Example: `  gatehouse node forget 8f14e45fceea167a5a36dedd4bea2543 --reason "machine burnt"
+  gatehouse node forget 8f14e45fceea167a5a36dedd4bea2543 --reason "machine burnt" --dry-run
+  gatehouse node list -o json | jq -r '.nodes[] | select(.attached | not) | .instance_id'`,
 		Args: oneArg("an instance's id"), DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if req.GetReason() == "" {

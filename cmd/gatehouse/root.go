@@ -63,6 +63,9 @@ func (c *cli) rootCommand() *cobra.Command {
 		c.auditCommand(), c.backupCommand(), c.schemaCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
+	for _, noun := range root.Commands() {
+		exampleOfEach(noun)
+	}
 	for _, t := range topics {
 		root.AddCommand(&cobra.Command{Use: t.name, Short: t.short, Long: t.text})
 	}
@@ -90,6 +93,18 @@ func completeNoFiles(cmd *cobra.Command) {
 func completeWith(cmd *cobra.Command, flag string, values ...string) {
 	if err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag's name is mistyped above
+	}
+}
+
+// exampleOfEach gives a noun the first example of each of its verbs.
+func exampleOfEach(noun *cobra.Command) {
+	var first []string
+	for _, verb := range noun.Commands() {
+		line, _, _ := strings.Cut(verb.Example, "\n")
+		first = append(first, line)
+	}
+	if len(first) > 0 {
+		noun.Example = strings.Join(first, "\n")
 	}
 }
 
