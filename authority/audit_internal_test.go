@@ -174,6 +174,8 @@ func TestConfig(t *testing.T) {
 		{func(c *Config) { c.Fleet.SessionFence = time.Second }, "fleet.session_fence: 1s is outside 10s to 720h0m0s: fleet.admission_fence must end before it, or 0 for no fence"},
 		{func(c *Config) { c.Fleet.MaxEntries = 5001 }, "fleet.max_entries: 5001 is outside 1 to 5000: a message has at most 4 MiB"},
 		{func(c *Config) { c.Fleet.MaxEntries = 0 }, "fleet.max_entries: 0 is outside 1 to 5000: a message has at most 4 MiB"},
+		{func(c *Config) { c.Fleet.MaxInstances = 0 }, "fleet.max_instances: 0 is outside 1 to 10000: each receipt has a row for each instance"},
+		{func(c *Config) { c.Fleet.MaxInstances = 10_001 }, "fleet.max_instances: 10001 is outside 1 to 10000: each receipt has a row for each instance"},
 		{func(c *Config) { c.EdgeKeys.Lead = time.Second }, "edge_keys.lead: 1s is outside 10s to 24h0m0s: until fleet.admission_fence is over a node may refuse tokens of a key that it has not heard of; and edge_keys.lifetime must be longer"},
 		{func(c *Config) { c.EdgeKeys.Lifetime = time.Second }, "edge_keys.lifetime: 1s is outside 1m0s to 8760h0m0s: a key id has 16 bits and must not come around too soon"},
 		{func(c *Config) { c.EdgeKeys.Lifetime, c.Tokens.MaxTTL = time.Hour, 1001*time.Hour }, "edge_keys.lifetime: 1h0m0s is below a thousandth of tokens.max_ttl: nodes would hold over 1000 keys"},

@@ -51,6 +51,7 @@ type FleetConfig struct {
 	AdmissionFence    time.Duration `yaml:"admission_fence" help:"how long after its last answered heartbeat a node goes on admitting sockets"`
 	SessionFence      time.Duration `yaml:"session_fence" help:"how long after its last answered heartbeat a node keeps its sockets; 0 keeps them until their sessions are over, and receipts then name no deadline"`
 	RetryAfter        time.Duration `yaml:"retry_after" help:"when clients may come back that a node turns away because this authority can't be asked, or a limit of sessions is reached"`
+	MaxInstances      int           `yaml:"max_instances" help:"node processes that one credential may have registered; each receipt has a row for each"`
 	MaxEntries        int           `yaml:"max_entries" help:"entries of the revocation log in one message to a node"`
 }
 
@@ -104,6 +105,7 @@ func DefaultConfig() Config {
 			AdmissionFence:    10 * time.Second,
 			SessionFence:      time.Hour,
 			RetryAfter:        2 * time.Second,
+			MaxInstances:      1000,
 			MaxEntries:        1000,
 		},
 		EdgeKeys: EdgeKeyConfig{Lifetime: 24 * time.Hour, Lead: time.Minute},
@@ -136,6 +138,9 @@ func (c *Config) Validate() error {
 		bound("fleet.session_fence", f, c.Fleet.AdmissionFence, 30*24*time.Hour, "fleet.admission_fence must end before it, or 0 for no fence")
 	}
 	bound("fleet.retry_after", c.Fleet.RetryAfter, time.Second, time.Hour, "Retry-After is in whole seconds")
+	if n := c.Fleet.MaxInstances; n < 1 || n > maxInstances {
+		problems = append(problems, fmt.Errorf("fleet.max_instances: %d is outside 1 to %d: each receipt has a row for each instance", n, maxInstances))
+	}
 	if n := c.Fleet.MaxEntries; n < 1 || n > maxEntries {
 		problems = append(problems, fmt.Errorf("fleet.max_entries: %d is outside 1 to %d: a message has at most 4 MiB", n, maxEntries))
 	}
@@ -149,8 +154,10 @@ func (c *Config) Validate() error {
 }
 
 const (
-	maxEntries = 5000   // of about 500 bytes at most
-	maxUses    = 10_000 // of one token
+	maxEntries = 5000 // of about 500 bytes at most
+	// maxInstances is the highest bound on the instances of one credential.
+	maxInstances = 10_000
+	maxUses      = 10_000 // of one token
 )
 
 // tokenLife is how long after its issue a token may still open sockets:

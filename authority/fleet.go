@@ -25,11 +25,12 @@ type fleet struct {
 
 	fence time.Duration // the session fence that every attached node is told
 	life  time.Duration // the socket life that those are told who know it
+	most  int           // instances of one credential
 
 	mu        sync.Mutex // guards what follows
 	instances map[storage.InstanceID]*instance
-	byNode    map[string]int // how many of instances each credential has
-	attaching map[string]*rate.Limiter
+	byNode    map[string]int           // how many of instances each credential has
+	attaching map[string]*rate.Limiter // by credential: as many as admins have made
 }
 
 // instance is one node process; its fields are guarded by fleet.mu.
@@ -52,23 +53,24 @@ type attachment struct {
 }
 
 const (
-	// maxInstances is how many instances one credential may have registered.
-	maxInstances = 10_000
 	// attachRate is how many streams of one credential may attach in a second, and
 	// attachBurst how many at once, as all of a fleet do: each is a write, and lines
 	// of the audit trail.
 	attachRate, attachBurst = 20, 2000
 )
 
-func loadFleet(ctx context.Context, store storage.Store, fence, life time.Duration, now time.Time) (*fleet, error) {
+func loadFleet(ctx context.Context, store storage.Store, cfg *Config, now time.Time) (*fleet, error) {
 	stored, err := store.Instances(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read node instances: %w", err)
 	}
-	f := &fleet{fence: fence, life: life, instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}, attaching: map[string]*rate.Limiter{}}
+	f := &fleet{
+		fence: cfg.Fleet.fence(), life: cfg.socketLife(), most: cfg.Fleet.MaxInstances,
+		instances: make(map[storage.InstanceID]*instance, len(stored)), byNode: map[string]int{}, attaching: map[string]*rate.Limiter{},
+	}
 	for _, i := range stored {
 		if i.SessionFence == 0 {
-			i.SessionFence = fence
+			i.SessionFence = f.fence
 		}
 		if i.SocketLife == 0 {
 			i.SocketLife = i.SessionFence
@@ -88,8 +90,9 @@ func (f *fleet) mayRegister(i *storage.Instance) error {
 	known := f.instances[i.ID]
 	i.SessionFence = f.fence
 	switch {
-	case known == nil && f.byNode[i.Node] >= maxInstances:
-		return fmt.Errorf("credential %s has %d node instances registered, which is the most (%w)", i.Node, maxInstances, errQuota)
+	case known == nil && f.byNode[i.Node] >= f.most:
+		return fmt.Errorf("credential %s has %d node instances registered, of at most %d: give nodes credentials of their own, forget those that are lost (gatehouse node forget), or raise fleet.max_instances (%w)",
+			i.Node, f.byNode[i.Node], f.most, errQuota)
 	case known == nil:
 		return nil
 	case known.Node != i.Node:

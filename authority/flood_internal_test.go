@@ -12,7 +12,8 @@ import (
 // TestAttachRate proves that a node which attaches over and over is held to a
 // rate, and no other node with it.
 func TestAttachRate(t *testing.T) {
-	f, err := loadFleet(t.Context(), memstore.New(), time.Hour, time.Hour, testStart)
+	cfg := DefaultConfig()
+	f, err := loadFleet(t.Context(), memstore.New(), &cfg, testStart)
 	if err != nil {
 		t.Fatal(err)
 	}

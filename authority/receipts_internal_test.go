@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -18,7 +19,8 @@ var testStart = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
 // newTestReceipts has n instances, whose ids begin at 1.
 func newTestReceipts(t *testing.T, n int) (*receipts, []storage.InstanceID) {
 	t.Helper()
-	f, err := loadFleet(context.Background(), memstore.New(), time.Hour, time.Hour, testStart)
+	cfg := DefaultConfig()
+	f, err := loadFleet(context.Background(), memstore.New(), &cfg, testStart)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,26 +207,30 @@ func TestReceiptsSideBySide(t *testing.T) {
 
 // TestFleetIsBounded proves that a credential cannot register without end.
 func TestFleetIsBounded(t *testing.T) {
-	f, err := loadFleet(context.Background(), memstore.New(), time.Hour, time.Hour, testStart)
+	cfg := DefaultConfig()
+	f, err := loadFleet(context.Background(), memstore.New(), &cfg, testStart)
 	if err != nil {
 		t.Fatal(err)
 	}
 	id := func(i int) storage.InstanceID { return storage.InstanceID{1, byte(i), byte(i >> 8)} }
-	for i := range maxInstances {
+	for i := range cfg.Fleet.MaxInstances {
 		inst := storage.Instance{ID: id(i), Node: "node-1"}
 		if err := f.mayRegister(&inst); err != nil {
 			t.Fatal(err)
 		}
 		f.attach(inst, time.Hour, testStart)
 	}
-	more := storage.Instance{ID: id(maxInstances), Node: "node-1"}
-	if err := f.mayRegister(&more); verdictOf(err).reason != pb.Reason_REASON_QUOTA_EXCEEDED {
+	more := storage.Instance{ID: id(cfg.Fleet.MaxInstances), Node: "node-1"}
+	switch err := f.mayRegister(&more); {
+	case verdictOf(err).reason != pb.Reason_REASON_QUOTA_EXCEEDED:
 		t.Errorf("one more: %v", err)
+	case !strings.Contains(verdictOf(err).text, "has 1000 node instances registered, of at most 1000: ") || !strings.Contains(verdictOf(err).text, "raise fleet.max_instances"):
+		t.Errorf("it does not name the bound and what can be done: %v", err)
 	}
 	if err := f.mayRegister(&storage.Instance{ID: id(0), Node: "node-1"}); err != nil {
 		t.Errorf("one of them again: %v", err)
 	}
-	if err := f.mayRegister(&storage.Instance{ID: id(maxInstances), Node: "node-2"}); err != nil {
+	if err := f.mayRegister(&storage.Instance{ID: id(cfg.Fleet.MaxInstances), Node: "node-2"}); err != nil {
 		t.Errorf("another credential's: %v", err)
 	}
 	f.remove(id(7))

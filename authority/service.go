@@ -114,7 +114,7 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 	if s.callers, err = loadCallers(ctx, p.Store); err != nil {
 		return nil, err
 	}
-	if s.fleet, err = loadFleet(ctx, p.Store, cfg.Fleet.fence(), cfg.socketLife(), p.Now()); err != nil {
+	if s.fleet, err = loadFleet(ctx, p.Store, &cfg, p.Now()); err != nil {
 		return nil, err
 	}
 	head, _ := p.Store.Head()

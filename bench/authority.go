@@ -59,6 +59,7 @@ func serveAuthority(sp spec) (_ *server, err error) {
 		return nil, err
 	}
 	settings := authority.DefaultConfig()
+	settings.Fleet.MaxInstances = 10_000 // of one credential, those of earlier measurements among them
 	settings.Tokens.MaxTTL = max(settings.Tokens.MaxTTL, sp.MaxTTL)
 	service, err := authority.New(ctx, settings, authority.Parts{
 		Store: store, CA: ca, Audit: audit, Log: slog.New(slog.NewJSONHandler(logTo, nil)),
