@@ -29,7 +29,7 @@ func TestSessionList(t *testing.T) {
 	c.check(c.run("", "session", "list", "-ojson"), exitOK,
 		`{"sessions": [
 {"session_id": "`+testSession+`", "token_id": "`+id.String()+`", "tenant": "default", "subject": "u42", "audience": "chat", "node": "node-1", "instance_id": "`+instance(1)+
-			`", "client_ip": "2001:db8::7", "user_agent": "\ufffdodd\u0000", "origin": "https://app.example.com", "started_at": "2026-11-23T09:00:00Z", "expires_at": "2026-11-23T21:00:00Z", "issuer": "login"}
+			`", "client_ip": "2001:db8::7", "user_agent": "\ufffdodd\u0000", "origin": "https://app.example.com", "started_at": "2026-11-23T09:00:00Z", "expires_at": "2026-11-23T21:00:00Z", "issuer": "login", "client_certificate_sha256": ""}
 ], "more": false}
 `, "")
 	c.run("", "session", "list", "--tenant=t", "--subject=s", "--ip-prefix=::/64", "--node=n", "--token="+id.String(), "--issuer=i", "--limit=5")

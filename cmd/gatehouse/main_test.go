@@ -47,7 +47,11 @@ func TestImports(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if own, ok := strings.CutPrefix(path, module); ok && !slices.Contains(allowed, own) {
+			own, ok := strings.CutPrefix(path, module)
+			if ok && strings.HasSuffix(file, "_test.go") && own == "wsnode/wstest" {
+				continue // what tests make certificates with
+			}
+			if ok && !slices.Contains(allowed, own) {
 				t.Errorf("%s imports %s; only dev*.go may", file, path)
 			} else if ok {
 				checked++
