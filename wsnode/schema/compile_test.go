@@ -156,7 +156,7 @@ func TestCompileRefuses(t *testing.T) {
 // are wrong.
 func TestCompileRefusesValuesOfKeywords(t *testing.T) {
 	wrong := map[string][]string{
-		"$schema": {`1`}, "$id": {`1`, `"a#b"`, `"%"`}, "$ref": {`1`, `"%"`}, "$anchor": {`1`, `""`, `"1a"`, `"é"`, `"a b"`}, "$dynamicRef": {`null`}, "$dynamicAnchor": {`"#a"`}, "$comment": {`{}`},
+		"$schema": {`1`}, "$id": {`1`, `"a#b"`, `"%"`, `"a\\b"`}, "$ref": {`1`, `"%"`, `"#\\"`}, "$anchor": {`1`, `""`, `"1a"`, `"é"`, `"a b"`}, "$dynamicRef": {`null`}, "$dynamicAnchor": {`"#a"`}, "$comment": {`{}`},
 		"$defs": {`[]`, `{"a":1}`}, "properties": {`true`, `{"a":"b"}`}, "patternProperties": {`1`, `{"a":[]}`}, "dependentSchemas": {`[]`, `{"a":null}`},
 		"prefixItems": {`{}`, `[]`, `[1]`}, "allOf": {`{}`, `[]`, `[null]`}, "anyOf": {`true`, `[]`, `["a"]`}, "oneOf": {`1`, `[]`},
 		"items": {`1`, `[{}]`}, "contains": {`[]`}, "additionalProperties": {`"no"`}, "propertyNames": {`1`}, "if": {`1`}, "then": {`1`}, "else": {`1`}, "not": {`null`}, "unevaluatedItems": {`0`}, "unevaluatedProperties": {`""`},

@@ -24,6 +24,7 @@ var (
 	needList   = written{areNeeds, "an object that has an array of the names of properties, each once, for a property"}
 	aType      = written{isType, "array, boolean, integer, null, number, object or string, or an array of some of them, each once"}
 	anID       = written{isID, "a URI reference without a fragment, as other.json"}
+	aReference = written{isReference, "a URI reference, as #/$defs/name or other.json"}
 	anAnchor   = written{isAnchor, "a letter or _, then letters, digits, -, _ and ."}
 	schemaList = written{func(v any) bool { list, ok := v.([]any); return ok && len(list) > 0 }, "an array of one schema or more"}
 	schemaMap  = written{func(v any) bool { _, ok := v.(map[string]any); return ok }, "an object of schemas"}
@@ -31,7 +32,7 @@ var (
 
 // writtenAs says it for each keyword but those whose value may be anything.
 var writtenAs = map[string]written{
-	"$schema": aText, "$id": anID, "$ref": aText, "$anchor": anAnchor, "$dynamicRef": aText, "$dynamicAnchor": anAnchor, "$comment": aText,
+	"$schema": aText, "$id": anID, "$ref": aReference, "$anchor": anAnchor, "$dynamicRef": aReference, "$dynamicAnchor": anAnchor, "$comment": aText,
 	"type": aType, "enum": anArray, "multipleOf": aStep, "maximum": aNumber, "exclusiveMaximum": aNumber, "minimum": aNumber, "exclusiveMinimum": aNumber,
 	"maxLength": aCount, "minLength": aCount, "pattern": aText, "maxItems": aCount, "minItems": aCount, "uniqueItems": aFlag, "maxContains": aCount, "minContains": aCount,
 	"maxProperties": aCount, "minProperties": aCount, "required": nameList, "dependentRequired": needList, "format": aText, "contentEncoding": aText, "contentMediaType": aText,
@@ -126,7 +127,13 @@ func isType(v any) bool {
 
 func isID(v any) bool {
 	text, ok := v.(string)
-	return ok && !strings.Contains(strings.TrimSuffix(text, "#"), "#")
+	return ok && !strings.Contains(strings.TrimSuffix(text, "#"), "#") && isReference(v)
+}
+
+// isReference leaves to its reader whether it can be parsed.
+func isReference(v any) bool {
+	text, ok := v.(string)
+	return ok && !strings.Contains(text, `\`)
 }
 
 func isAnchor(v any) bool {
