@@ -124,7 +124,7 @@ func TestConfigCheck(t *testing.T) {
 	write("public.key", "x")
 	write("node/ca.crt", "x")
 	write("schemas/chat.json", `{"$defs": {"chat": {"type": "objekt"}, "ping": {}}}`)
-	check(2, ":5: listeners[0].cert_file: ", "error: credential: "+dir+"/node/ca.crt", ":21: routes[0].messages: ", "types[0].schema: chat.json#/$defs/chat", "hint: gatehouse-node config reference")
+	check(2, ":5: listeners[0].cert_file: ", "error: credential: "+dir+"/node/ca.crt", ":21: routes[0].messages: ", "chat.json#/$defs/chat/type: type is \"objekt\"", "hint: gatehouse-node config reference")
 	write("schemas/chat.json", "{")
 	check(2, "chat.json")
 
