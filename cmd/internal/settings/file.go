@@ -36,7 +36,11 @@ func (l *loader) readFile(v reflect.Value) {
 		return
 	}
 	d := decoder{l: l, name: shown(path), top: v.Type()}
+	before := len(l.problems)
 	d.document(text, v)
+	if namedBy == configEnv && slices.ContainsFunc(l.problems[before:], isUnknownKey) {
+		l.report(Problem{Source: d.name, Text: "named by " + configEnv + ", which every program of Gatehouse reads; if it is another program's, name this one's by --" + configFlag})
+	}
 	resolvePaths(v, filepath.Dir(path))
 }
 

@@ -234,6 +234,9 @@ func TestWhichFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.WriteFile("other", []byte("another_programs: 1"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct {
 		name, path, env, flag string
 		want, wantErr         string
@@ -246,6 +249,9 @@ func TestWhichFile(t *testing.T) {
 		{name: "a variable that names a missing file", env: "missing", wantErr: "missing: no such file or directory (named by GATEHOUSE_CONFIG)"},
 		{name: "a flag that names a missing file", path: "default", flag: "missing", wantErr: "missing: no such file or directory (named by --config)"},
 		{name: "a folder", path: ".", wantErr: ".: is a directory"},
+		{name: "another program's file", flag: "other", wantErr: "other:1: another_programs: unknown key; known here: name, limits, log, listen, trusted, routes, labels, backends, store"},
+		{name: "another program's file by the variable, which all read", env: "other", wantErr: "other:1: another_programs: unknown key; known here: name, limits, log, listen, trusted, routes, labels, backends, store\n" +
+			"other: named by GATEHOUSE_CONFIG, which every program of Gatehouse reads; if it is another program's, name this one's by --config"},
 	} {
 		src := Source{Path: c.path, Flags: pflag.NewFlagSet("node", pflag.ContinueOnError)}
 		if c.env != "" {

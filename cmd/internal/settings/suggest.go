@@ -1,6 +1,7 @@
 package settings
 
 import (
+	"errors"
 	"reflect"
 	"strings"
 )
@@ -26,6 +27,12 @@ func unknownKey(key string, fields []field, top reflect.Type) string {
 		return "unknown key; known here: " + strings.Join(here, ", ")
 	}
 	return "unknown key"
+}
+
+// isUnknownKey reports whether err is a Problem that unknownKey has explained.
+func isUnknownKey(err error) bool {
+	p := (*Problem)(nil)
+	return errors.As(err, &p) && strings.HasPrefix(p.Text, "unknown key")
 }
 
 // unknownEnv explains a variable that sets nothing.
