@@ -54,6 +54,8 @@ func (n *Node) Reload(read func() (Config, error)) error {
 // time; a message that is being checked is held against what was there before. The
 // log names the files whose text has changed.
 func (n *Node) ReloadSchemas() error {
+	n.reloading.Lock()
+	defer n.reloading.Unlock()
 	err := n.loadSchemas()
 	n.metrics.reloaded(err)
 	return err
@@ -86,6 +88,8 @@ func (n *Node) reload(read func() (Config, error)) error {
 	return nil
 }
 
+// loadSchemas wants the lock reloading held: of two at once, the one that read
+// first could store last, and bring back what was there before.
 func (n *Node) loadSchemas() error {
 	sets, outgoing := make([]*schema.Set, len(n.cfg.Routes)), make([]*schema.Set, len(n.cfg.Routes))
 	var problems []error

@@ -3,6 +3,7 @@ package wsnode
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"reflect"
 	"slices"
@@ -17,6 +18,49 @@ import (
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
+
+// lockedFiles tells whether the lock is held while a file is opened.
+type lockedFiles struct {
+	fs.FS
+	opened func()
+}
+
+func (f lockedFiles) Open(name string) (fs.File, error) {
+	f.opened()
+	return f.FS.Open(name)
+}
+
+// Of two reloads at once, the one that reads first must not store last.
+func TestReloadsTakeTurns(t *testing.T) {
+	var n *Node
+	free, opened := 0, 0
+	files := lockedFiles{fstest.MapFS{"chat.json": {Data: []byte(`{}`)}}, func() {
+		if n == nil { // the start
+			return
+		}
+		if opened++; n.reloading.TryLock() {
+			n.reloading.Unlock()
+			free++
+		}
+	}}
+	edit := func(c *Config, _ *wstest.Authority) {
+		c.Schemas = files
+		for i := range c.Routes {
+			if r := &c.Routes[i]; r.Path == chatPath {
+				r.Messages.Types = []schema.Type{{Name: "chat", Schema: "chat.json"}}
+			}
+		}
+	}
+	inLab(t, edit, func(l *lab) {
+		n = l.Node
+		if err := l.ReloadSchemas(); err != nil || opened == 0 {
+			t.Fatalf("%v, %d files opened", err, opened)
+		}
+		if free > 0 {
+			t.Errorf("%d of %d files were opened while another reload could begin", free, opened)
+		}
+	})
+}
 
 // Schemas are exchanged under open sockets, all of them or none.
 func TestReloadSchemas(t *testing.T) {
