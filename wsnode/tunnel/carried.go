@@ -285,9 +285,28 @@ func unescape(buf, text []byte) (b []byte, more, ok bool) {
 // ends reports whether text ends what is decoded.
 func ends(text []byte, quoted bool) bool {
 	if quoted {
+		text = nextLine(text, true)
 		return len(text) > 0 && text[0] == '"'
 	}
 	return len(text) < 4 && len(bytes.TrimRight(text, " \r\n")) == 0
+}
+
+// nextLine is what follows a line break that text begins with, or text. Encoders
+// break lines, some after each 60 to 76 digits and some at the end. In a string of
+// JSON the break is escaped.
+func nextLine(text []byte, quoted bool) []byte {
+	r, n := "\r", "\n"
+	if quoted {
+		r, n = `\r`, `\n`
+	}
+	rest := text
+	if begins(rest, r) {
+		rest = rest[len(r):]
+	}
+	if begins(rest, n) {
+		return rest[len(n):]
+	}
+	return text
 }
 
 // decodeHex decodes as much as buf holds. ok is false where there is something
@@ -299,7 +318,9 @@ func decodeHex(buf, text []byte, quoted bool) (b []byte, more, ok bool) {
 			return b, false, len(b) > 0 && ends(text, quoted)
 		}
 		b = append(b, byte(octet(text)))
-		text = text[2:]
+		if text = text[2:]; octet(text) < 0 {
+			text = nextLine(text, quoted)
+		}
 	}
 	return b, !ends(text, quoted), true
 }
@@ -325,7 +346,9 @@ func decodeBase64(buf, text []byte, quoted bool) (b []byte, more, ok bool) {
 			return lastBase64(b, text, quoted)
 		}
 		b = append(b, byte(v>>16), byte(v>>8), byte(v))
-		text = text[4:]
+		if text = text[4:]; len(text) > 0 && sixes[text[0]] > 63 {
+			text = nextLine(text, quoted)
+		}
 	}
 	return b, !ends(text, quoted), true
 }

@@ -120,6 +120,26 @@ var ways = []struct {
 		return fmt.Appendf(nil, `{ "data" : "%s" }`, base64.URLEncoding.EncodeToString(b))
 	}},
 	{StringHex, false, func(b []byte) []byte { return fmt.Appendf(nil, `42["data","%x"]`, b) }},
+	// As base64 of coreutils, Python, Ruby and Android, and xxd, break lines.
+	{Base64, false, func(b []byte) []byte { return lines(base64.StdEncoding.EncodeToString(b), 76, "\r\n") }},
+	{Hex, false, func(b []byte) []byte { return lines(hex.EncodeToString(b), 60, "\n") }},
+	{StringBase64, false, func(b []byte) []byte {
+		return fmt.Appendf(nil, `{"data":%s}`, characters(lines(base64.StdEncoding.EncodeToString(b), 76, "\n")))
+	}},
+	{StringBase64, false, func(b []byte) []byte {
+		return fmt.Appendf(nil, `{"data":%s}`, characters(lines(base64.StdEncoding.EncodeToString(b), 64, "\r\n")))
+	}},
+	{StringHex, false, func(b []byte) []byte {
+		return fmt.Appendf(nil, `{"data":%s}`, characters(lines(hex.EncodeToString(b), 60, "\n")))
+	}},
+}
+
+// lines breaks a text into lines of so many characters, each ended.
+func lines(text string, of int, end string) (b []byte) {
+	for ; len(text) > of; text = text[of:] {
+		b = append(append(b, text[:of]...), end...)
+	}
+	return append(append(b, text...), end...)
 }
 
 // characters is a string of JSON with a character for each byte, as scripts have it
