@@ -66,7 +66,7 @@ func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
 		err = s.listen(ctx, stream, inst, a, heartbeats)
 	}()
 	trust := slices.Contains(first.GetHello().GetHello().GetFeatures(), pb.FeatureTrust)
-	if a.fresh { // what it had is over, if it had been forgotten: it begins anew
+	if a.fresh { // what it had is over, if it had been forgotten: it begins anew, which it may not have heard on an earlier stream
 		applied = storage.Revision{}
 	}
 	err = firstCause(s.feed(ctx, stream, inst.ID, a, applied, heartbeats, trust), read)

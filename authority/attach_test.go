@@ -209,6 +209,7 @@ func TestResume(t *testing.T) {
 	check := func(rule string, hello func(*pb.AttachHello), snapshot bool, first, last, locks int) {
 		t.Helper()
 		n := f.in(t).node("node-1")
+		n.beat(nil)
 		n.end()
 		w := n.begin(hello)
 		f.equal(rule+": snapshot", w.GetSnapshot(), snapshot)

@@ -41,13 +41,14 @@ type instance struct {
 	sessions      uint32
 	lastHeartbeat time.Time // zero until one comes
 	silentSince   time.Time // the last sign of life, or the start
+	fresh         bool      // it was registered, and no heartbeat has told since that it was welcomed
 }
 
 // attachment is a live Attach stream. fleet alone closes its channel and sends
 // to it, with mu locked.
 type attachment struct {
 	life     time.Duration     // how long the node keeps a socket at most without a word
-	fresh    bool              // the instance was not registered
+	fresh    bool              // of its instance
 	keys     chan *pb.EdgeKeys // of one: only the newest set counts
 	replaced chan struct{}     // closed when a newer Attach takes over, or the instance is gone
 }
@@ -125,14 +126,14 @@ func (f *fleet) attach(i storage.Instance, life time.Duration, now time.Time) *a
 	a := &attachment{life: life, keys: make(chan *pb.EdgeKeys, 1), replaced: make(chan struct{})}
 	known := f.instances[i.ID]
 	if known == nil {
-		a.fresh = true
-		known = &instance{}
+		known = &instance{fresh: true}
 		f.instances[i.ID] = known
 		f.byNode[i.Node]++
 	} else if known.attachment != nil {
 		close(known.attachment.replaced)
 	}
 	known.Instance, known.attachment, known.silentSince = i, a, now
+	a.fresh = known.fresh
 	return a
 }
 
@@ -214,6 +215,9 @@ func (f *fleet) heard(id storage.InstanceID, a *attachment, sessions uint32, now
 	if i := f.instances[id]; i != nil {
 		i.sessions, i.lastHeartbeat, i.silentSince = sessions, now, now
 		i.SessionFence, i.SocketLife = f.fence, a.life
+		if i.attachment == a { // and not of a stream from before it was forgotten
+			i.fresh = false
+		}
 	}
 }
 

@@ -65,8 +65,13 @@ func TestForgetNode(t *testing.T) {
 	f.restart()
 	f.equal("receipt after a restart", rows(f.receipt("admin", r)), "node-1:0/0@11.011s(forgotten by admin) node-2:0/0 complete")
 
-	back := lost.begin(func(h *pb.AttachHello) { h.Applied = r })
-	f.equal("one that comes back begins anew", back.GetSnapshot(), true)
+	knows := func(h *pb.AttachHello) { h.Applied = r }
+	f.equal("one that comes back begins anew", lost.begin(knows).GetSnapshot(), true)
+	lost.end() // it may never have read that
+	f.equal("it begins anew until it was heard of", lost.begin(knows).GetSnapshot(), true)
+	lost.beat(r)
+	lost.end()
+	f.equal("and goes on from then on", lost.begin(knows).GetSnapshot(), false)
 }
 
 // TestFencedNodesAreNotForgotten proves that no admin can have a receipt complete
