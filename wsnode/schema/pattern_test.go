@@ -1,9 +1,13 @@
 package schema
 
 import (
+	"encoding/json"
+	"errors"
+	"fmt"
 	"regexp/syntax"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"unicode/utf8"
 )
 
@@ -200,4 +204,44 @@ func FuzzTranslate(f *testing.F) {
 			t.Fatalf("%q is compiled as %q, translated as %q", pattern, re, out)
 		}
 	})
+}
+
+// A pattern that is told to be too much for longer texts is, and for no shorter ones.
+func TestMostBytes(t *testing.T) {
+	for _, test := range []struct {
+		pattern, unit string
+		want          int
+	}{
+		{`^[ab]*a[ab]{14}$`, "ab", 10},
+		{`^(?:[a-z]{1,30}[.]?){1,30}$`, "ab", 0},
+		{`^[ab]*a[ab]{8}$`, "ab", -1},
+		{`^[a-z0-9]+(?:-[a-z0-9]+)*$`, "ab", -1},
+		{`^\p{L}+$`, "é", -1},
+	} {
+		most, err := MostBytes(test.pattern)
+		if err != nil || most != test.want {
+			t.Errorf("%s: %d, %v, want %d", test.pattern, most, err, test.want)
+		}
+		cfg := Default()
+		cfg.Types = []Type{{Name: "a", Schema: "a.json"}}
+		pattern, _ := json.Marshal(test.pattern)
+		set, err := Compile(fstest.MapFS{"a.json": {Data: fmt.Appendf(nil, `{"properties":{"text":{"pattern":%s}}}`, pattern)}}, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, size := range []int{most, most + 4} {
+			wantTooComplex := most >= 0 && size > most
+			if most < 0 {
+				size += 60_000
+			}
+			text := strings.Repeat(test.unit, size/2+1)[:size-size%len(test.unit)]
+			_, err := set.Check(fmt.Appendf(nil, `{"type":"a","text":"%s"}`, text))
+			if errors.Is(err, ErrTooComplex) != wantTooComplex && size > 0 {
+				t.Errorf("%s: %v with %d bytes", test.pattern, err, size)
+			}
+		}
+	}
+	if _, err := MostBytes("("); err == nil {
+		t.Error("no error for what is no pattern")
+	}
 }

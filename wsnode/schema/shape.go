@@ -27,6 +27,26 @@ func ShapeOf(pattern string) (Shape, error) {
 	return Shape{anchored(re, syntax.OpBeginText), anchored(re, syntax.OpEndText), longest(re), isRegex([]byte(pattern))}, nil
 }
 
+// MostBytes is how many bytes of a text a pattern can be held against, by the guards
+// of a route that sets none, in a message that is little else: beyond, the message is
+// too complex. It is -1 for any number, as of most patterns.
+func MostBytes(pattern string) (int, error) {
+	p, err := compilePattern(pattern, maxPatternEffort)
+	if err != nil {
+		return 0, err
+	}
+	const entries = 5 // an object with two properties
+	guards := Default().Guards
+	if per := guards.steps(entries, 60*bytesPerStep) - guards.steps(entries, 0); p.weight*60 <= per {
+		return -1, nil
+	}
+	size := 0
+	for p.cost(&entry{size: uint32(size + 1)}) < guards.steps(entries, size+1) {
+		size++
+	}
+	return size, nil
+}
+
 // anchored reports whether whatever re matches begins, or ends, where the text
 // does.
 func anchored(re *syntax.Regexp, at syntax.Op) bool {

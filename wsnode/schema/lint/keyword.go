@@ -1,6 +1,7 @@
 package lint
 
 import (
+	"encoding/json"
 	"fmt"
 	"maps"
 	"slices"
@@ -31,12 +32,18 @@ func (l *linter) look(n *schema.Node, how reach) {
 	l.values(n)
 	l.formats(n)
 	l.twin(n)
-	if pattern, ok := n.Keywords["pattern"].(string); ok && how == asserted {
-		l.unanchored(n, "pattern", pattern)
+	look := func(keyword, pattern string) {
+		l.slow(n, keyword, pattern)
+		if how == asserted {
+			l.unanchored(n, keyword, pattern)
+		}
 	}
-	if members, ok := n.Keywords["patternProperties"].(map[string]any); ok && how == asserted {
+	if pattern, ok := n.Keywords["pattern"].(string); ok {
+		look("pattern", pattern)
+	}
+	if members, ok := n.Keywords["patternProperties"].(map[string]any); ok {
 		for _, pattern := range slices.Sorted(maps.Keys(members)) {
-			l.unanchored(n, "patternProperties", pattern)
+			look("patternProperties", pattern)
 		}
 	}
 }
@@ -98,6 +105,40 @@ func (l *linter) unanchored(n *schema.Node, keyword, pattern string) {
 		which = "before it"
 	}
 	l.find("unanchored-pattern", n, n.At(keyword), quoted(pattern)+" is looked for anywhere: whatever stands "+which+" passes", "begin it with ^ and end it with $, around (?:...) where it has a |")
+}
+
+// slow finds patterns that longer texts can't be held against.
+func (l *linter) slow(n *schema.Node, keyword, pattern string) {
+	if !l.loads { // what is made of all patterns is bounded by the node alone
+		return
+	}
+	most, known := l.mostBytes[pattern]
+	if !known {
+		var err error
+		if most, err = schema.MostBytes(pattern); err != nil {
+			return
+		}
+		l.mostBytes[pattern] = most
+	}
+	if most < 0 || keyword == "pattern" && short(n, pattern, most) {
+		return
+	}
+	which := fmt.Sprintf("of more than about %d bytes", most)
+	if most == 0 {
+		which = "of any length"
+	}
+	l.find("slow-pattern", n, n.At(keyword), quoted(pattern)+" costs so much that texts "+which+" are refused as too complex",
+		"repeat by + or * what now is repeated by large numbers, beside a maxLength, or shorten the repetitions")
+}
+
+// short reports whether a schema with a pattern allows no text of more than so many
+// characters.
+func short(n *schema.Node, pattern string, most int) bool {
+	if s, err := schema.ShapeOf(pattern); err == nil && s.From && s.To && 0 <= s.Longest && s.Longest <= most {
+		return true
+	}
+	bound, ok := n.Keywords["maxLength"].(json.Number)
+	return ok && !less(json.Number(strconv.Itoa(most)), bound)
 }
 
 func quoted(s string) string {

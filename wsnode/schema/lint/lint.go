@@ -50,7 +50,7 @@ func Run(in Input) ([]Finding, error) {
 	}
 	l := linter{
 		annotate: in.Annotate, seen: map[Finding]bool{}, reached: map[*schema.Node]reach{},
-		verdicts: map[*schema.Node]verdict{}, sites: map[string]bool{}, blamed: map[blame]bool{}, taken: map[*schema.Node]bool{}, untaken: map[*schema.Node]string{}, left: maxWork,
+		verdicts: map[*schema.Node]verdict{}, sites: map[string]bool{}, blamed: map[blame]bool{}, taken: map[*schema.Node]bool{}, untaken: map[*schema.Node]string{}, mostBytes: map[string]int{}, left: maxWork,
 	}
 	if err := l.load(&in); err != nil {
 		l.broken(err)
@@ -110,6 +110,7 @@ type linter struct {
 	blamed    map[blame]bool
 	taken     map[*schema.Node]bool   // branches that some value may take
 	untaken   map[*schema.Node]string // and those that none takes somewhere, and why
+	mostBytes map[string]int          // of patterns
 	left      int                     // of maxWork
 }
 

@@ -91,6 +91,10 @@ func TestRules(t *testing.T) {
 		{"a pattern that one of its branches begins", `{"type": "string", "maxLength": 5, "pattern": "^a|b$"}`, "unanchored-pattern /pattern"},
 		{"patterns of what is not allowed", `{"type": "string", "maxLength": 5, "not": {"pattern": "<"}}`, ""},
 
+		{"a pattern that costs too much in longer texts, and short ones", `{"type": "string", "maxLength": 3, "pattern": "^[ab]*a[ab]{14}$"}`, ""},
+		{"and texts that it bounds itself", `{"type": "string", "pattern": "^(?:[ab]{0,2}a[ab]{1,2}\\.?)$"}`, ""},
+		{"and texts of any length", `{"type": "object", ` + closed + `, "properties": {"x": {"type": "string", "maxLength": 50, "not": {"pattern": "a[ab]{14}$"}}}}`, "slow-pattern /properties/x/not/pattern"},
+
 		{"an object that a reference closes", `{"$ref": "#/$defs/a", "properties": {"x": true}, "$defs": {"a": {"type": "object", "unevaluatedProperties": false, "properties": {"x": {"type": "null"}}}}}`, ""},
 		{"additionalProperties that allow anything", `{"type": "object", "additionalProperties": {}}`, "open-object , any-type /additionalProperties"},
 		{"a type in words of another", `{"properties": {"x": {"type": "null"}}, ` + closed + `}`, "any-type "},

@@ -69,6 +69,12 @@ var rules = []Rule{
 		Mended: `{"type": "string", "pattern": "^[a-z]*$", "maxLength": 32}`,
 	},
 	{
+		Name: "slow-pattern", Finds: "patterns that cost too much in longer strings",
+		Why:    "Most patterns cost the same for each byte, however large they are. Some can't be had so: those that repeat many times what may stand behind the repetition as well. Each byte is then held against all that they have, and longer strings are refused as too complex, whatever is in them. It is reckoned with the guards of a route that sets none; guards.effort can be raised for it.",
+		Bad:    `{"type": "string", "maxLength": 280, "pattern": "^(?:[a-z]{1,30}[.]?){1,30}$"}`,
+		Mended: `{"type": "string", "maxLength": 280, "pattern": "^(?:[a-z]+[.]?)+$"}`,
+	},
+	{
 		Name: "unasserted-format", Finds: "formats and content* that nothing is held against",
 		Why:    "A format that a node does not know stops its start, and annotate: true makes annotations of all of them: then a string is of the format only if its peer wishes.",
 		Bad:    `{"type": "string", "format": "phone", "maxLength": 20}`,
