@@ -63,9 +63,11 @@ func (p *peer) takeHeader(in []byte, overTLS bool) (rest []byte, err error) {
 	return in[n-had:], nil
 }
 
-// learn is know of the client that a request's header fields name. It returns why
-// the request is refused, or 0; if nobody is to be told, p has no place any more.
+// learn is know of the client that a request's header fields name, whose certificate
+// is not the one that was shown here: that is its proxy's. It returns why the request
+// is refused, or 0; if nobody is to be told, p has no place any more.
 func (p *peer) learn(r *wsconn.Request) pb.Reason {
+	p.shown = false
 	client, err := p.n.live.Load().proxies.Client(p.mode, r.Fields())
 	switch {
 	case err != nil:

@@ -238,7 +238,21 @@ func testTLSBoundTokens(t *testing.T, d Driver) {
 		p.Send(renewal(bound()))
 		p.WantClose(4401, "token_inactive")
 	}
-	if got := l.metric("handshakes_refused_total", "client_certificate_mismatch"); got != 2 {
-		t.Errorf("%v handshakes are counted, want 2", got)
+	// What a proxy shows that has ended the client's TLS is not the client's.
+	proxy := client.Clone()
+	proxy.Certificates = shows.Certificates
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(xffAddr)}}
+	c, err := tls.DialWithDialer(dialer, "tcp", l.listener.Addr().String(), proxy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	p := wstest.NewPeer(t, c)
+	p.Write(wstest.Opening{Target: echoPath, Bearer: bound(), Fields: []string{"X-Forwarded-For: 192.0.2.7"}}.Bytes())
+	if resp, _ := p.Response(); resp.StatusCode != 401 {
+		t.Errorf("with a proxy's: status %d, want 401", resp.StatusCode)
+	}
+	if got := l.metric("handshakes_refused_total", "client_certificate_mismatch"); got != 3 {
+		t.Errorf("%v handshakes are counted, want 3", got)
 	}
 }
