@@ -8,7 +8,6 @@ import (
 	"net"
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/ops"
-	"github.com/gatehouse-ws/gatehouse/cmd/internal/tracing"
 	"github.com/gatehouse-ws/gatehouse/tlsfile"
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 )
@@ -71,7 +70,7 @@ func DefaultConfig() Config {
 
 // Validate tells all that is wrong, each with its key and the fix.
 func (c *Config) Validate() error {
-	problems := []error{c.Log.Validate(), c.Traces.validate(), tracing.Check(), c.Config.Validate()}
+	problems := []error{c.Log.Validate(), c.Traces.validate(), c.Config.Validate()}
 	if len(c.Listeners) == 0 {
 		problems = append(problems, errors.New("listeners: required, at least one"))
 	}

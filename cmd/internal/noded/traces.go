@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"github.com/gatehouse-ws/gatehouse/cmd/internal/tracing"
 	"github.com/gatehouse-ws/gatehouse/wsnode"
 )
 
@@ -17,9 +18,14 @@ type TracesConfig struct {
 	Handshakes float64 `yaml:"handshakes" help:"the share of opening handshakes of which spans are exported, 0 to 1, by OTLP as the OTEL_* variables say; 0 for none"`
 }
 
+// validate holds the variables to nothing where they have no meaning: they may be
+// there for other programs.
 func (c *TracesConfig) validate() error {
-	if !(c.Handshakes >= 0 && c.Handshakes <= 1) {
+	switch {
+	case !(c.Handshakes >= 0 && c.Handshakes <= 1):
 		return fmt.Errorf("traces.handshakes: %v is outside 0 to 1: write 0.01 for one of a hundred", c.Handshakes)
+	case c.Handshakes > 0:
+		return tracing.Check()
 	}
 	return nil
 }

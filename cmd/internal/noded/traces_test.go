@@ -206,3 +206,17 @@ func TestTracerTakesAShare(t *testing.T) {
 		}
 	}
 }
+
+// What the variables say that are there for other programs keeps no node from
+// starting which traces nothing.
+func TestVariablesOfOthers(t *testing.T) {
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1")
+	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json")
+	for share, refuses := range map[float64]bool{0: false, 0.01: true} {
+		cfg := DefaultConfig()
+		cfg.Traces.Handshakes = share
+		if err := cfg.Validate(); strings.Contains(err.Error(), "OTEL_EXPORTER_OTLP_PROTOCOL") != refuses {
+			t.Errorf("with a share of %v: %v", share, err)
+		}
+	}
+}
