@@ -46,10 +46,18 @@ func (c *conn) broadcast(b *broadcast) {
 	if !opened {
 		return
 	}
-	c.Post(0, func(_ time.Time, out []byte) []byte {
-		if b.to(c.m) {
-			out = append(out, b.frame.b...)
+	c.Post(0, func(now time.Time, out []byte) []byte {
+		switch {
+		case !b.to(c.m):
+			return out
+		case len(out) > 0 && len(out) > c.p.cfg.OutboundBytes-len(b.frame.b):
+			// Of many that have come before the turn: what one turn appends has no
+			// bound else.
+			c.mu.Lock()
+			c.pending = c.pending[:0]
+			c.mu.Unlock()
+			return c.m.Overflow(now, out[:0])
 		}
-		return out
+		return append(out, b.frame.b...)
 	})
 }

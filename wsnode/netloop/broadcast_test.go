@@ -1,8 +1,10 @@
 package netloop
 
 import (
+	"net"
 	"strings"
 	"testing"
+	"testing/synctest"
 )
 
 // A broadcast is sent to whom it is for, once, between what was sent to them
@@ -56,5 +58,35 @@ func TestBroadcastAfterTheEnd(t *testing.T) {
 		exchange(t, s.dial(), "-")
 		s.end()
 		s.broadcast(&broadcast{NewFrame([]byte("late")), func(Machine) bool { t.Error("it is asked for somebody"); return true }})
+	})
+}
+
+// Broadcasts that gather while a turn is under way may not be more for a connection
+// than may wait to be sent.
+func TestBroadcastOverflow(t *testing.T) {
+	cfg := testConfig
+	cfg.OutboundBytes = 1000
+	inMemory(t, cfg, nil, func(t *testing.T, s *served, dial func() net.Conn) {
+		m, turn := newScript(t), make(chan struct{})
+		m.overflow = []byte("too slow")
+		s.machines <- m
+		c := dial()
+		exchange(t, c, "-")
+		m.post(func(out []byte) []byte { <-turn; return out })
+		synctest.Wait()
+		for range 4 {
+			s.broadcast(&broadcast{NewFrame([]byte(strings.Repeat("f", 400))), func(Machine) bool { return !m.Done() }})
+		}
+		close(turn)
+		want(t, c, "too slow")
+		if n, err := c.Read(make([]byte, 1)); err == nil {
+			t.Errorf("%d bytes after the last word", n)
+		}
+		if err := m.wantGone(); err != nil {
+			t.Errorf("gone with %v", err)
+		}
+		if n := m.over.Load(); n != 1 {
+			t.Errorf("%d overflows, want 1", n)
+		}
 	})
 }
