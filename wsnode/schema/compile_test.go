@@ -197,7 +197,7 @@ func TestCompileRefusesValuesOfKeywords(t *testing.T) {
 // Whatever a pattern is refused for, it is said what to do.
 func TestCompileRefusesPatterns(t *testing.T) {
 	for pattern, want := range map[string]string{
-		`[a`: "a class is not closed", `(a`: "close it with )", `a)`: `write \) for`, `*a`: "repeats nothing", `a**`: "between (?: and )", `a{2,1}`: "from more to less", `a{1001}`: "1000 times", `[z-a]`: "lower end first", `\p{Nothing}`: "as Unicode has them",
+		`[a`: "a class is not closed", `(a`: "close it with )", `a)`: `write \) for`, `*a`: "repeats nothing", `a**`: "between (?: and )", `a{2,1}`: "from more to less", `a{1001}`: "1000 times", `[z-a]`: "lower end first", `\p{Nothing}`: "categories and scripts",
 		`(?<a b>c)`: "letters, digits and _", `(?i)a`: "only :, <name> are supported", `a\`: "ends in a backslash", `(a)\1`: `\1 is not supported`, `(?=a)`: "lookahead",
 		strings.Repeat("(", 1100) + strings.Repeat(")", 1100): "nested too deeply", `((a{100}){100}){100}`: "1000 times",
 	} {

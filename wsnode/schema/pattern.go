@@ -88,8 +88,8 @@ var patternFaults = map[syntax.ErrorCode]string{
 	syntax.ErrUnexpectedParen:       `a ) closes no group; write \) for a parenthesis`,
 	syntax.ErrMissingRepeatArgument: `%q repeats nothing; write a \ before it for the character`,
 	syntax.ErrInvalidRepeatOp:       `%q repeats what is repeated already; put that between (?: and )`,
-	syntax.ErrInvalidRepeatSize:     `%q repeats from more to less, or more than 1000 times; write {1,1000} at most`,
-	syntax.ErrInvalidCharRange:      `%q is no range and no property of characters; write the lower end first, and names as Unicode has them`,
+	syntax.ErrInvalidRepeatSize:     `%q repeats from more to less, or more than 1000 times, those within it counted; write {1,1000} at most, or use maxLength`,
+	syntax.ErrInvalidCharRange:      `%q is no range and no property that is known; write the lower end first, and of properties categories and scripts, as \p{L} and \p{Greek}`,
 	syntax.ErrInvalidCharClass:      `%q is no class of characters; write its members, as [a-z]`,
 	syntax.ErrInvalidEscape:         `%q is no escape; leave out the \, or write it twice for a backslash`,
 	syntax.ErrInvalidNamedCapture:   `%q is no name that a group can have; write letters, digits and _`,
@@ -175,6 +175,9 @@ func (p *pattern) cost(e *entry) int {
 	return p.once + int(e.size)*p.weight/bytesPerStep
 }
 
+// posixClass is what other languages have in classes.
+var posixClass = regexp.MustCompile(`^\[:\^?[a-z]+:\]`)
+
 // translate writes an ECMA-262 pattern (with its u flag) as RE2.
 func translate(pattern string) (string, error) {
 	t := translator{rest: pattern}
@@ -229,6 +232,8 @@ func (t *translator) step() {
 	case t.inClass && t.skip("]"):
 		t.inClass = false
 		t.out.WriteByte(']')
+	case t.inClass && posixClass.MatchString(t.rest): // it would mean its letters
+		t.fail("%s is no class in ECMA-262; write its members, as a-z", posixClass.FindString(t.rest))
 	case t.inClass && t.skip("["): // RE2 would look for [:names:]
 		t.out.WriteString(`\[`)
 	case t.inClass:

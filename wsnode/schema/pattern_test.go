@@ -43,7 +43,7 @@ func TestPatternsMeanWhatECMA262Says(t *testing.T) {
 		{`^\cA\0$`, "\x01\x00", "A0"},
 		{`^\t\n\v\f\r$`, "\t\n\v\f\r", "tnvfr"},
 		{`^\/\-\.\$\^\#$`, "/-.$^#", "x"},
-		{`^[[:alpha:]]$`, "a]", "a"}, // a class of seven characters, then a bracket
+		{`^[[:al]$`, "[", "b"}, // a class of four characters
 		{`^[a\]b]$`, "]", "\\"},
 		{`^[\-a]$`, "-", "b"},
 		{`^[.]$`, ".", "x"},
@@ -152,7 +152,9 @@ func TestPatternsThatWouldMeanSomethingElse(t *testing.T) {
 		{`[\t-\s]`, "end of a range"},
 		{`[\s-\u{10ffff}]`, "end of a range"},
 		{`[a-\S]`, "end of a range"},
-		{`\p{Emoji_Nonsense}`, "as Unicode has them"},
+		{`\p{Emoji}`, "categories and scripts"},
+		{`[[:alpha:]]`, "[:alpha:] is no class in ECMA-262"},
+		{`[^a-c[:^digit:]_]`, "[:^digit:] is no class in ECMA-262"},
 		{`\01`, "octal"},
 		{`\8`, `\8 is not`},
 		{`\x4`, "cut"},
@@ -175,6 +177,7 @@ func TestPatternsThatWouldMeanSomethingElse(t *testing.T) {
 		{`a**`, "between (?: and )"},
 		{`*a`, "repeats nothing"},
 		{`a{2000}`, "more than 1000 times"},
+		{`(?:a{0,200}b){0,50}`, `"{0,50}" repeats from more to less, or more than 1000 times, those within it counted`},
 		{`a\`, "backslash"},
 	} {
 		re, err := compilePattern(test.pattern, maxPatternEffort)
