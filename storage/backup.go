@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -61,7 +62,7 @@ func AfterRestore(backup Registered, replaced *Registered, at time.Time) []Insta
 		add([]Instance{unknown})
 		var fence, life time.Duration
 		for i := range out {
-			fence, life = max(fence, out[i].SessionFence), max(life, out[i].SocketLife)
+			fence, life = max(fence, out[i].SessionFence), max(life, cmp.Or(out[i].SocketLife, out[i].SessionFence))
 		}
 		for i := range out {
 			if out[i].Node == NodesUnknown { // they may have been told what any other was

@@ -50,3 +50,17 @@ func TestAfterRestore(t *testing.T) {
 		}
 	}
 }
+
+// Whom a restored store does not know may live by the fence of one whose record is
+// older than the socket life, be it without end.
+func TestAfterRestoreOlderRecords(t *testing.T) {
+	backup := storage.Registered{Head: storage.Revision{Epoch: 1, Sequence: 1}, Instances: []storage.Instance{
+		{ID: storage.InstanceID{1}, Node: "older", SessionFence: storage.NoFence},
+		{ID: storage.InstanceID{2}, Node: "newer", SessionFence: storage.NoFence, SocketLife: time.Hour},
+	}}
+	for _, i := range storage.AfterRestore(backup, nil, time.UnixMilli(1)) {
+		if i.Node == storage.NodesUnknown && i.SocketLife != storage.NoFence {
+			t.Errorf("they are released after %v", i.SocketLife)
+		}
+	}
+}

@@ -512,7 +512,8 @@ type Instance struct {
 	SessionFence time.Duration
 	// SocketLife is how long it keeps a socket at most once it hears nothing more: the
 	// session fence or, where it has none, until the longest session that it may have
-	// is over. Told, and not known, as SessionFence is.
+	// is over. Told as SessionFence is; 0, as of a record that is older than this field,
+	// is the session fence.
 	SocketLife time.Duration
 }
 
