@@ -121,6 +121,8 @@ func TestCompileRefuses(t *testing.T) {
 		{"a required property that is false", `{"required":["a"],"properties":{"a":false}}`, "", `chat.json#/required: "a" is required and its schema is false`},
 		{"a required property that is forbidden", `{"required":["txet"],"properties":{"text":{}},"patternProperties":{"^x":{}},"additionalProperties":false}`, "", `chat.json#/required: "txet" is required, but not among properties`},
 		{"more required than there may be", `{"required":["a","b"],"maxProperties":1}`, "", "chat.json#/maxProperties: 1 is below the 2 that are required"},
+		{"more properties than there can be", `{"minProperties":2,"properties":{"a":{}},"additionalProperties":false}`, "", "chat.json#/minProperties: 2 is above the 1 of properties"},
+		{"more items to be found than there can be", `{"contains":{},"minContains":2,"maxItems":1}`, "", "chat.json#/minContains: 2 is above maxItems 1, so no array is allowed"},
 		{"more items than there can be", `{"minItems":2,"prefixItems":[{}],"items":false}`, "", "chat.json#/minItems: 2 is above the 1 of prefixItems"},
 		{"a contradiction in a shared file", `{"$ref":"common.json"}`, `{"$defs":{"a":{"minLength":1,"maxLength":0}}}`, "common.json#/$defs/a/minLength: 1 is above maxLength 0"},
 

@@ -48,7 +48,7 @@ var opposites = []struct {
 	low, high, what string
 	bothIncluded    bool
 }{
-	{"minLength", "maxLength", "string", true}, {"minItems", "maxItems", "array", true}, {"minProperties", "maxProperties", "object", true}, {"minContains", "maxContains", "array", true},
+	{"minLength", "maxLength", "string", true}, {"minItems", "maxItems", "array", true}, {"minProperties", "maxProperties", "object", true}, {"minContains", "maxContains", "array", true}, {"minContains", "maxItems", "array", true},
 	{"minimum", "maximum", "number", true}, {"minimum", "exclusiveMaximum", "number", false}, {"exclusiveMinimum", "maximum", "number", false}, {"exclusiveMinimum", "exclusiveMaximum", "number", false},
 }
 
@@ -124,6 +124,9 @@ func (s placed) contradictProperties(known *patterns, bad func(keyword, format s
 	properties, _ := s.object["properties"].(map[string]any)
 	patterns, _ := s.object["patternProperties"].(map[string]any)
 	closed := s.object["additionalProperties"] == false && len(required)*len(patterns) <= mostMatches
+	if least := s.number("minProperties"); closed && len(patterns) == 0 && least != nil && least.Cmp(big.NewRat(int64(len(properties)), 1)) > 0 {
+		bad("minProperties", "%s is above the %d of properties, and additionalProperties is false, so no object is allowed", s.object["minProperties"], len(properties))
+	}
 	for _, name := range required {
 		name, ok := name.(string)
 		if !ok {
