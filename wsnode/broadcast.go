@@ -20,8 +20,9 @@ import (
 // or by an earlier Broadcast. What is sent after by Session.Send may come first.
 // Whoever has more waiting than may be is closed with 1013, as by Session.Send.
 //
-// The error is deliver.ErrNobody, deliver.ErrNoTenant, deliver.ErrMessageTooBig, or
-// deliver.ErrNotAllowed where the schemas of a route for messages of the application
+// The error is deliver.ErrNobody, deliver.ErrNoTenant, deliver.ErrMessageTooBig,
+// deliver.ErrBusy while more than sockets.loop_bytes of broadcasts wait for the event
+// loops, or deliver.ErrNotAllowed where the schemas of a route for messages of the application
 // do not allow this one: each route's are asked once, and its sessions go on
 // without it, whatever on_refusal says; those of other routes get it.
 //
@@ -45,10 +46,12 @@ func (n *Node) Broadcast(to deliver.To, op deliver.Op, payload []byte) error {
 		}
 	default:
 		frame := netloop.NewFrame(wsconn.AppendFrame(nil, ws.OpCode(op), payload))
-		n.driver.Broadcast(frame, func(m netloop.Machine) bool {
+		if !n.driver.Broadcast(frame, func(m netloop.Machine) bool {
 			p, ok := m.(*peer)
 			return ok && p.gets(&to, routes)
-		})
+		}) {
+			return deliver.ErrBusy
+		}
 	}
 	return err
 }

@@ -49,6 +49,9 @@ var (
 	// not allow this one. It is not sent, and the session goes on or is closed, as
 	// the route has it.
 	ErrNotAllowed = errors.New("message is not allowed by its schema")
+	// ErrBusy says that so many broadcasts are under way that this one would wait. It
+	// is sent to nobody.
+	ErrBusy = errors.New("too many broadcasts are under way: wait a little before the next")
 	// ErrNobody says that a broadcast selects nobody.
 	ErrNobody = errors.New("broadcast selects nobody: say a route, a tenant or a subject, or all")
 	// ErrNoTenant says that a broadcast is to a subject of any tenant.

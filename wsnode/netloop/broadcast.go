@@ -1,6 +1,9 @@
 package netloop
 
-import "time"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Frame is bytes that many connections are sent: they share them. Nobody changes
 // them, and the garbage collector has them once the last connection has sent them.
@@ -14,6 +17,11 @@ func NewFrame(b []byte) *Frame { return &Frame{b} }
 type broadcast struct {
 	frame *Frame
 	to    func(Machine) bool
+	loops atomic.Int32 // that have it to send
+}
+
+func newBroadcast(frame *Frame, to func(Machine) bool) *broadcast {
+	return &broadcast{frame: frame, to: to}
 }
 
 // Broadcast sends a frame to each connection whose machine to says it is for,
@@ -21,22 +29,21 @@ type broadcast struct {
 // before those that are asked for later, and must not keep what it is given. Who is
 // sent more than may wait meets with Overflow, as in any turn.
 //
-// A loop does nothing else until it has asked for all its connections.
-func (d *Driver) Broadcast(frame *Frame, to func(Machine) bool) {
-	b := &broadcast{frame, to}
-	d.portable.broadcast(b)
-	if d.loops != nil {
-		d.loops.broadcast(b)
-	}
+// A loop does nothing else until it has asked for all its connections. Broadcast
+// reports false, and sends nothing, if frames of LoopBytes wait for loops already.
+func (d *Driver) Broadcast(frame *Frame, to func(Machine) bool) bool {
+	b := newBroadcast(frame, to)
+	return (d.loops == nil || d.loops.broadcast(b)) && d.portable.broadcast(b)
 }
 
 // broadcast has every connection send b in a turn of its own.
-func (p *Portable) broadcast(b *broadcast) {
+func (p *Portable) broadcast(b *broadcast) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for c := range p.conns {
 		c.broadcast(b)
 	}
+	return true
 }
 
 func (c *conn) broadcast(b *broadcast) {

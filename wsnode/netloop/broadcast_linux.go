@@ -7,12 +7,30 @@ import (
 )
 
 // broadcast implements driver.
-func (d *loops) broadcast(b *broadcast) {
+func (d *loops) broadcast(b *broadcast) bool {
+	size := int64(len(b.frame.b) + blockBytes) // whoever sends few bytes at a time counts too
+	if waiting := d.casting.Add(size); waiting > size && waiting > int64(d.cfg.LoopBytes) {
+		d.casting.Add(-size)
+		return false
+	}
 	d.mu.Lock()
 	all := d.all
 	d.mu.Unlock()
+	b.loops.Store(int32(len(all)) + 1)
 	for _, l := range all {
-		l.order(post{kind: postBroadcast, broadcast: b})
+		if !l.order(post{kind: postBroadcast, broadcast: b}) {
+			d.hasBroadcast(b)
+		}
+	}
+	d.hasBroadcast(b)
+	return true
+}
+
+// hasBroadcast says that one more has b behind it: a loop, or whoever asked all
+// loops for it.
+func (d *loops) hasBroadcast(b *broadcast) {
+	if b.loops.Add(-1) == 0 {
+		d.casting.Add(-int64(len(b.frame.b) + blockBytes))
 	}
 }
 
@@ -32,6 +50,7 @@ func (l *loop) broadcast(b *broadcast) {
 			l.sendFrame(slot, r, b.frame)
 		}
 	})
+	l.d.hasBroadcast(b)
 }
 
 // sendFrame is finishTurn for a turn that has appended a frame to out, which is

@@ -30,7 +30,7 @@ func TestLoopBroadcastToSlowPeers(t *testing.T) {
 	frame := NewFrame([]byte(strings.Repeat("f", long)))
 	slow := func(m Machine) bool { return slices.Contains(machines, m.(*script)) }
 	sendAll := func() {
-		s.broadcast(&broadcast{frame, slow})
+		s.broadcast(newBroadcast(frame, slow))
 		honest.do(func() {}) // it has been sent
 	}
 	holding := func() (shared, own, used int) {
@@ -84,7 +84,7 @@ func TestLoopBroadcastWithoutRoom(t *testing.T) {
 		exchange(t, s.deaf(), "-")
 	}
 	frame := NewFrame(make([]byte, 400_000))
-	s.broadcast(&broadcast{frame, func(m Machine) bool { return slices.Contains(machines, m.(*script)) }})
+	s.broadcast(newBroadcast(frame, func(m Machine) bool { return slices.Contains(machines, m.(*script)) }))
 	honest.do(func() {
 		if l.blocks.used > l.blocks.max || l.blocks.used == 0 {
 			t.Errorf("%d blocks are used of %d", l.blocks.used, l.blocks.max)
@@ -119,7 +119,7 @@ func TestLoopBroadcastAllocs(t *testing.T) {
 			conns = append(conns, c)
 		}
 		return testing.AllocsPerRun(50, func() {
-			s.broadcast(&broadcast{NewFrame(text), func(Machine) bool { return true }})
+			s.broadcast(newBroadcast(NewFrame(text), func(Machine) bool { return true }))
 			for _, c := range conns {
 				if _, err := io.ReadFull(c, buf); err != nil {
 					t.Fatal(err)
@@ -129,5 +129,36 @@ func TestLoopBroadcastAllocs(t *testing.T) {
 	}
 	if a, b := allocs(few), allocs(many); b > a+1 || b > 4 {
 		t.Errorf("a broadcast to %d allocates %v, one to %d %v", few, a, many, b)
+	}
+}
+
+// Broadcasts that a loop has no time for are kept up to a bound, and others
+// refused until it has.
+func TestLoopBroadcastIsBounded(t *testing.T) {
+	s, l := overNarrow(t, testConfig)
+	m := s.next()
+	exchange(t, s.dial(), "-")
+	held, holding := make(chan struct{}), make(chan struct{})
+	m.post(func(out []byte) []byte { close(holding); <-held; return out })
+	<-holding
+	frame := NewFrame(make([]byte, 10_000))
+	nobody := func(Machine) bool { return false }
+	cast := func() bool { return s.broadcast(newBroadcast(frame, nobody)) }
+	taken := 0
+	for cast() {
+		if taken++; taken > 100 {
+			t.Fatal("there is no bound")
+		}
+	}
+	if want := l.d.cfg.LoopBytes / (10_000 + blockBytes); taken != want {
+		t.Errorf("%d broadcasts wait, want %d", taken, want)
+	}
+	close(held)
+	m.do(func() {}) // all has been sent
+	if got := l.d.casting.Load(); got != 0 {
+		t.Errorf("%d bytes count as under way", got)
+	}
+	if !s.broadcast(newBroadcast(NewFrame(make([]byte, 2*l.d.cfg.LoopBytes)), nobody)) {
+		t.Error("one that is larger than the bound is refused though nothing waits")
 	}
 }

@@ -45,8 +45,8 @@ func testBroadcast(t *testing.T, over func(testing.TB, Config) *served) {
 		}
 	}
 	post("before")
-	s.broadcast(&broadcast{NewFrame([]byte(strings.Repeat("f", 10_000))), to(machines[1])})
-	s.broadcast(&broadcast{NewFrame([]byte("g")), to(nil)})
+	s.broadcast(newBroadcast(NewFrame([]byte(strings.Repeat("f", 10_000))), to(machines[1])))
+	s.broadcast(newBroadcast(NewFrame([]byte("g")), to(nil)))
 	post("after")
 }
 
@@ -57,7 +57,7 @@ func TestBroadcastAfterTheEnd(t *testing.T) {
 		s.next()
 		exchange(t, s.dial(), "-")
 		s.end()
-		s.broadcast(&broadcast{NewFrame([]byte("late")), func(Machine) bool { t.Error("it is asked for somebody"); return true }})
+		s.broadcast(newBroadcast(NewFrame([]byte("late")), func(Machine) bool { t.Error("it is asked for somebody"); return true }))
 	})
 }
 
@@ -75,7 +75,7 @@ func TestBroadcastOverflow(t *testing.T) {
 		m.post(func(out []byte) []byte { <-turn; return out })
 		synctest.Wait()
 		for range 4 {
-			s.broadcast(&broadcast{NewFrame([]byte(strings.Repeat("f", 400))), func(Machine) bool { return !m.Done() }})
+			s.broadcast(newBroadcast(NewFrame([]byte(strings.Repeat("f", 400))), func(Machine) bool { return !m.Done() }))
 		}
 		close(turn)
 		want(t, c, "too slow")

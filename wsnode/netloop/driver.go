@@ -20,7 +20,7 @@ type driver interface {
 	// takes reports whether Serve can serve a listener.
 	takes(l net.Listener) bool
 	Serve(l net.Listener, tlsConfig *tls.Config) error
-	broadcast(b *broadcast)
+	broadcast(b *broadcast) bool
 	LetNobodyIn()
 	Stop()
 	Close()

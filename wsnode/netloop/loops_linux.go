@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,8 @@ type loops struct {
 	opener Opener
 	log    *slog.Logger
 	shakes *shakes
+
+	casting atomic.Int64 // bytes of broadcasts that some loop has still to send, a block more for each
 
 	mu      sync.Mutex
 	empty   sync.Cond // signalled when the last connection is gone
