@@ -32,6 +32,14 @@ const maxMessage = 4 << 20
 // calls than that get one of their own.
 const streamWorkers = 512
 
+// What a peer may send before it is read, on a stream and on a connection. The
+// windows are fixed: to find its own, grpc has every message that comes alone
+// answered by a ping, which costs both sides as much as the message.
+const (
+	streamWindow = 1 << 20
+	connWindow   = 4 << 20
+)
+
 const (
 	// maxConnections bounds the connections that are open at once, a tenth of it
 	// those from one address. Who opens one need not have shown a credential yet.
@@ -69,6 +77,8 @@ func NewServer(s *Service, tlsConfig *tls.Config, withReflection bool) (*Server,
 		//lint:ignore SA1019 it alone comes before the compressors that any linked package may have registered
 		grpc.RPCDecompressor(noInflating{}),
 		grpc.MaxConcurrentStreams(1000),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.MaxHeaderListSize(16<<10),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, MaxConnectionAge: maxAge, Time: 30 * time.Second, Timeout: 10 * time.Second}),

@@ -177,6 +177,14 @@ type Client struct {
 	bye     sync.Once
 }
 
+// What the authority may send before it is read, on a stream and on the
+// connection: enough for a snapshot from far away. The windows are fixed: to find
+// its own, grpc has every message that comes alone answered by a ping.
+const (
+	streamWindow = 4 << 20
+	connWindow   = 8 << 20
+)
+
 // New makes a client of the authority at cfg.Address, spoken to with creds. dead
 // are earlier instances that are known to have ended.
 func New(cfg Config, creds credentials.TransportCredentials, dead [][16]byte, enforcer Enforcer, log *slog.Logger) (*Client, error) {
@@ -187,6 +195,8 @@ func New(cfg Config, creds credentials.TransportCredentials, dead [][16]byte, en
 			MinConnectTimeout: 3 * time.Second,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("authority %s: %w", cfg.Address, err)
