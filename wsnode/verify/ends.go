@@ -22,7 +22,7 @@ const (
 	// to be reported. An entry can hit sockets on every node at once: first the
 	// authority hears that it is enforced, and then in few calls which sessions
 	// that were.
-	unhurried = 100 * time.Millisecond
+	unhurried = 250 * time.Millisecond
 
 	// between is the time from the beginning of one report to that of the next:
 	// sessions that end one after the other share a report, and one that ends alone is
