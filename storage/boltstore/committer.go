@@ -18,6 +18,7 @@ import (
 type call struct {
 	items  int                  // how much it adds to its group
 	sweep  bool                 // it frees space: it may use the last of it
+	urgent bool                 // its group waits for nobody
 	decide func(g *group) error // runs in the committer; its error is the call's alone
 
 	done chan struct{} // closed when err and what decide has written may be read
@@ -94,9 +95,11 @@ func (s *Store) next() (*call, bool) {
 // the last commit has woken have not run yet when their first call arrives
 // here: to commit it alone would let each of them wait for a sync of its own.
 // A timer is not needed for that, and would cost an idle store its latency.
+// With an urgent call it takes what is queued and yields to none: under load each
+// time is a turn of all that can run.
 func (s *Store) gather(g *group, c *call) {
 	g.calls = append(g.calls, c)
-	items := c.items
+	items, urgent := c.items, c.urgent
 	for items < s.opts.GroupItems {
 		select {
 		case c, ok := <-s.queue:
@@ -105,8 +108,12 @@ func (s *Store) gather(g *group, c *call) {
 			}
 			g.calls = append(g.calls, c)
 			items += c.items
+			urgent = urgent || c.urgent
 			continue
 		default:
+		}
+		if urgent {
+			return
 		}
 		runtime.Gosched()
 		if len(s.queue) == 0 {

@@ -45,6 +45,26 @@ func TestGroupsOnOneProcessor(t *testing.T) {
 	}
 }
 
+// What is appended to the log takes along who waits already, and waits itself for
+// nobody who has not run yet.
+func TestUrgentCallsAreNotGathered(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	const tries = 40
+	late := map[bool]int{} // calls of their groups that came after them
+	for i := range 2 * tries {
+		urgent := i < tries
+		s := &Store{queue: make(chan *call, 2), opts: Options{GroupItems: 10}}
+		g := newGroup(s)
+		s.queue <- &call{items: 1, urgent: urgent}
+		go func() { s.queue <- &call{items: 1} }()
+		s.gather(g, &call{items: 1})
+		late[urgent] += len(g.calls) - 2
+	}
+	if late[true] > tries/4 || late[false] < tries/2 { // the scheduler has its own mind
+		t.Errorf("in %d tries each, %d calls were gathered after an urgent one, %d after others", tries, late[true], late[false])
+	}
+}
+
 // held returns a store whose committer is held within a commit, and what lets
 // it go.
 func held(t *testing.T, opts Options) (*Store, func()) {

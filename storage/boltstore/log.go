@@ -15,7 +15,7 @@ import (
 // Append adds an entry to the log; see storage.Store.
 func (s *Store) Append(ctx context.Context, e storage.Entry) (storage.Entry, error) {
 	var entry storage.Entry
-	err := s.do(ctx, &call{items: 1, decide: func(g *group) error {
+	err := s.do(ctx, &call{items: 1, urgent: true, decide: func(g *group) error {
 		got, added, err := s.ledger.Append(e, g)
 		if err != nil {
 			return err
