@@ -124,14 +124,16 @@ func findEnding(b *bbolt.Bucket, end [8]byte, wanted map[storage.SessionID][]int
 		} else if !holdsAny(v, wanted) {
 			continue
 		}
+		left := len(wanted) // a record has each once
 		err := eachSession(k, v, func(x *storage.Session) bool {
 			if at := wanted[x.ID]; len(at) > 0 {
 				y := *x
 				for _, i := range at {
 					out[i] = &y
 				}
+				left--
 			}
-			return true
+			return left > 0
 		})
 		if err != nil {
 			return err
