@@ -407,15 +407,15 @@ func (s *Service) sendEntries(ctx context.Context, stream pb.NodeService_AttachS
 			return after, fmt.Errorf("entry %d: %w", after.Sequence+1, errDropped)
 		}
 	}
-	return next.through, stream.Send(next.message)
+	return next.through, stream.SendMsg(next.message)
 }
 
 // tail is the message that was sent last to a node which had the log through
 // after: most nodes stand at the same place, and get the same.
 type tail struct {
 	after, head, through storage.Revision
-	message              *pb.AttachResponse // not to be changed
-	missing              uint64             // the last that is not in the log any more; 0 for none
+	message              *forMany
+	missing              uint64 // the last that is not in the log any more; 0 for none
 }
 
 // below is the part of t that lies below the first entry above whole which is
@@ -431,9 +431,9 @@ func (t *tail) below(whole uint64) *tail {
 		last = seq
 	}
 	through := storage.Revision{Epoch: t.through.Epoch, Sequence: max(last, whole)}
-	return &tail{t.after, t.head, through, &pb.AttachResponse{Message: &pb.AttachResponse_Entries{
+	return &tail{t.after, t.head, through, newForMany(&pb.AttachResponse{Message: &pb.AttachResponse_Entries{
 		Entries: &pb.Entries{Through: revisionOf(through), Entries: all[:n]},
-	}}, 0}
+	}}), 0}
 }
 
 func (s *Service) entriesAbove(ctx context.Context, after, head storage.Revision) (*tail, error) {
@@ -458,7 +458,7 @@ func (s *Service) entriesAbove(ctx context.Context, after, head storage.Revision
 	if last < through.Sequence {
 		missing = through.Sequence
 	}
-	return &tail{after, head, through, &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}}, missing}, nil
+	return &tail{after, head, through, newForMany(&pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}}), missing}, nil
 }
 
 func entryOf(e *storage.Entry) *pb.Entry {

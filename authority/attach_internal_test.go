@@ -31,7 +31,7 @@ func TestBelowTheMissing(t *testing.T) {
 		for _, seq := range c.entries {
 			out.Entries = append(out.Entries, &pb.Entry{Revision: &pb.Revision{Epoch: 1, Sequence: seq}})
 		}
-		x.message = &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}}
+		x.message = newForMany(&pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: out}})
 		cut := x.below(c.whole)
 		var seqs []uint64
 		for _, e := range cut.message.GetEntries().GetEntries() {

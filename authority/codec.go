@@ -1,19 +1,21 @@
 package authority
 
 import (
+	"sync"
 	"unicode/utf8"
 
 	"google.golang.org/grpc/encoding"
 	grpcproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 )
 
-// codec is grpc's own for protobuf, but for the messages of the Redeem stream.
-// What those usually have it reads into a few large pieces of memory and writes
+// codec is grpc's own for protobuf, but for what goes to many streams, and for the
+// messages of the Redeem stream. What those usually have it reads into a few large pieces of memory and writes
 // by one pass over their fields, in a third of the time; any other it leaves to
 // grpc's, which also tells what is wrong with it.
 type codec struct{ encoding.CodecV2 }
@@ -30,6 +32,10 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 
 // Marshal implements encoding.CodecV2.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if many, ok := v.(*forMany); ok {
+		wire, err := many.encode()
+		return mem.BufferSlice{mem.SliceBuffer(wire)}, err
+	}
 	resp, ok := v.(*pb.RedeemResponse)
 	if !ok {
 		return c.CodecV2.Marshal(v)
@@ -42,6 +48,17 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 	buf := pool.Get(size)
 	appendRedeemResponse((*buf)[:0], resp)
 	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
+}
+
+// forMany is a message that goes to many streams: it is encoded for the first of
+// them, and not to be changed.
+type forMany struct {
+	*pb.AttachResponse
+	encode func() ([]byte, error)
+}
+
+func newForMany(m *pb.AttachResponse) *forMany {
+	return &forMany{m, sync.OnceValues(func() ([]byte, error) { return proto.Marshal(m) })}
 }
 
 // asked is an item with what it points to.

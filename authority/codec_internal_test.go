@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"bytes"
 	"testing"
 	"time"
 
@@ -108,6 +109,28 @@ func FuzzCodec(f *testing.F) {
 func TestCodecWrites(t *testing.T) {
 	for _, resp := range redeemResponses() {
 		checkWritten(t, newCodec(), resp)
+	}
+}
+
+// TestCodecEncodesOnce proves that streams which send the same message share its
+// encoding, and that who frees one spoils nothing for the others.
+func TestCodecEncodesOnce(t *testing.T) {
+	m := &pb.AttachResponse{Message: &pb.AttachResponse_Entries{Entries: &pb.Entries{Through: &pb.Revision{Epoch: 1, Sequence: 2}}}}
+	want, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	many := newForMany(m)
+	for range 3 {
+		wire, err := newCodec().Marshal(many)
+		if err != nil || !bytes.Equal(wire.Materialize(), want) {
+			t.Fatalf("%x, %v, want %x", wire.Materialize(), err, want)
+		}
+		wire.Free()
+	}
+	first, _ := many.encode()
+	if again, _ := many.encode(); &first[0] != &again[0] {
+		t.Error("encoded again")
 	}
 }
 

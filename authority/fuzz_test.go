@@ -55,6 +55,11 @@ func (s *scripted[Req, Resp]) Send(m *Resp) error {
 	return nil
 }
 
+// SendMsg takes what goes to many streams.
+func (s *scripted[Req, Resp]) SendMsg(m any) error {
+	return s.Send(any(m.(*forMany).AttachResponse).(*Resp))
+}
+
 // fuzzed is a service that hostile nodes talk to without a network, with one
 // issued token.
 type fuzzed struct {
