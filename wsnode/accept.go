@@ -47,10 +47,10 @@ func (o opener) Accepted(from netip.AddrPort, overTLS bool, now time.Time) (netl
 		n.log.Debug("connection reset", "reason", early.Label(), is, addr.String())
 		return nil, false
 	}
-	p := &peer{loop: &n.lobby, place: place, opening: newOpening()}
-	p.of, p.mode, p.early, p.retry = p, mode, early, d.RetryAfter
+	p := &peer{seat: &n.lobby.entrance, opening: newOpening()}
+	p.of, p.place, p.mode, p.early, p.retry = p, place, mode, early, d.RetryAfter
 	if mode == clientaddr.Untrusted {
-		p.addr = addressOf(addr)
+		p.addr, p.named = addr.As16(), true
 	} else {
 		p.via = addr
 	}
@@ -124,8 +124,8 @@ func (p *peer) Shown(cert *x509.Certificate) {
 
 // Open implements netloop.Ticket.
 func (p *peer) Open(link netloop.Link, now time.Time) netloop.Machine {
-	p.loop, p.ref = link.Shared.(*loop), link.Ref
-	p.now, p.began, p.since = now, now, p.n.instant(now)
+	p.seat, p.ref = &link.Shared.(*loop).entrance, link.Ref
+	p.now, p.began, p.since = now, now, stampOf(p.n.instant(now))
 	p.conn.Reset(&p.n.limits, now)
 	p.beginSpan(link)
 	return p
@@ -158,11 +158,15 @@ const (
 
 // leave takes a connection out of the counts.
 func (p *peer) leave() {
+	if p.admitted {
+		p.n.addresses.Gone(p.addr.ip(), true)
+		return
+	}
 	switch {
 	case p.place == placeRejecting:
 		p.n.rejecting.Add(-1)
-	case p.place == placeCounted && p.addr.known:
-		p.n.addresses.Gone(p.addr.ip(), p.admitted)
+	case p.place == placeCounted && p.named:
+		p.n.addresses.Gone(p.addr.ip(), false)
 	case p.place == placeCounted:
 		p.n.addresses.GoneUnknown()
 	}

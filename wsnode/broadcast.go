@@ -77,7 +77,7 @@ func (n *Node) routesFor(to *deliver.To, op deliver.Op, payload []byte) (routes 
 
 // gets reports whether a broadcast is for the peer, in whose turn it is asked.
 func (p *peer) gets(to *deliver.To, routes []*route) bool {
-	return p.admitted && p.cause.Load() == nil && p.conn.State() == wsconn.StateOpen &&
+	return p.admitted && p.cause.Load() == 0 && p.conn.State() == wsconn.StateOpen &&
 		slices.Contains(routes, p.route) && (to.Tenant == "" || p.party.tenant == to.Tenant)
 }
 

@@ -47,6 +47,7 @@ var (
 	errConnectionLost = errors.New("connection lost")
 	errNodeMessage    = errors.New("message for the node that it does not know")
 	errRenewalRate    = errors.New("renewals come too fast")
+	errInternal       = errors.New("internal error")
 )
 
 // renewalRefused is the reason for which a renewal was refused.
@@ -110,7 +111,7 @@ var closeTable = slices.Concat([]closeRule{
 	{errRenewalRate, codeLimit, pb.Reason_REASON_RENEWAL_RATE, "too many renewals", true},
 	{renewalRefused(pb.Reason_REASON_RENEWAL_MISMATCH), codeForbidden, pb.Reason_REASON_RENEWAL_MISMATCH, "forbidden", false},
 }, refusedRenewals(), []closeRule{
-	{nil, ws.StatusInternalServerError, pb.Reason_REASON_INTERNAL, "internal error", true},
+	{errInternal, ws.StatusInternalServerError, pb.Reason_REASON_INTERNAL, "internal error", true},
 })
 
 // refusedRenewals are the rows of renewals that are refused for good. Their
@@ -133,13 +134,16 @@ func refusedRenewals() []closeRule {
 }
 
 // closeFor finds the row of err.
-func closeFor(err error) *closeRule {
-	for i := range closeTable[:len(closeTable)-1] {
+func closeFor(err error) *closeRule { return &closeTable[closeRow(err)] }
+
+func closeRow(err error) int {
+	last := len(closeTable) - 1
+	for i := range last {
 		if errors.Is(err, closeTable[i].err) {
-			return &closeTable[i]
+			return i
 		}
 	}
-	return &closeTable[len(closeTable)-1]
+	return last
 }
 
 // Told is what a peer is told for a reason.

@@ -45,7 +45,7 @@ func TestIndex(t *testing.T) {
 		for range phase.steps {
 			key := strconv.Itoa(r.IntN(800)) // some have several peers
 			if list := have[key]; r.IntN(100) < phase.adds {
-				p := &peer{holder: holder{subject: key}}
+				p := &peer{subject: key}
 				x.add(p)
 				have[key] = append(list, p)
 				n++

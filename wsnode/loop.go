@@ -10,8 +10,16 @@ import (
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
+	"github.com/gatehouse-ws/gatehouse/wsnode/verify"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wsconn"
 )
+
+// seat is what the peers of one event loop share that are on one route, or have not
+// said yet where they want to.
+type seat struct {
+	*loop
+	route *route
+}
 
 // loop is what the peers of one event loop share. Their turns never run at the
 // same time, so that what only a turn needs is here, once, and not in every peer.
@@ -21,8 +29,10 @@ type loop struct {
 	n        *Node
 	poster   netloop.Poster
 	messages *atomic.Uint64 // that passed every check
+	entrance seat           // on no route
 
 	// owned by the turn
+	seats    map[*route]*seat
 	now      time.Time
 	peerCode ws.StatusCode // of the close frame that the turn has read
 	parties  map[string]*party
@@ -53,7 +63,21 @@ const (
 )
 
 func newLoop(n *Node, poster netloop.Poster) *loop {
-	return &loop{n: n, poster: poster, messages: n.metrics.messages.shard()}
+	l := &loop{n: n, poster: poster, messages: n.metrics.messages.shard()}
+	l.entrance.loop = l
+	return l
+}
+
+func (l *loop) seatOn(r *route) *seat {
+	s := l.seats[r]
+	if s == nil {
+		if l.seats == nil {
+			l.seats = make(map[*route]*seat, 1)
+		}
+		s = &seat{l, r}
+		l.seats[r] = s
+	}
+	return s
 }
 
 // outboxOf is the outbox of a peer, which may be new. mu is locked.
@@ -101,6 +125,7 @@ type party struct {
 	tenant, issuer    string
 	userAgent, origin string         // as the authority was told
 	epoch             uint64         // of the revision at which the token was issued
+	issued            uint32         // upper half of its sequence
 	messages          limit.Messages // as it was when the session was granted
 	rate              limit.Rate     // of messages, which is not used up: see limit.Level
 
@@ -110,13 +135,15 @@ type party struct {
 
 // partyOf finds or makes a party, which is used once more. What it is given is
 // not kept.
-func (l *loop) partyOf(tenant, issuer string, epoch uint64, userAgent, origin []byte) *party {
+func (l *loop) partyOf(who *verify.Identity, userAgent, origin []byte) *party {
 	b := l.key[:0]
-	for _, s := range [...]string{tenant, issuer} {
+	for _, s := range [...]string{who.Tenant, who.Issuer} {
 		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
 	}
 	b = append(binary.AppendUvarint(b, uint64(len(userAgent))), userAgent...)
-	b = binary.BigEndian.AppendUint64(append(b, origin...), epoch)
+	b = binary.BigEndian.AppendUint64(append(b, origin...), who.Issued.Epoch)
+	issued := uint32(who.Issued.Sequence >> 32)
+	b = binary.BigEndian.AppendUint32(b, issued)
 	m := l.n.live.Load().limits.Messages
 	b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(b, m.PerSecond), m.Burst)
 	if m.DryRun {
@@ -127,8 +154,8 @@ func (l *loop) partyOf(tenant, issuer string, epoch uint64, userAgent, origin []
 	}
 	p := l.parties[string(b)]
 	if p == nil {
-		p = &party{tenant: tenant, issuer: issuer, userAgent: string(userAgent), origin: string(origin), epoch: epoch, key: string(b),
-			messages: m, rate: limit.NewRate(m.PerSecond, m.Burst)}
+		p = &party{tenant: who.Tenant, issuer: who.Issuer, userAgent: string(userAgent), origin: string(origin),
+			epoch: who.Issued.Epoch, issued: issued, key: string(b), messages: m, rate: limit.NewRate(m.PerSecond, m.Burst)}
 		if l.parties == nil {
 			l.parties = map[string]*party{}
 		}

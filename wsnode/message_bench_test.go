@@ -7,6 +7,7 @@ import (
 	"github.com/gobwas/ws"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
+	"github.com/gatehouse-ws/gatehouse/wsnode/netloop"
 )
 
 // BenchmarkMessage is what the node does with a text and its echo between the
@@ -31,5 +32,31 @@ func BenchmarkMessage(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkMessageOfMany is the same where each message comes from another of very
+// many sockets: what the node knows of them is in no cache.
+func BenchmarkMessageOfMany(b *testing.B) {
+	const many = 10_000
+	lab := newBench(b)
+	lab.handler = deliver.Echo{}
+	c := lab.crowd(b)
+	machines := make([]netloop.Machine, many)
+	for i := range machines {
+		machines[i] = c.open(lab.token(), func(_ int, do func()) { do() })
+		defer machines[i].Gone(nil, time.Now())
+	}
+	frame := ws.MustCompileFrame(ws.MaskFrame(ws.NewTextFrame([]byte(`{"type":"chat","text":"It seems faster"}`))))
+	in, next := make([]byte, len(frame)), 0
+	now := time.Now()
+	b.ReportAllocs()
+	for b.Loop() {
+		copy(in, frame)
+		next = (next + 4099) % many // which nothing foresees
+		m := machines[next]
+		if c.out = m.Feed(in, now, c.out[:0]); len(c.out) == 0 || m.Deadline().IsZero() {
+			b.Fatalf("%q", c.out)
+		}
 	}
 }

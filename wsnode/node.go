@@ -85,7 +85,7 @@ func newNode(cfg Config, handler deliver.Handler, client func(verify.Enforcer) (
 		routes: map[string]*route{}, sessions: newSessions(),
 		listeners: map[net.Listener]struct{}{},
 	}
-	n.lobby.n = n
+	n.lobby.n, n.lobby.entrance.loop = n, &n.lobby
 	n.slots.Store(firstSlot())
 	for _, r := range cfg.Routes {
 		use := &route{Route: r}

@@ -33,7 +33,9 @@ type opening struct {
 	// set for each connection
 	of    *peer
 	began time.Time
+	place place
 	via   netip.Addr // the trusted proxy that the client comes through, if any
+	named bool       // the client's address is known: its proxy, if any, has told it
 
 	// early is the limit that refuses as soon as there is a request to answer.
 	early  pb.Reason
@@ -106,7 +108,8 @@ func cleanPath(path []byte) string {
 // with its own refusal.
 func (p *peer) Opening(r *wsconn.Request) {
 	p.observe(r)
-	if p.route = p.n.routes[string(r.Path)]; p.route != nil {
+	if to := p.n.routes[string(r.Path)]; to != nil {
+		p.seat = p.seatOn(to)
 		p.path = p.route.Path
 		p.subprotocol = p.route.choose(r) // a refusal by close must answer it too
 	} else {
@@ -223,7 +226,7 @@ func (o *opening) answer(now time.Time, out []byte) []byte {
 		return p.refuse(pb.Reason_REASON_INTERNAL, 0, out)
 	}
 	p.open(g)
-	out, err = p.conn.Feed(nil, p.now, p, out)
+	out, err = p.conn.Feed(nil, p.limits(), p.now, p, out)
 	return p.afterFeed(err, out)
 }
 
@@ -232,8 +235,8 @@ func (o *opening) answer(now time.Time, out []byte) []byte {
 func (p *peer) holderOf(g *verify.Grant, userAgent, origin []byte) holder {
 	who := &g.Identity
 	return holder{
-		session: who.Session, token: who.Token, subject: who.Subject, issued: who.Issued.Sequence,
-		party: p.partyOf(who.Tenant, who.Issuer, who.Issued.Epoch, userAgent, origin),
+		session: who.Session, token: who.Token, subject: who.Subject, issued: uint32(who.Issued.Sequence),
+		party: p.partyOf(who, userAgent, origin),
 	}
 }
 
@@ -310,7 +313,7 @@ func (p *peer) open(g *verify.Grant) {
 	}
 	p.n.addresses.Confirm(p.addr.ip())
 	p.admitted = true
-	p.since = p.n.instant(p.now)
+	p.since = stampOf(p.n.instant(p.now))
 	p.n.metrics.handshakes.Inc()
 	if ctx := context.Background(); p.n.log.Enabled(ctx, slog.LevelInfo) { // else its words are not even made
 		p.n.log.LogAttrs(ctx, slog.LevelInfo, "session opened", slog.String("session_id", p.handshakeID()), slog.String("token_id", p.token.String()),
@@ -343,7 +346,7 @@ func (p *peer) refuse(reason pb.Reason, retryAfter time.Duration, out []byte) []
 	}
 	p.n.log.Info("handshake refused", attrs...)
 	if p.route != nil && p.route.RefuseByClose {
-		if closed, err := p.conn.RefuseByClose(p.subprotocol, r.code, r.public, p.now, out); err == nil {
+		if closed, err := p.conn.RefuseByClose(p.subprotocol, r.code, r.public, p.limits(), p.now, out); err == nil {
 			return closed
 		}
 	}

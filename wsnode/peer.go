@@ -27,36 +27,35 @@ import (
 // then its session (session.go). It is the Machine of its driver and the Sink of
 // its protocol, and does its work in their turns. There are very many, most of
 // them idle: what only a turn or an opening handshake needs is not here, but in
-// loop and opening. What each message needs stands first: most of the time that a
-// message takes is waiting for memory.
+// loop and opening. What each message needs stands first, in one line of the
+// processor's cache, of which a peer takes three: most of the time that a message
+// takes is waiting for memory.
 type peer struct {
 	// owned by the turn
-	*loop
-	route   *route
+	*seat
 	conn    wsconn.Conn
-	since   instant // when the peer was heard last, or, if pinged, when a ping was sent that has no answer
-	expires instant // of the session
-
-	cause atomic.Pointer[error] // why the session has ended; set under loop's mu
+	since   stamp         // when the peer was heard last, or, if no more has come, was sent a ping
+	cause   atomic.Uint32 // why the session has ended: a row of closeTable, from 1 on; set under loop's mu
+	expires instant       // of the session
+	level   limit.Level   // of the node's rate
+	party   *party        // as session
 
 	admitted bool // there is a session: from the 101 on
-	pinged   bool
-	scoped   bool // the grant has scopes
-	ownRate  bool // more.rate rules, and not the node's
-	boxed    bool // has an outbox; guarded by loop's mu
-	listed   bool // guarded by sessions.mu
-	place    place
+	ruled    bool // more has what each message must be held against
+	tunnel   tunnel.Socket
+	boxed    bool  // has an outbox; guarded by loop's mu
+	listed   bool  // guarded by sessions.mu
+	bound    bound // as session
 
-	addr address // the client's; set once
+	// The holder, as party and bound: changed by the turn alone, under sessions.mu
+	// and loop's mu. The id alone is that of the handshake before there is a session.
+	session [16]byte
+	token   token.ID
+	subject string
+	issued  uint32
 
-	level  limit.Level // of the node's rate
-	opened moment      // the session
-	bound  bound       // as holder
-	tunnel tunnel.Socket
-
-	// Changed by the turn alone, under sessions.mu and loop's mu; the id alone is
-	// that of the handshake before there is a session.
-	holder
+	opened moment  // the session
+	addr   address // the client's; set once
 
 	*opening                      // nil from the 101 on
 	more     atomic.Pointer[more] // nil for most
@@ -73,14 +72,16 @@ type more struct {
 
 	// owned by the turn
 	scopes   []string
-	rate     limit.Rate             // the token's own, if that rules
+	rated    bool                   // rate rules, and not the node's
+	rate     limit.Rate             // the token's own
+	limits   *wsconn.Limits         // with the token's own bound of messages, or nil
 	rates    map[string]*limit.Rate // of types with a rate of their own, once they came
 	strikes  int                    // messages refused and forgiven
 	renewal  *verify.Attempt        // under way, or nil
 	mayRenew instant                // when the next one may come
 	throttle *limit.Rate            // of a tunnel that goes on, or nil
 
-	// as holder
+	// as peer.session
 	tokenIP netip.Addr        // where that is neither none nor the client's
 	renewed [][16]byte        // as verify.Identity has it
 	first   *deliver.Identity // that of the opening handshake, once it was renewed
@@ -96,13 +97,13 @@ func (p *peer) needMore() *more {
 	return m
 }
 
-// holder is who a session belongs to, as far as it is told by party and more.
+// holder is who a session belongs to, as far as more does not tell it.
 type holder struct {
 	party   *party
 	session [16]byte
 	token   token.ID
 	subject string
-	issued  uint64 // sequence of the revision at which the token was issued
+	issued  uint32 // lower half of the sequence of the revision at which the token was issued
 }
 
 // bound tells what address the token is bound to.
@@ -137,7 +138,7 @@ func (p *peer) become(h holder, who *verify.Identity) {
 	if p.listed && !p.party.rate.Like(&h.party.rate) {
 		p.level = limit.Level{}
 	}
-	p.holder = h
+	p.party, p.session, p.token, p.subject, p.issued = h.party, h.session, h.token, h.subject, h.issued
 }
 
 // bearer is a session's identity as verify has it. Call it in the peer's turn, or
@@ -145,7 +146,7 @@ func (p *peer) become(h holder, who *verify.Identity) {
 func (p *peer) bearer() verify.Identity {
 	who := verify.Identity{
 		Session: p.session, Token: p.token, Tenant: p.party.tenant, Subject: p.subject, Issuer: p.party.issuer,
-		ClientIP: p.addr.ip(), Issued: verify.Revision{Epoch: p.party.epoch, Sequence: p.issued},
+		ClientIP: p.addr.ip(), Issued: verify.Revision{Epoch: p.party.epoch, Sequence: uint64(p.party.issued)<<32 | uint64(p.issued)},
 	}
 	if p.bound == boundToClient {
 		who.TokenIP = who.ClientIP
@@ -159,24 +160,13 @@ func (p *peer) bearer() verify.Identity {
 	return who
 }
 
-// address is a client's, without a zone, IPv4 as IPv6: 17 bytes, where netip.Addr
+// address is a client's, without a zone, IPv4 as IPv6: 16 bytes, where netip.Addr
 // has 24 with a pointer.
-type address struct {
-	known bool // its proxy, if any, has told it
-	b     [16]byte
-}
+type address [16]byte
 
-func addressOf(ip netip.Addr) address { return address{true, ip.As16()} }
+func (a address) ip() netip.Addr { return netip.AddrFrom16(a).Unmap() }
 
-// ip is the address, or an invalid one while it is not known.
-func (a *address) ip() netip.Addr {
-	if !a.known {
-		return netip.Addr{}
-	}
-	return netip.AddrFrom16(a.b).Unmap()
-}
-
-func (a *address) String() string { return a.ip().String() }
+func (a address) String() string { return a.ip().String() }
 
 // instant is a time as sockets keep it: since the node was made, on the clock
 // that nobody sets. Zero is none.
@@ -192,18 +182,32 @@ func momentOf(i instant) moment { return moment(min(i/momentLength, math.MaxUint
 
 func (m moment) instant() instant { return instant(m) * momentLength }
 
+// stamp is an instant rounded up to stampLength, about a millisecond, in four
+// bytes, so that it comes again every 52 days: it names the one within 26 days of
+// now.
+type stamp uint32
+
+const stampLength = instant(1 << 20)
+
+func stampOf(i instant) stamp { return stamp((i + stampLength - 1) / stampLength) }
+
+func (s stamp) instant(now instant) instant {
+	at := now / stampLength
+	return (at + instant(int32(s-stamp(at)))) * stampLength
+}
+
 func (n *Node) instant(t time.Time) instant { return instant(t.Sub(n.made)) }
 
 func (n *Node) time(i instant) time.Time { return n.made.Add(time.Duration(i)) }
 
 // Feed implements netloop.Machine.
 func (p *peer) Feed(in []byte, now time.Time, out []byte) []byte {
-	p.now, p.since, p.pinged = now, p.n.instant(now), false
+	p.now, p.since = now, stampOf(p.n.instant(now))
 	if p.conn.State() == wsconn.StateOpen {
 		switch { // what is fed to a closing connection is discarded, frame by frame
 		case p.n.verify.Lapsed(now):
 			out = p.close(errFence, out)
-		case p.cause.Load() != nil: // the turn that is to close it comes later
+		case p.cause.Load() != 0: // the turn that is to close it comes later
 			out = p.close(p.ending(), out)
 		case p.pastGrace():
 			out = p.close(errRevoked, out)
@@ -213,7 +217,7 @@ func (p *peer) Feed(in []byte, now time.Time, out []byte) []byte {
 			return out
 		}
 	}
-	out, err := p.conn.Feed(in, now, p, out)
+	out, err := p.conn.Feed(in, p.limits(), now, p, out)
 	return p.afterFeed(err, out)
 }
 
@@ -264,37 +268,43 @@ func (p *peer) Deadline() time.Time {
 	if p.conn.State() != wsconn.StateOpen {
 		return at
 	}
-	next := p.since + instant(p.n.cfg.Sockets.PingInterval)
-	if p.pinged {
-		next = p.since + instant(p.n.cfg.Sockets.PongTimeout)
-	}
-	own := p.n.time(min(next, p.expires))
+	own := p.n.time(min(p.silentUntil(p.n.instant(p.now)), p.expires))
 	if !at.IsZero() && at.Before(own) {
 		return at
 	}
 	return own
 }
 
+// silentUntil is until when the peer may say nothing: then it is pinged, or, if
+// that was done, closed.
+func (p *peer) silentUntil(now instant) instant {
+	may := p.n.cfg.Sockets.PingInterval
+	if p.conn.PingPending() {
+		may = p.n.cfg.Sockets.PongTimeout
+	}
+	return p.since.instant(now) + instant(may)
+}
+
 // Expire implements netloop.Machine.
 func (p *peer) Expire(now time.Time, out []byte) []byte {
 	p.now = now
-	if err := p.conn.Expire(now); err != nil {
+	if err := p.conn.Expire(p.limits(), now); err != nil {
 		return p.fail(err, out)
 	}
 	if p.conn.State() != wsconn.StateOpen {
 		return out
 	}
-	sockets, at := &p.n.cfg.Sockets, p.n.instant(now)
+	at := p.n.instant(now)
 	switch {
 	case at >= p.expires:
 		return p.close(errSessionExpired, out)
-	case p.pinged && at >= p.since+instant(sockets.PongTimeout):
+	case at < p.silentUntil(at):
+		return out
+	case p.conn.PingPending():
 		return p.close(errIdle, out)
-	case !p.pinged && at >= p.since+instant(sockets.PingInterval):
-		p.since, p.pinged = at, true
-		return p.conn.Ping(nil, out)
 	}
-	return out
+	p.since = stampOf(at)
+	return p.conn.Ping(nil, out)
 }
 
 // Overflow implements netloop.Machine.
@@ -329,7 +339,7 @@ func (p *peer) PeerDone() bool { return p.conn.PeerClosed() }
 func (p *peer) Gone(err error, now time.Time) {
 	p.now = now
 	if p.admitted {
-		p.end(errConnectionLost) // unless it has ended already
+		p.end(p.firstCause(errConnectionLost)) // unless it has ended already
 		p.forgetOutbox()
 		p.leaveParty(p.party)
 	} else if err != nil {
@@ -346,7 +356,7 @@ func (p *peer) Gone(err error, now time.Time) {
 
 // Message implements wsconn.Sink.
 func (p *peer) Message(op ws.OpCode, payload, out []byte) ([]byte, error) {
-	if p.cause.Load() != nil {
+	if p.cause.Load() != 0 {
 		return out, p.ending()
 	}
 	if !p.allow() || p.throttled(payload) {
@@ -372,7 +382,7 @@ func (p *peer) check(op ws.OpCode, payload []byte) (kind string, err error) {
 	}
 	checks := p.route.checks.Load()
 	if checks == nil {
-		if p.scoped { // the type of an unchecked message is not known
+		if len(p.scopes()) > 0 { // the type of an unchecked message is not known
 			return "", errScope
 		}
 		return "", nil
@@ -380,7 +390,7 @@ func (p *peer) check(op ws.OpCode, payload []byte) (kind string, err error) {
 	if kind, err = checks.Check(payload); err != nil {
 		return kind, err
 	}
-	if p.scoped && !slices.Contains(p.more.Load().scopes, kind) {
+	if scopes := p.scopes(); len(scopes) > 0 && !slices.Contains(scopes, kind) {
 		return kind, errScope
 	}
 	if p.route.rated != nil && !p.allowType(kind) {
@@ -396,10 +406,9 @@ func (p *peer) PeerClose(code ws.StatusCode, _ []byte) { p.peerCode = code }
 // connection that has no session. Of several causes the first counts.
 func (p *peer) close(cause error, out []byte) []byte {
 	if !p.admitted {
-		return p.conn.Close(0, "", p.now, out)
+		return p.conn.Close(0, "", p.limits(), p.now, out)
 	}
-	p.setCause(cause)
-	cause = p.ending()
+	cause = p.firstCause(cause)
 	rule := closeFor(cause)
 	code, text := rule.code, rule.text
 	if cause == errApplication {
@@ -412,18 +421,16 @@ func (p *peer) close(cause error, out []byte) []byte {
 	// After a close frame nothing may follow, and who does not read gets no more.
 	may := p.conn.State() != wsconn.StateClosed && cause != errSlowReader
 	out = p.takeFrames(out, may)
-	out = p.conn.Close(code, text, p.now, out)
+	out = p.conn.Close(code, text, p.limits(), p.now, out)
 	p.end(cause)
 	return out
 }
 
 // end reports the session's end, once.
 func (p *peer) end(cause error) {
-	p.setCause(cause)
 	if !p.n.sessions.remove(p) {
 		return
 	}
-	cause = p.ending()
 	rule := closeFor(cause)
 	code := rule.code
 	switch {

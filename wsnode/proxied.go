@@ -21,7 +21,7 @@ func (p *peer) Preface(in []byte, now time.Time) (rest []byte, done bool, err er
 		return in, true, nil
 	}
 	if p.loop == &p.n.lobby { // which others are in
-		p.loop = newLoop(p.n, nil)
+		p.seat = &newLoop(p.n, nil).entrance
 	}
 	p.now = now
 	rest, err = p.takeHeader(in, true)
@@ -84,14 +84,14 @@ func (p *peer) learn(r *wsconn.Request) pb.Reason {
 func (p *peer) know(client netip.Addr, overTLS bool) bool {
 	p.mode = clientaddr.Untrusted
 	if p.place == placeRejecting { // the node is full, whoever it is
-		p.addr = addressOf(client)
+		p.addr, p.named = client.As16(), true
 		return true
 	}
 	d := p.n.addresses.Know(client, p.now)
 	if !d.Allow {
 		p.leave()
 	}
-	p.addr, p.retry = addressOf(client), d.RetryAfter
+	p.addr, p.named, p.retry = client.As16(), true, d.RetryAfter
 	p.place, p.early = p.n.placeOf(d, overTLS)
 	return p.place != placeNone
 }
@@ -137,10 +137,10 @@ func (p *peer) warnOfProxy(err error) {
 
 // who adds to attrs, which are for the log, the client and its proxy.
 func (p *peer) who(attrs ...any) []any {
-	if p.addr.known {
+	if p.named {
 		attrs = append(attrs, "client_ip", p.addr.String())
 	}
-	if p.opening != nil && p.via.IsValid() {
+	if p.via.IsValid() {
 		attrs = append(attrs, "proxy", p.via.String())
 	}
 	return attrs

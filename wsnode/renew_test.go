@@ -499,9 +499,12 @@ func TestRevokedWhileRenewing(t *testing.T) {
 func TestGrantsAreExchangedInOneStep(t *testing.T) {
 	n := &Node{metrics: new(metrics)}
 	n.live.Store(new(live))
-	table, p := newSessions(), &peer{loop: newLoop(n, nil), route: &route{}}
+	table, p := newSessions(), &peer{seat: &seat{newLoop(n, nil), &route{}}}
 	grant := func(id byte, tok byte) *verify.Grant {
-		return &verify.Grant{Identity: verify.Identity{Session: table.idFor([16]byte{id}, token.ID{tok}), Token: token.ID{tok}, Subject: "u42"}}
+		return &verify.Grant{Identity: verify.Identity{
+			Session: table.idFor([16]byte{id}, token.ID{tok}), Token: token.ID{tok}, Subject: "u42",
+			Issued: verify.Revision{Epoch: 7, Sequence: uint64(id)<<32 | uint64(tok)},
+		}}
 	}
 	old := grant(1, 1)
 	looked := make(chan int, 1)
@@ -527,7 +530,10 @@ func TestGrantsAreExchangedInOneStep(t *testing.T) {
 			t.Errorf("%v, want %v", got, c.reason)
 		}
 		who := &c.has.Identity
-		if n := <-looked; n != 1 || p.session != who.Session || p.token != who.Token || table.withID(who.Session) != p ||
+		if got := p.bearer(); got.Session != who.Session || got.Token != who.Token || got.Subject != "u42" || got.Issued != who.Issued {
+			t.Errorf("the bearer is %+v, want %+v", got, *who)
+		}
+		if n := <-looked; n != 1 || table.withID(who.Session) != p ||
 			table.byToken.first(who.Token) != p || table.bySubject.first("u42") != p || table.byToken.peers != 1 || table.bySubject.peers != 1 {
 			t.Errorf("%d sessions after %v: %+v", n, c.g.Identity.Session[0], table)
 		}

@@ -34,7 +34,7 @@ func (o wireRequest) parsed(look func(r *wsconn.Request)) bool {
 	limits := wsconn.Limits{}.WithDefaults()
 	c.Reset(&limits, time.Unix(0, 0))
 	defer c.Release()
-	_, err := c.Feed(o, time.Unix(0, 0), onOpening(look), nil)
+	_, err := c.Feed(o, &limits, time.Unix(0, 0), onOpening(look), nil)
 	return err == nil && c.State() == wsconn.StateVerifying
 }
 

@@ -31,17 +31,45 @@ const longestLife = 100 * 365 * 24 * time.Hour
 func (p *peer) bind(g *verify.Grant) {
 	left := p.n.verify.Local(g.ExpiresAt).Sub(p.now) // by the wall clock, which both have
 	p.expires = p.n.instant(p.now) + instant(min(left, longestLife))
-	if p.scoped = len(g.Scopes) > 0; p.scoped {
-		p.needMore().scopes = g.Scopes
+	rate, rated := ownRate(p.party.messages, g.Limits.MessagesPerSecond)
+	bytes := int64(g.Limits.MessageBytes)
+	smaller := bytes > 0 && bytes < int64(p.n.limits.MessageBytes)
+	p.ruled = len(g.Scopes) > 0 || rated || smaller
+	if m := p.more.Load(); m == nil && !p.ruled {
+		return
 	}
-	p.setRate(g.Limits.MessagesPerSecond)
-	limits := &p.n.limits
-	if own := int64(g.Limits.MessageBytes); own > 0 && own < int64(limits.MessageBytes) {
-		of := *limits
-		of.MessageBytes = int(own)
-		limits = &of
+	m := p.needMore()
+	m.scopes, m.limits = g.Scopes, nil
+	if smaller {
+		of := p.n.limits
+		of.MessageBytes = int(bytes)
+		m.limits = &of
 	}
-	p.conn.Limit(limits)
+	switch {
+	case !rated && m.rated:
+		p.level = limit.Level{}
+	case rated && !(m.rated && m.rate.Like(&rate)):
+		m.rate = rate
+	}
+	m.rated = rated
+}
+
+// scopes are those of the token; none allow every type.
+func (p *peer) scopes() []string {
+	if !p.ruled {
+		return nil
+	}
+	return p.more.Load().scopes
+}
+
+// limits are those of the protocol.
+func (p *peer) limits() *wsconn.Limits {
+	if p.ruled {
+		if own := p.more.Load().limits; own != nil {
+			return own
+		}
+	}
+	return &p.n.limits
 }
 
 // ownRate is a token's own rate, if that rules: it is tighter than the node's, or
@@ -56,21 +84,12 @@ func ownRate(m limit.Messages, own uint32) (r limit.Rate, rules bool) {
 	return limit.NewRate(own, min(own, m.Burst)), true
 }
 
-// setRate puts the node's rate into force, or the token's own.
-func (p *peer) setRate(own uint32) {
-	rate, rules := ownRate(p.party.messages, own)
-	switch {
-	case !rules && p.ownRate:
-		p.ownRate, p.level = false, limit.Level{}
-	case rules && (!p.ownRate || !p.more.Load().rate.Like(&rate)):
-		p.ownRate, p.needMore().rate = true, rate
-	}
-}
-
 // allow takes one message, and reports whether the session's rate has one left.
 func (p *peer) allow() bool {
-	if p.ownRate {
-		return p.more.Load().rate.Allow(p.now, 1)
+	if p.ruled {
+		if m := p.more.Load(); m.rated {
+			return m.rate.Allow(p.now, 1)
+		}
 	}
 	if p.level.Allow(&p.party.rate, p.now, 1) {
 		return true
@@ -129,17 +148,25 @@ func (p *peer) identity() deliver.Identity {
 // setCause makes the session dead and reports whether it was alive: the first
 // cause counts. After it nothing can be queued to be sent.
 func (p *peer) setCause(cause error) bool {
-	if p.cause.Load() != nil {
+	if p.cause.Load() != 0 {
 		return false
 	}
-	kept := cause // cause itself would be allocated for every call
+	row := closeRow(cause) + 1
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.cause.CompareAndSwap(nil, &kept)
+	return p.cause.CompareAndSwap(0, uint32(row))
 }
 
-// ending is why the session has ended, or is to end because the application
-// asked for it; nil while it lives on.
+// firstCause makes cause that of the session's end, or is the one that came before.
+func (p *peer) firstCause(cause error) error {
+	if p.setCause(cause) {
+		return cause
+	}
+	return p.ending()
+}
+
+// ending is why the session has ended, as closeTable has it, or is to end because
+// the application asked for it; nil while it lives on.
 func (p *peer) ending() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -147,8 +174,8 @@ func (p *peer) ending() error {
 }
 
 func (p *peer) endingLocked() error {
-	if cause := p.cause.Load(); cause != nil {
-		return *cause
+	if row := p.cause.Load(); row != 0 {
+		return closeTable[row-1].err
 	}
 	if p.boxed && p.outbox[p].asked != nil {
 		return errApplication
@@ -299,7 +326,7 @@ func (p *peer) flush(now time.Time, out []byte) []byte {
 	o := p.outbox[p]
 	o.posted = false
 	asked := o.asked != nil
-	if p.cause.Load() == nil && !asked {
+	if p.cause.Load() == 0 && !asked {
 		out = append(out, o.frames...)
 		p.dropOutbox(p)
 	}

@@ -426,3 +426,17 @@ func TestExpiryIsMonotonic(t *testing.T) {
 	}
 	h.gone(nil)
 }
+
+// A stamp names its instant, no earlier and hardly later, as long as that is some
+// weeks away at most, however long the node has run.
+func TestStamps(t *testing.T) {
+	for _, now := range []instant{0, 1, stampLength - 1, stampLength, instant(time.Hour), 1 << 52, 1<<52 - 1, instant(longestLife)} {
+		for _, away := range []time.Duration{0, 1, time.Millisecond, time.Second, time.Hour, 25 * 24 * time.Hour} {
+			for _, at := range []instant{max(now-instant(away), 0), now + instant(away)} {
+				if got := stampOf(at).instant(now); got < at || got >= at+stampLength {
+					t.Errorf("at %v, %v is stamped as %v", time.Duration(now), time.Duration(at), time.Duration(got))
+				}
+			}
+		}
+	}
+}

@@ -64,7 +64,7 @@ func TestFeedAllocs(t *testing.T) {
 			copy(in, c.wire) // Feed unmasks in place
 			for rest := in; len(rest) > 0; {
 				n := min(step, len(rest))
-				sent, err := p.c.Feed(rest[:n], testNow, sink, out[:0])
+				sent, err := p.c.Feed(rest[:n], p.l, testNow, sink, out[:0])
 				if err != nil || cap(sent) != cap(out) {
 					t.Fatal(err, cap(sent))
 				}
@@ -79,8 +79,8 @@ func TestFeedAllocs(t *testing.T) {
 
 // A socket at rest keeps no more than this, and its part is given back.
 func TestConnBytes(t *testing.T) {
-	if got := unsafe.Sizeof(Conn{}); got > 24 {
-		t.Errorf("a connection is %d bytes, want at most 24", got)
+	if got := unsafe.Sizeof(Conn{}); got > 16 {
+		t.Errorf("a connection is %d bytes, want at most 16", got)
 	}
 	p := openPeer(t, &testLimits)
 	for _, wire := range [][]byte{textFrame("hello"), pingFrame("p"), cat(frame(text, "a"), frame(fin|cont, "b")), frame(fin|text, multibyte)} {
@@ -109,7 +109,7 @@ func TestOpeningAllocs(t *testing.T) {
 		got := testing.AllocsPerRun(500, func() {
 			conn.Reset(&testLimits, testNow)
 			for rest := in; len(rest) > 0; rest = rest[min(c.step, len(rest)):] {
-				if _, err := conn.Feed(rest[:min(c.step, len(rest))], testNow, sink, nil); err != nil {
+				if _, err := conn.Feed(rest[:min(c.step, len(rest))], &testLimits, testNow, sink, nil); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -117,7 +117,7 @@ func TestOpeningAllocs(t *testing.T) {
 			sent := out[:0]
 			if c.accept {
 				sent, err = conn.Accept("gatehouse.v1", sent)
-				sent = conn.Close(1000, "bye", testNow, sent)
+				sent = conn.Close(1000, "bye", &testLimits, testNow, sent)
 			} else {
 				sent = conn.Refuse(refusal, testNow, sent)
 			}
@@ -141,7 +141,7 @@ func TestErrorAllocs(t *testing.T) {
 		head, in, out := []byte(goodHead), make([]byte, len(wire)), make([]byte, 0, 4096)
 		got := testing.AllocsPerRun(500, func() {
 			conn.Reset(&testLimits, testNow)
-			if _, err := conn.Feed(head, testNow, discard{}, nil); err != nil {
+			if _, err := conn.Feed(head, &testLimits, testNow, discard{}, nil); err != nil {
 				t.Fatal(err)
 			}
 			sent, err := conn.Accept("", out[:0])
@@ -149,10 +149,10 @@ func TestErrorAllocs(t *testing.T) {
 				t.Fatal(err)
 			}
 			copy(in, wire)
-			if sent, err = conn.Feed(in, testNow, discard{}, sent); err == nil {
+			if sent, err = conn.Feed(in, &testLimits, testNow, discard{}, sent); err == nil {
 				t.Fatal("no error")
 			}
-			conn.Close(1002, "protocol error", testNow, sent)
+			conn.Close(1002, "protocol error", &testLimits, testNow, sent)
 		})
 		if got > 1 && !raceEnabled { // gobwas/ws boxes its protocol errors
 			t.Errorf("%s: %v allocs, want at most 1", name, got)

@@ -28,7 +28,7 @@ func BenchmarkFeed128(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		copy(in, wire)
-		sent, err := p.c.Feed(in, testNow, echo{}, out)
+		sent, err := p.c.Feed(in, p.l, testNow, echo{}, out)
 		if err != nil || len(sent) != benchPayload+4 {
 			b.Fatal(len(sent), err)
 		}
@@ -44,7 +44,7 @@ func BenchmarkFeed128Corked(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		copy(in, wire)
-		if _, err := p.c.Feed(in, testNow, echo{}, out); err != nil {
+		if _, err := p.c.Feed(in, p.l, testNow, echo{}, out); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -59,10 +59,10 @@ func BenchmarkFeed128InPart(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		copy(in, wire)
-		if _, err := p.c.Feed(in[:60], testNow, echo{}, out); err != nil {
+		if _, err := p.c.Feed(in[:60], p.l, testNow, echo{}, out); err != nil {
 			b.Fatal(err)
 		}
-		if _, err := p.c.Feed(in[60:], testNow, echo{}, out); err != nil {
+		if _, err := p.c.Feed(in[60:], p.l, testNow, echo{}, out); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -109,7 +109,7 @@ func BenchmarkOpening(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		conn.Reset(&testLimits, testNow)
-		if _, err := conn.Feed(in, testNow, discard{}, nil); err != nil {
+		if _, err := conn.Feed(in, &testLimits, testNow, discard{}, nil); err != nil {
 			b.Fatal(err)
 		}
 		if _, err := conn.Accept("gatehouse.v1", out); err != nil {
@@ -127,7 +127,7 @@ func BenchmarkOpeningBytewise(b *testing.B) {
 	for b.Loop() {
 		conn.Reset(&testLimits, testNow)
 		for i := range in {
-			if _, err := conn.Feed(in[i:i+1], testNow, discard{}, nil); err != nil {
+			if _, err := conn.Feed(in[i:i+1], &testLimits, testNow, discard{}, nil); err != nil {
 				b.Fatal(err)
 			}
 		}

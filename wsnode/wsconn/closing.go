@@ -21,7 +21,7 @@ const maxReasonBytes = ws.MaxControlFramePayloadSize - 2
 // sent becomes 1011. reason is cut to 123 bytes, between characters, and left
 // out if it is not UTF-8. Before the connection was open, Close closes it
 // without a word; once its close frame is sent, Close does nothing.
-func (c *Conn) Close(code ws.StatusCode, reason string, now time.Time, out []byte) []byte {
+func (c *Conn) Close(code ws.StatusCode, reason string, l *Limits, now time.Time, out []byte) []byte {
 	switch {
 	case c.state == StateOpening || c.state == StateVerifying:
 		c.finish()
@@ -29,11 +29,11 @@ func (c *Conn) Close(code ws.StatusCode, reason string, now time.Time, out []byt
 	case c.state == StateClosed || c.closeSent:
 		return out
 	case c.state == StateOpen:
-		c.startClosing(now)
+		c.startClosing(l, now)
 	}
 	out = appendClose(out, code, reason)
 	c.closeSent = true
-	c.deadline = now.Add(c.limits.CloseTimeout)
+	c.deadline = now.Add(l.CloseTimeout)
 	if c.ended {
 		c.finish()
 	}
@@ -42,11 +42,11 @@ func (c *Conn) Close(code ws.StatusCode, reason string, now time.Time, out []byt
 
 // startClosing is the way into StateClosing: what has arrived in part is given
 // up, but for where in its frames the connection is.
-func (c *Conn) startClosing(now time.Time) {
+func (c *Conn) startClosing(l *Limits, now time.Time) {
 	c.state = StateClosing
 	c.needPart()
-	c.discard = int32(c.limits.ClosingBytes)
-	c.deadline = now.Add(c.limits.CloseTimeout)
+	c.discard = int32(l.ClosingBytes)
+	c.deadline = now.Add(l.CloseTimeout)
 	early := c.takePipelined()
 	c.drop()
 	if early != nil {

@@ -91,7 +91,7 @@ func TestCloseFrames(t *testing.T) {
 		{"5.5.1 a reason that is not UTF-8 is left out", 1000, "\xff", serverClose(1000, "")},
 	} {
 		p := openPeer(t, &testLimits)
-		got := p.c.Close(c.code, c.reason, testNow, []byte("before"))
+		got := p.c.Close(c.code, c.reason, p.l, testNow, []byte("before"))
 		if want := append([]byte("before"), c.want...); !bytes.Equal(got, want) {
 			t.Errorf("%s: % x, want % x", c.rule, got, want)
 		}
@@ -134,7 +134,7 @@ func TestWeClose(t *testing.T) {
 		for how, feed := range cuts {
 			p := openPeer(t, &limits)
 			p.feed(c.before)
-			p.out = p.c.Close(1001, "bye", testNow, nil)
+			p.out = p.c.Close(1001, "bye", p.l, testNow, nil)
 			if !bytes.Equal(p.out, serverClose(1001, "bye")) {
 				t.Fatalf("%s: sent % x", c.rule, p.out)
 			}
@@ -149,7 +149,7 @@ func TestWeClose(t *testing.T) {
 				t.Errorf("%s (%s): PeerClosed is %t", c.rule, how, got)
 			}
 			p.want(t) // none: nothing is delivered, nothing is reported
-			out := p.c.Close(1000, "", testNow, p.out)
+			out := p.c.Close(1000, "", p.l, testNow, p.out)
 			if out = p.c.Ping(nil, out); !bytes.Equal(out, serverClose(1001, "bye")) {
 				t.Errorf("%s (%s): sent % x after our close frame", c.rule, how, out)
 			}
@@ -192,27 +192,27 @@ func TestErrorLeftUnanswered(t *testing.T) {
 	p := openPeer(t, &testLimits)
 	p.refuse = "no"
 	in := cat(textFrame("no"), closeFrame(1000, ""))
-	if _, err := p.c.Feed(in, testNow, p, nil); err != errRefused {
+	if _, err := p.c.Feed(in, p.l, testNow, p, nil); err != errRefused {
 		t.Fatal(err)
 	}
-	if out, err := p.c.Feed(textFrame("x"), testNow, p, nil); err != nil || len(out) != 0 {
+	if out, err := p.c.Feed(textFrame("x"), p.l, testNow, p, nil); err != nil || len(out) != 0 {
 		t.Fatalf("the next bytes: % x, %v", out, err)
 	}
 	p.want(t, message(text, "no"))
 	if p.c.State() != StateClosing || !p.c.Deadline().Equal(testNow.Add(testLimits.CloseTimeout)) {
 		t.Fatalf("%v until %v", p.c.State(), p.c.Deadline())
 	}
-	if out := p.c.Close(1008, "", testNow, nil); !bytes.Equal(out, serverClose(1008, "")) || p.c.State() != StateClosed {
+	if out := p.c.Close(1008, "", p.l, testNow, nil); !bytes.Equal(out, serverClose(1008, "")) || p.c.State() != StateClosed {
 		t.Fatalf("answered: % x, %v", out, p.c.State())
 	}
 	t.Run("answered late, the peer has its time", func(t *testing.T) {
 		p := openPeer(t, &testLimits)
 		p.refuse = "no"
-		if _, err := p.c.Feed(textFrame("no"), testNow, p, nil); err != errRefused {
+		if _, err := p.c.Feed(textFrame("no"), p.l, testNow, p, nil); err != errRefused {
 			t.Fatal(err)
 		}
 		later := testNow.Add(time.Second)
-		p.c.Close(1008, "", later, nil)
+		p.c.Close(1008, "", p.l, later, nil)
 		if !p.c.Deadline().Equal(later.Add(testLimits.CloseTimeout)) {
 			t.Error(p.c.Deadline())
 		}
@@ -234,13 +234,13 @@ func TestDeadlines(t *testing.T) {
 				t.Fatalf("deadline %v at %d", p.c.Deadline(), i)
 			}
 		}
-		if err := p.c.Expire(at(5).Add(-1)); err != nil {
+		if err := p.c.Expire(p.l, at(5).Add(-1)); err != nil {
 			t.Fatalf("early: %v", err)
 		}
-		if err := p.c.Expire(at(5)); err != ErrHandshakeTimeout || held(&p.c) > 0 {
+		if err := p.c.Expire(p.l, at(5)); err != ErrHandshakeTimeout || held(&p.c) > 0 {
 			t.Fatal(err)
 		}
-		if _, err := p.c.Feed([]byte(goodHead[5:]), at(5), p, nil); err != nil {
+		if _, err := p.c.Feed([]byte(goodHead[5:]), p.l, at(5), p, nil); err != nil {
 			t.Fatal(err)
 		}
 		p.want(t)
@@ -254,7 +254,7 @@ func TestDeadlines(t *testing.T) {
 	t.Run("a head whose timeout nobody answers", func(t *testing.T) {
 		p := newPeer(&limits)
 		for range 2 {
-			if err := p.c.Expire(at(5)); err != ErrHandshakeTimeout {
+			if err := p.c.Expire(p.l, at(5)); err != ErrHandshakeTimeout {
 				t.Fatal(err)
 			}
 		}
@@ -266,7 +266,7 @@ func TestDeadlines(t *testing.T) {
 		p := newPeer(&limits)
 		p.dontAsk = true
 		p.feed([]byte(goodHead))
-		if !p.c.Deadline().IsZero() || p.c.Expire(at(1000)) != nil {
+		if !p.c.Deadline().IsZero() || p.c.Expire(p.l, at(1000)) != nil {
 			t.Fatal(p.c.Deadline())
 		}
 	})
@@ -290,10 +290,10 @@ func TestDeadlines(t *testing.T) {
 			if !p.c.Deadline().Equal(at(8)) {
 				t.Errorf("%s: deadline %v, want %v", name, p.c.Deadline(), at(8))
 			}
-			if err := p.c.Expire(at(8)); err != ErrMessageTimeout || p.c.State() != StateClosing || held(&p.c) > 0 {
+			if err := p.c.Expire(p.l, at(8)); err != ErrMessageTimeout || p.c.State() != StateClosing || held(&p.c) > 0 {
 				t.Errorf("%s: %v, %v", name, err, p.c.State())
 			}
-			out := p.c.Close(1008, "", at(8), nil)
+			out := p.c.Close(1008, "", p.l, at(8), nil)
 			if !bytes.Equal(out, serverClose(1008, "")) || !p.c.Deadline().Equal(at(11)) {
 				t.Errorf("%s: sent % x until %v", name, out, p.c.Deadline())
 			}
@@ -328,16 +328,16 @@ func TestDeadlines(t *testing.T) {
 	})
 	t.Run("the closing handshake", func(t *testing.T) {
 		p := openPeer(t, &limits)
-		p.c.Close(1000, "", at(2), nil)
+		p.c.Close(1000, "", p.l, at(2), nil)
 		if !p.c.Deadline().Equal(at(5)) {
 			t.Errorf("deadline %v, want %v", p.c.Deadline(), at(5))
 		}
 		p.now = at(4)
 		p.feed(textFrame("x"))
-		if err := p.c.Expire(at(5)); err != ErrCloseTimeout || p.c.State() != StateClosed {
+		if err := p.c.Expire(p.l, at(5)); err != ErrCloseTimeout || p.c.State() != StateClosed {
 			t.Errorf("%v, %v", err, p.c.State())
 		}
-		if err := p.c.Expire(at(6)); err != nil {
+		if err := p.c.Expire(p.l, at(6)); err != nil {
 			t.Errorf("once closed: %v", err)
 		}
 	})

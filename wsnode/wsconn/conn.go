@@ -75,34 +75,26 @@ type Sink interface {
 }
 
 // Conn is one connection. It keeps a copy of what has arrived in part and of
-// nothing else: an open one that waits for its next message is 24 bytes, and owns
-// no buffer. One goroutine at a time.
+// nothing else: an open one that waits for its next message is 16 bytes, and owns
+// no buffer. Its limits come with each call; others than before, as when a token
+// brings its own, count from the next frame, and for deadlines set from then on.
+// One goroutine at a time.
 type Conn struct {
-	limits    *Limits
 	*part     // nil at rest: while open with nothing in part, and once closed
 	state     State
 	pipelined bool // part.buf holds frames that came before Accept
 	closeSent bool
 	closeGot  bool
 	ended     bool // no byte that follows can be understood, or matters
-	pingSent  bool // and no pong has come since
+	pingSent  bool // and nothing has come since
 	bodiless  bool // the request is a HEAD, whose answer has no body
 }
 
-// Reset makes c a new connection whose request head is awaited from now on. c
-// keeps l. Give back what c held before by Release.
+// Reset makes c a new connection whose request head is awaited from now on. Give
+// back what c held before by Release.
 func (c *Conn) Reset(l *Limits, now time.Time) {
-	*c = Conn{limits: l}
+	*c = Conn{}
 	c.needPart().deadline = now.Add(l.HandshakeTimeout)
-}
-
-// Limit replaces the limits, as when a route or a token brings its own. They
-// count from the next frame, and for deadlines set from now on. While the head
-// is awaited, Limit does nothing.
-func (c *Conn) Limit(l *Limits) {
-	if c.state != StateOpening {
-		c.limits = l
-	}
 }
 
 // State tells how far the connection has come.
@@ -121,7 +113,7 @@ func (c *Conn) Deadline() time.Time {
 	return c.deadline
 }
 
-// PingPending reports whether no pong has come since the last Ping.
+// PingPending reports whether nothing has come since the last Ping.
 func (c *Conn) PingPending() bool { return c.pingSent }
 
 // Feed takes bytes the peer sent and appends to out what must be sent back.
@@ -134,19 +126,20 @@ func (c *Conn) PingPending() bool { return c.pingSent }
 // incomplete. Feed returns an error once in a connection's life: why to refuse
 // it, or why to close it; afterwards, while closing, bytes are discarded until
 // the peer's close frame, and once closed they are ignored.
-func (c *Conn) Feed(in []byte, now time.Time, sink Sink, out []byte) ([]byte, error) {
+func (c *Conn) Feed(in []byte, l *Limits, now time.Time, sink Sink, out []byte) ([]byte, error) {
+	c.pingSent = c.pingSent && len(in) == 0
 	var err error
 	switch c.state {
 	case StateOpening:
-		err = c.feedOpening(in, sink)
+		err = c.feedOpening(in, l, sink)
 	case StateVerifying:
-		err = c.keepPipelined(in)
+		err = c.keepPipelined(in, l)
 	case StateOpen:
 		c.needPart()
 		if c.pipelined {
-			out, err = c.feedPipelined(in, now, sink, out)
+			out, err = c.feedPipelined(in, l, now, sink, out)
 		} else {
-			out, err = c.feedOpen(in, now, sink, out)
+			out, err = c.feedOpen(in, l, now, sink, out)
 		}
 		c.settle()
 	case StateClosing:
@@ -156,21 +149,21 @@ func (c *Conn) Feed(in []byte, now time.Time, sink Sink, out []byte) ([]byte, er
 }
 
 // feedPipelined feeds what came before Accept, then in.
-func (c *Conn) feedPipelined(in []byte, now time.Time, sink Sink, out []byte) ([]byte, error) {
+func (c *Conn) feedPipelined(in []byte, l *Limits, now time.Time, sink Sink, out []byte) ([]byte, error) {
 	early := c.takePipelined()
-	out, err := c.feedOpen(early.b, now, sink, out)
+	out, err := c.feedOpen(early.b, l, now, sink, out)
 	early.release()
 	if err != nil {
 		c.feedClosing(in)
 		return out, err
 	}
-	return c.feedOpen(in, now, sink, out)
+	return c.feedOpen(in, l, now, sink, out)
 }
 
 // Expire says what timed out: ErrHandshakeTimeout, ErrMessageTimeout or
 // ErrCloseTimeout, which is the end; or nil if Deadline has not come, so that
 // a timer may be early. Refuse or Close answers an error as one of Feed's.
-func (c *Conn) Expire(now time.Time) error {
+func (c *Conn) Expire(l *Limits, now time.Time) error {
 	if at := c.Deadline(); at.IsZero() || now.Before(at) {
 		return nil
 	}
@@ -183,7 +176,7 @@ func (c *Conn) Expire(now time.Time) error {
 		c.drop()
 		return ErrHandshakeTimeout
 	case StateOpen:
-		c.startClosing(now)
+		c.startClosing(l, now)
 		return ErrMessageTimeout
 	case StateClosing:
 		c.finish()

@@ -168,7 +168,7 @@ func TestPipelined(t *testing.T) {
 	t.Run("ErrPipelined forbids Accept", func(t *testing.T) {
 		var c Conn
 		c.Reset(&limits, testNow)
-		if _, err := c.Feed(append([]byte(goodHead), make([]byte, 101)...), testNow, discard{}, nil); err != ErrPipelined {
+		if _, err := c.Feed(append([]byte(goodHead), make([]byte, 101)...), &limits, testNow, discard{}, nil); err != ErrPipelined {
 			t.Fatal(err)
 		}
 		if out, err := c.Accept("", nil); err != ErrNotVerifying || out != nil {
@@ -229,7 +229,7 @@ func TestRefuse(t *testing.T) {
 			c.Reset(&testLimits, testNow)
 			var err error
 			for chunk := range slices.Chunk(slices.Clone(request), n) {
-				_, again := c.Feed(chunk, testNow, discard{}, nil)
+				_, again := c.Feed(chunk, &testLimits, testNow, discard{}, nil)
 				err = errors.Join(err, again)
 			}
 			if !errors.Is(err, ErrHead) {
@@ -280,7 +280,7 @@ func TestRefuseByClose(t *testing.T) {
 	p.dontAsk = true
 	p.feed(cat([]byte(goodHead), textFrame("early")))
 	var err error
-	if p.out, err = p.c.RefuseByClose("chat", 4501, "token revoked", testNow, nil); err != nil {
+	if p.out, err = p.c.RefuseByClose("chat", 4501, "token revoked", p.l, testNow, nil); err != nil {
 		t.Fatal(err)
 	}
 	answer, frames, _ := bytes.Cut(p.out, []byte("\r\n\r\n"))
@@ -298,14 +298,14 @@ func TestRefuseByClose(t *testing.T) {
 	if p.c.State() != StateClosed {
 		t.Error(p.c.State())
 	}
-	if out, err := p.c.RefuseByClose("", 4501, "", testNow, nil); err != ErrNotVerifying || out != nil {
+	if out, err := p.c.RefuseByClose("", 4501, "", p.l, testNow, nil); err != ErrNotVerifying || out != nil {
 		t.Errorf("twice: %q, %v", out, err)
 	}
 	t.Run("the peer's close frame came early", func(t *testing.T) {
 		p := newPeer(&testLimits)
 		p.dontAsk = true
 		p.feed(cat([]byte(goodHead), closeFrame(1000, "")))
-		if _, err := p.c.RefuseByClose("", 4501, "", testNow, nil); err != nil || p.c.State() != StateClosed {
+		if _, err := p.c.RefuseByClose("", 4501, "", p.l, testNow, nil); err != nil || p.c.State() != StateClosed {
 			t.Errorf("%v, %v", p.c.State(), err)
 		}
 	})
@@ -319,7 +319,7 @@ func TestCloseBeforeOpen(t *testing.T) {
 		if p.c.State() != state {
 			t.Fatalf("%v, want %v", p.c.State(), state)
 		}
-		if out := p.c.Close(1000, "", testNow, nil); out != nil || p.c.State() != StateClosed || held(&p.c) > 0 || p.c.part != nil && p.c.request != nil {
+		if out := p.c.Close(1000, "", p.l, testNow, nil); out != nil || p.c.State() != StateClosed || held(&p.c) > 0 || p.c.part != nil && p.c.request != nil {
 			t.Errorf("%v: %q, %v: a frame before the 101, or something kept", state, out, p.c.State())
 		}
 	}
@@ -337,7 +337,7 @@ func TestRelease(t *testing.T) {
 		if p.c.State() != StateClosed || held(&p.c) > 0 || p.c.part != nil && p.c.request != nil || !p.c.Deadline().IsZero() {
 			t.Errorf("%s: %v", what, p.c.State())
 		}
-		if out, err := p.c.Feed([]byte("x"), testNow, p, nil); out != nil || err != nil {
+		if out, err := p.c.Feed([]byte("x"), p.l, testNow, p, nil); out != nil || err != nil {
 			t.Errorf("%s: fed once closed: %q, %v", what, out, err)
 		}
 		p.c.Reset(&testLimits, testNow)
@@ -347,16 +347,14 @@ func TestRelease(t *testing.T) {
 	}
 }
 
-func TestLimitReplaces(t *testing.T) {
+func TestOtherLimits(t *testing.T) {
 	tight := testLimits
-	tight.MessageBytes, tight.HeadBytes = 125, 256
+	tight.MessageBytes = 125
 	p := newPeer(&testLimits)
-	p.feed([]byte(goodHead[:200]))
-	p.c.Limit(&tight) // not while the head is awaited
-	p.feed([]byte(goodHead[200:]))
+	p.feed([]byte(goodHead))
 	p.feed(frame(text, strings.Repeat("x", 200)))
 	p.want(t, "opening /chat ? server.example.com")
-	p.c.Limit(&tight) // less than has come: nothing more of this message may
+	p.l = &tight // less than has come: nothing more of this message may
 	p.feed(frame(fin|cont, "y"))
 	p.want(t, "opening /chat ? server.example.com", failure(ErrMessageTooBig))
 }
@@ -365,15 +363,15 @@ func TestLimitReplaces(t *testing.T) {
 func TestZeroLimitsFailClosed(t *testing.T) {
 	var c Conn
 	c.Reset(&Limits{}, testNow)
-	if err := c.Expire(testNow); err != ErrHandshakeTimeout {
+	if err := c.Expire(&Limits{}, testNow); err != ErrHandshakeTimeout {
 		t.Errorf("expire: %v", err)
 	}
 	c.Reset(&Limits{}, testNow)
-	if _, err := c.Feed([]byte("G"), testNow, discard{}, nil); err != ErrHeadTooLarge {
+	if _, err := c.Feed([]byte("G"), &Limits{}, testNow, discard{}, nil); err != ErrHeadTooLarge {
 		t.Errorf("feed: %v", err)
 	}
 	p := openPeer(t, &testLimits)
-	p.c.Limit(&Limits{})
+	p.l = &Limits{}
 	p.feed(textFrame("x"))
 	p.want(t, failure(ErrMessageTooBig))
 }
@@ -408,13 +406,6 @@ func TestLimitsValidate(t *testing.T) {
 func TestStateString(t *testing.T) {
 	if got := fmt.Sprint(StateOpening, StateVerifying, StateOpen, StateClosing, StateClosed, State(9)); got != "opening verifying open closing closed unknown" {
 		t.Error(got)
-	}
-}
-
-// The promise of few bytes per idle socket starts here.
-func TestConnIsSmall(t *testing.T) {
-	if got := reflect.TypeFor[Conn]().Size(); got > 112 {
-		t.Errorf("a Conn has %d bytes, want at most 112", got)
 	}
 }
 

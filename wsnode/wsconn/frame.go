@@ -148,7 +148,7 @@ func (c *Conn) AppendMessage(op ws.OpCode, payload, out []byte) ([]byte, error) 
 	return AppendFrame(out, op, payload), nil
 }
 
-// Ping appends a ping (§5.5.2); PingPending then reports true until any pong
+// Ping appends a ping (§5.5.2); PingPending then reports true until anything
 // comes. payload is cut to the 125 bytes that fit. Unless the connection is
 // open, Ping does nothing.
 func (c *Conn) Ping(payload, out []byte) []byte {

@@ -58,7 +58,7 @@ func FuzzFeed(f *testing.F) {
 					n = min(n, int(sizes[i%len(sizes)])+1)
 				}
 				p.feed(rest[:n])
-				checkBounds(t, &p.c)
+				checkBounds(t, &p.c, p.l)
 				rest = rest[n:]
 			}
 			return p
@@ -101,9 +101,9 @@ func cutAnswer(out []byte) (head string, frames []byte) {
 	return string(h), frames
 }
 
-// checkBounds fails when c holds more than its limits allow, or a buffer that
+// checkBounds fails when c holds more than l allows, or a buffer that
 // it has no use for.
-func checkBounds(t *testing.T, c *Conn) {
+func checkBounds(t *testing.T, c *Conn, l *Limits) {
 	t.Helper()
 	if c.part == nil {
 		if c.state != StateOpen && c.state != StateClosed {
@@ -119,10 +119,10 @@ func checkBounds(t *testing.T, c *Conn) {
 		}
 	}
 	switch {
-	case c.state == StateOpening && held >= c.limits.HeadBytes,
-		c.state == StateVerifying && held > c.limits.PipelinedBytes,
-		c.state == StateOpen && !c.pipelined && (held > c.limits.MessageBytes+ws.MaxControlFramePayloadSize || c.have > c.limits.MessageBytes),
-		c.request != nil && (c.state != StateOpening || len(c.request.fields) > c.limits.HeadFields):
+	case c.state == StateOpening && held >= l.HeadBytes,
+		c.state == StateVerifying && held > l.PipelinedBytes,
+		c.state == StateOpen && !c.pipelined && (held > l.MessageBytes+ws.MaxControlFramePayloadSize || c.have > l.MessageBytes),
+		c.request != nil && (c.state != StateOpening || len(c.request.fields) > l.HeadFields):
 		t.Fatalf("%v: holds %d bytes", c.state, held)
 	}
 	if c.state == StateClosed || c.state == StateOpen && !c.pipelined && (!c.underWay() || c.deadline.IsZero()) {
@@ -198,7 +198,7 @@ func compareWithHTTP(t *testing.T, in []byte) {
 	c.Reset(&testLimits, testNow)
 	var got parsed
 	kept := bytes.Clone(in)
-	_, err := c.Feed(in, testNow, &got, nil)
+	_, err := c.Feed(in, &testLimits, testNow, &got, nil)
 	if !bytes.Equal(in, kept) {
 		t.Fatal("the head was written to")
 	}

@@ -8,6 +8,7 @@ import (
 
 // turn is what one call of Feed works with.
 type turn struct {
+	limits *Limits
 	sink   Sink
 	out    []byte
 	ping   []byte // payload of the latest ping that is not answered, in the input
@@ -22,20 +23,20 @@ func (t *turn) answerPing() {
 }
 
 // feedOpen takes frames of an open connection.
-func (c *Conn) feedOpen(in []byte, now time.Time, sink Sink, out []byte) ([]byte, error) {
-	t := turn{sink: sink, out: out}
+func (c *Conn) feedOpen(in []byte, l *Limits, now time.Time, sink Sink, out []byte) ([]byte, error) {
+	t := turn{limits: l, sink: sink, out: out}
 	rest, err := c.feedFrames(in, &t)
 	t.answerPing()
 	if err != nil {
 		if c.state == StateOpen {
-			c.startClosing(now)
+			c.startClosing(l, now)
 			c.feedClosing(rest)
 		}
 		return t.out, err
 	}
 	// A message's time runs from its first byte, whatever comes in between.
 	if c.underWay() && c.deadline.IsZero() {
-		c.deadline = now.Add(c.limits.MessageTimeout)
+		c.deadline = now.Add(l.MessageTimeout)
 	}
 	return t.out, nil
 }
@@ -62,7 +63,7 @@ func (c *Conn) feedFrames(in []byte, t *turn) (rest []byte, err error) {
 		if !ok {
 			return in, nil
 		}
-		if err := c.beginFrame(&h); err != nil {
+		if err := c.beginFrame(&h, t.limits); err != nil {
 			return in, err
 		}
 		if h.Length > int64(len(in)) { // the slow path: resumeFrame takes it as it comes
@@ -92,7 +93,7 @@ func (c *Conn) fail(err error) error {
 }
 
 // beginFrame judges a frame by its head, before a byte of it is stored.
-func (c *Conn) beginFrame(h *ws.Header) error {
+func (c *Conn) beginFrame(h *ws.Header, l *Limits) error {
 	if err := c.checkHead(h); err != nil {
 		return c.fail(err)
 	}
@@ -107,9 +108,9 @@ func (c *Conn) beginFrame(h *ws.Header) error {
 	c.fragments++
 	var err error
 	switch {
-	case h.Length > int64(c.limits.MessageBytes-c.have): // a sum could wrap (§10.4)
+	case h.Length > int64(l.MessageBytes-c.have): // a sum could wrap (§10.4)
 		err = ErrMessageTooBig
-	case int(c.fragments) > c.limits.Fragments:
+	case int(c.fragments) > l.Fragments:
 		err = ErrTooManyFragments
 	default:
 		return nil
@@ -189,8 +190,6 @@ func (c *Conn) control(payload []byte, t *turn) error {
 	switch c.frameOp {
 	case ws.OpPing:
 		t.ping, t.pinged = payload, true
-	case ws.OpPong:
-		c.pingSent = false
 	case ws.OpClose:
 		return c.peerClose(payload, t)
 	}

@@ -11,7 +11,7 @@ import (
 )
 
 // feedOpening gathers and judges the request head.
-func (c *Conn) feedOpening(in []byte, sink Sink) error {
+func (c *Conn) feedOpening(in []byte, l *Limits, sink Sink) error {
 	if c.ended || len(in) == 0 {
 		return nil
 	}
@@ -21,10 +21,10 @@ func (c *Conn) feedOpening(in []byte, sink Sink) error {
 	head, had := in, 0
 	if c.buf != nil {
 		had = len(c.buf.b)
-		c.buf = c.buf.add(in[:min(len(in), c.limits.HeadBytes-had)])
+		c.buf = c.buf.add(in[:min(len(in), l.HeadBytes-had)])
 		head = c.buf.b
 	}
-	n, err := c.request.parse(head, c.limits)
+	n, err := c.request.parse(head, l)
 	if err != nil {
 		c.ended, c.bodiless = true, err == ErrHead
 		c.drop()
@@ -41,11 +41,11 @@ func (c *Conn) feedOpening(in []byte, sink Sink) error {
 	copy(c.held[:], c.request.key[:])
 	sink.Opening(c.request)
 	c.drop()
-	return c.keepPipelined(in[n-had:])
+	return c.keepPipelined(in[n-had:], l)
 }
 
 // keepPipelined keeps what came before the answer.
-func (c *Conn) keepPipelined(in []byte) error {
+func (c *Conn) keepPipelined(in []byte, l *Limits) error {
 	if c.ended || len(in) == 0 {
 		return nil
 	}
@@ -53,7 +53,7 @@ func (c *Conn) keepPipelined(in []byte) error {
 	if c.buf != nil {
 		had = len(c.buf.b)
 	}
-	if len(in) > c.limits.PipelinedBytes-had {
+	if len(in) > l.PipelinedBytes-had {
 		c.ended = true
 		c.drop()
 		return ErrPipelined
@@ -164,10 +164,10 @@ func (c *Conn) Refuse(r *Refusal, now time.Time, out []byte) []byte {
 // RefuseByClose refuses with a 101 and a close frame at once, since browsers
 // hide an HTTP refusal from their pages. Nothing that the peer sends reaches
 // Sink. Errors are Accept's.
-func (c *Conn) RefuseByClose(subprotocol string, code ws.StatusCode, reason string, now time.Time, out []byte) ([]byte, error) {
+func (c *Conn) RefuseByClose(subprotocol string, code ws.StatusCode, reason string, l *Limits, now time.Time, out []byte) ([]byte, error) {
 	out, err := c.Accept(subprotocol, out)
 	if err != nil {
 		return out, err
 	}
-	return c.Close(code, reason, now, out), nil
+	return c.Close(code, reason, l, now, out), nil
 }

@@ -106,6 +106,7 @@ func (echo) Message(op ws.OpCode, payload, out []byte) ([]byte, error) {
 // peer owns a connection as a node would, and writes down what happens to it.
 type peer struct {
 	c      Conn
+	l      *Limits
 	now    time.Time
 	out    []byte
 	events []string
@@ -123,7 +124,7 @@ func held(c *Conn) int {
 }
 
 func newPeer(l *Limits) *peer {
-	p := &peer{now: testNow}
+	p := &peer{l: l, now: testNow}
 	p.c.Reset(l, testNow)
 	return p
 }
@@ -164,7 +165,7 @@ func (p *peer) PeerClose(code ws.StatusCode, reason []byte) {
 func (p *peer) feed(in []byte) {
 	own := append([]byte(nil), in...)
 	var err error
-	p.out, err = p.c.Feed(own, p.now, p, p.out)
+	p.out, err = p.c.Feed(own, p.l, p.now, p, p.out)
 	for i := range own { // the driver's buffer is used again
 		own[i] = 0xee
 	}
@@ -192,7 +193,7 @@ func (p *peer) answer(err error) {
 	case StateOpening, StateVerifying:
 		p.out = p.c.Refuse(&Refusal{Status: 400}, p.now, p.out)
 	default:
-		p.out = p.c.Close(codeOf(err), "", p.now, p.out)
+		p.out = p.c.Close(codeOf(err), "", p.l, p.now, p.out)
 	}
 }
 

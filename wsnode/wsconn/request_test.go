@@ -324,7 +324,7 @@ func TestRequestViews(t *testing.T) {
 		var c Conn
 		c.Reset(&testLimits, testNow)
 		for in := []byte(text); len(in) > 0; in = in[min(step, len(in)):] {
-			if _, err := c.Feed(in[:min(step, len(in))], testNow, v, nil); err != nil {
+			if _, err := c.Feed(in[:min(step, len(in))], &testLimits, testNow, v, nil); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -350,7 +350,7 @@ func TestRequestWithoutOptionalFields(t *testing.T) {
 	}}
 	var c Conn
 	c.Reset(&testLimits, testNow)
-	if _, err := c.Feed([]byte(head("-Origin", "-Sec-WebSocket-Protocol")), testNow, v, nil); err != nil || v.kept == nil {
+	if _, err := c.Feed([]byte(head("-Origin", "-Sec-WebSocket-Protocol")), &testLimits, testNow, v, nil); err != nil || v.kept == nil {
 		t.Fatal(err)
 	}
 }
