@@ -205,18 +205,27 @@ func (c *Client) answers(ctx context.Context, stream pb.NodeService_RedeemClient
 	}
 }
 
+// requestOf has the items of a request in one piece of memory. Each by itself would
+// be as large as what lives on of a socket, and leave holes beside it.
 func requestOf(batch []*Attempt) *pb.RedeemRequest {
+	items := make([]struct {
+		pb.RedeemItem
+		observed pb.Observation
+		ip       [16]byte
+	}, len(batch))
 	req := &pb.RedeemRequest{Items: make([]*pb.RedeemItem, len(batch))}
 	for i, a := range batch {
-		req.Items[i] = &pb.RedeemItem{
-			TokenId: a.Token[:], Digest: a.Digest[:], SessionId: a.Session[:], Audience: a.Audience, SingleUseOnly: a.SingleUseOnly,
-			Observed: &pb.Observation{Ip: a.ClientIP.AsSlice(), UserAgent: a.UserAgent, Origin: a.Origin, ClientCertificateSha256: a.Certificate},
-		}
+		item := &items[i]
+		req.Items[i] = &item.RedeemItem
+		item.TokenId, item.Digest, item.SessionId = a.Token[:], a.Digest[:], a.Session[:]
+		item.Audience, item.SingleUseOnly, item.Observed = a.Audience, a.SingleUseOnly, &item.observed
+		item.observed.Ip, _ = a.ClientIP.WithZone("").AppendBinary(item.ip[:0]) // it never fails
+		item.observed.UserAgent, item.observed.Origin, item.observed.ClientCertificateSha256 = a.UserAgent, a.Origin, a.Certificate
 		if a.Span != [24]byte{} {
-			req.Items[i].Span = a.Span[:]
+			item.Span = a.Span[:]
 		}
 		if a.Renews != [16]byte{} {
-			req.Items[i].RenewsSessionId = a.Renews[:]
+			item.RenewsSessionId = a.Renews[:]
 		}
 	}
 	return req
