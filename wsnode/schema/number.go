@@ -50,6 +50,20 @@ func number(e *entry, in []byte, i int, g *Guards) (int, error) {
 	return i, nil
 }
 
+// shortInteger reads a number that is nothing but up to 18 digits, and returns where
+// it ends; i if it is something else.
+func shortInteger(in []byte, i int) (n int64, end int) {
+	end = i
+	for end < len(in) && isDigit(in[end]) {
+		n = n*10 + int64(in[end]-'0')
+		end++
+	}
+	if end-i > maxDigits || end < len(in) && (in[end] == '.' || in[end]|0x20 == 'e') || in[i] == '0' && end > i+1 {
+		return 0, i
+	}
+	return n, end
+}
+
 // shortFraction reads what most numbers with a point are: up to 18 digits and no
 // exponent. n is what stands before the point, between first and i.
 func shortFraction(e *entry, in []byte, start, first, i int, n int64) (end int, ok bool) {

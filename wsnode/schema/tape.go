@@ -37,11 +37,16 @@ type entry struct {
 	// at and size are where the text of a string or a name is, without its quotes;
 	// of other values, where they are in the message.
 	at, size uint32
-	// next is the index of the entry past this one and all within it.
+	// next is the index of the entry past this value and all within it.
 	next uint32
 	// n is a number's value, true as 1, the elements of an array or the properties
 	// of an object, the key of a name, and that of a string or unknownKey.
 	n int64
+}
+
+// set makes a value or a name that is read as it stands there, but for next.
+func (e *entry) set(k kinds, at, size int, n int64) {
+	e.kind, e.flags, e.scale, e.at, e.size, e.n = k, 0, 0, uint32(at), uint32(size), n
 }
 
 // tape is a message as a list of entries: a value, then all within it. An
@@ -58,9 +63,12 @@ type tape struct {
 // read.
 type opened struct {
 	entry uint32
-	count uint32
+	count uint32 // of the items or properties so far
 	// seen has a bit for each name so far; two names may share one.
-	seen uint64
+	seen  uint64
+	depth int32
+	comma byte // that another item or property follows
+	end   byte // that closes it
 }
 
 // key returns that of a string or a name.
@@ -109,8 +117,7 @@ func keyOf(text []byte) int64 {
 	n := len(text)
 	switch {
 	case n >= 8:
-		first, last := binary.LittleEndian.Uint64(text), binary.LittleEndian.Uint64(text[n-8:])
-		return int64((first^uint64(n))*scramble^last) | -1<<63
+		return longKey(text)
 	case n >= 4:
 		first, last := uint64(binary.LittleEndian.Uint32(text)), uint64(binary.LittleEndian.Uint32(text[n-4:]))
 		return int64(first | last<<(8*(n-4)) | uint64(n)<<56)
@@ -122,6 +129,16 @@ func keyOf(text []byte) int64 {
 	}
 	return 0
 }
+
+// longKey is keyOf for a text of eight bytes or more.
+func longKey(text []byte) int64 {
+	n := len(text)
+	first, last := binary.LittleEndian.Uint64(text), binary.LittleEndian.Uint64(text[n-8:])
+	return int64((first^uint64(n))*scramble^last) | -1<<63
+}
+
+// shortKey is keyOf for a text of less than eight bytes, which are those of a word.
+func shortKey(word uint64, n int) int64 { return int64(word | uint64(n)<<56) }
 
 // unknownKey is that of a longer text whose key nobody has asked for.
 const unknownKey = -1

@@ -12,154 +12,145 @@ import (
 // and what g does not, and then returns why and at which byte. It keeps in until
 // the next call and does not write to it.
 func (t *tape) read(in []byte, g *Guards) (at int, why error) {
+	in = in[:len(in):len(in)] // with one bound to check
 	t.in, t.text = in, t.text[:0]
 	t.set.clear()
-	if len(t.stack) < g.Depth {
-		t.stack = make([]opened, g.Depth)
+	if len(t.stack) <= g.Depth {
+		t.stack = make([]opened, g.Depth+1)
 	}
 	var (
-		n        uint32 // entries so far
-		depth    int
-		inObject bool
-		// What opened says, of the innermost of depth.
-		open, count uint32
-		seen        uint64
-		entries     = t.entries
+		n       uint // entries so far
+		entries = t.entries
+		o       = &t.stack[0]                    // the innermost that is open, or none
+		few     = uint32(min(fewNames, g.Names)) // from which on each name is looked up
+		c       byte
+		i       int
 	)
-	i := skipSpace(in, 0)
+	*o = opened{comma: ' '} // which next does not return
+
 	for { // one value, or one property
-		if inObject {
-			start := i
-			if i >= len(in) || in[i] != '"' {
+		if o.end == '}' {
+			if c, i = next(in, i); c != '"' {
 				return i, ErrNotJSON
 			}
-			if n >= uint32(len(entries)) {
-				if entries = t.grow(g); n >= uint32(len(entries)) {
+			if n >= uint(len(entries)) {
+				if entries = t.grow(g); n >= uint(len(entries)) {
 					return i, ErrTooManyTokens
 				}
 			}
-			e := &entries[n]
-			key, size := int64(0), -1
-			if i+9 <= len(in) {
-				key, size = shortText(binary.LittleEndian.Uint64(in[i+1:]))
-			}
-			if size >= 0 {
-				e.kind, e.flags, e.scale, e.at, e.size, e.next, e.n = kindName, 0, 0, uint32(i+1), uint32(size), n+1, key
-				i += size + 2
+			start, e := i, &entries[n]
+			var key int64
+			if end, last := plainText(in, i+1); uint(end) < uint(len(in)) && in[end] == '"' {
+				size := end - i - 1
+				if key = shortKey(last, size); size >= 8 {
+					key = longKey(in[i+1 : end])
+					if !g.HazardousNames && hazardous(in[i+1:end]) { // none is shorter
+						return start, ErrHazardousName
+					}
+				}
+				e.set(kindName, i+1, size, key)
+				i = end + 1
 			} else {
-				if i, why = t.string(e, i, g); why != nil {
+				if i, why = t.name(e, i, g); why != nil {
 					return i, why
 				}
-				name := t.bytes(e)
-				key = keyOf(name)
-				e.kind, e.n, e.next = kindName, key, n+1
-				if !g.HazardousNames && hazardous(name) {
-					return start, ErrHazardousName
+				key = e.n
+			}
+			bit := spread(key, 64-6)
+			// A name whose bit is new is new. Beyond a few names the bits are used up.
+			if o.seen&(1<<bit) != 0 || o.count >= few {
+				if !g.DuplicateNames && t.seenBefore(o.entry, o.count, uint32(n)) {
+					return start, ErrDuplicateName
+				}
+				if o.count >= uint32(g.Names) {
+					return start, ErrTooManyNames
 				}
 			}
-			bit := uint64(1) << spread(key, 64-6)
-			// A name whose bit is new is new. Beyond a few names the bits are used up.
-			if (seen&bit != 0 || count >= fewNames) && !g.DuplicateNames && t.seenBefore(open, count, n) {
-				return start, ErrDuplicateName
-			}
-			seen |= bit
-			if count++; count > uint32(g.Names) {
-				return start, ErrTooManyNames
-			}
+			o.seen |= 1 << bit
 			n++
-			if i = skipSpace(in, i); i >= len(in) || in[i] != ':' {
+			if c, i = next(in, i); c != ':' {
 				return i, ErrNotJSON
 			}
-			i = skipSpace(in, i+1)
-		} else {
-			count++
+			i++
 		}
 
-		if i >= len(in) {
-			return i, ErrNotJSON
-		}
-		if n >= uint32(len(entries)) {
-			if entries = t.grow(g); n >= uint32(len(entries)) {
+		c, i = next(in, i)
+		if n >= uint(len(entries)) {
+			if entries = t.grow(g); n >= uint(len(entries)) {
 				return i, ErrTooManyTokens
 			}
 		}
 		e := &entries[n]
-		switch c := in[i]; {
+		n++
+		e.next = uint32(n)
+		o.count++
+		switch {
 		case c == '"':
-			if i+9 <= len(in) {
-				if key, size := shortText(binary.LittleEndian.Uint64(in[i+1:])); size >= 0 {
-					e.kind, e.flags, e.scale, e.at, e.size, e.next, e.n = kindString, 0, 0, uint32(i+1), uint32(size), n+1, key
-					i += size + 2
-					break
+			if end, last := plainText(in, i+1); uint(end) < uint(len(in)) && in[end] == '"' {
+				size := end - i - 1
+				key := shortKey(last, size)
+				if size >= 8 {
+					key = unknownKey
 				}
-			}
-			if end, high := plainEnd(in, i+1); end < len(in) && in[end] == '"' && high == 0 {
-				e.kind, e.flags, e.scale, e.at, e.size, e.next, e.n = kindString, 0, 0, uint32(i+1), uint32(end-i-1), n+1, unknownKey
+				e.set(kindString, i+1, size, key)
 				i = end + 1
 				break
 			}
 			if i, why = t.string(e, i, g); why != nil {
 				return i, why
 			}
-			e.kind, e.next, e.n = kindString, n+1, unknownKey
+			e.kind, e.n = kindString, unknownKey
 		case isDigit(c) || c == '-':
+			if n, end := shortInteger(in, i); end > i && uint64(n) <= g.MaxInteger {
+				e.set(kindInteger, i, end-i, n)
+				i = end
+				break
+			}
 			if i, why = number(e, in, i, g); why != nil {
 				return i, why
 			}
-			e.next = n + 1
 		case c == '{' || c == '[':
-			if depth >= g.Depth {
+			depth := o.depth + 1
+			if int(depth) > g.Depth {
 				return i, ErrTooDeep
 			}
-			e.kind, e.flags, e.scale, e.at = kindArray, 0, 0, uint32(i)
-			if inObject = c == '{'; inObject {
-				e.kind = kindObject
+			o = &t.stack[depth]
+			*o = opened{entry: uint32(n - 1), depth: depth, comma: ',', end: c + 2} // ']' and '}' are two after '[' and '{'
+			k := kindArray
+			if c == '{' {
+				k = kindObject
 			}
-			o := &t.stack[depth]
-			o.entry, o.count, o.seen = open, count, seen
-			depth++
-			open, count, seen = n, 0, 0
-			n++
-			i = skipSpace(in, i+1)
-			if i >= len(in) || in[i] != c+2 { // ']' and '}' are two after '[' and '{'
+			e.set(k, i, 0, 0)
+			if c, i = next(in, i+1); c != o.end {
 				continue
 			}
-			n-- // the end that follows counts it
 		default:
 			k, value, size := literal(in[i:])
 			if size == 0 {
 				return badLiteral(in, i), ErrNotJSON
 			}
-			e.kind, e.flags, e.scale, e.at, e.size, e.next, e.n = k, 0, 0, uint32(i), uint32(size), n+1, value
+			e.set(k, i, size, value)
 			i += size
 		}
-		n++
 
 		for { // what ends here
-			if depth == 0 {
-				if i = skipSpace(in, i); i < len(in) && !g.TrailingBytes {
+			if c, i = next(in, i); c == o.comma {
+				i++
+				break
+			}
+			if o.depth == 0 {
+				if i < len(in) && !g.TrailingBytes {
 					return i, ErrNotJSON
 				}
 				return i, nil
 			}
-			if i = skipSpace(in, i); i >= len(in) {
-				return i, ErrNotJSON
-			}
-			c := in[i]
-			if c == ',' {
-				i = skipSpace(in, i+1)
-				break
-			}
-			if inObject && c != '}' || !inObject && c != ']' {
+			if c != o.end {
 				return i, ErrNotJSON
 			}
 			i++
-			e := &entries[open]
-			e.next, e.n, e.size = n, int64(count), uint32(i)-e.at
-			depth--
-			o := &t.stack[depth]
-			open, count, seen = o.entry, o.count, o.seen
-			inObject = depth > 0 && entries[open].kind == kindObject
+			e := &entries[o.entry]
+			e.next, e.n, e.size = uint32(n), int64(o.count), uint32(i)-e.at
+			o = &t.stack[o.depth-1]
 		}
 	}
 }
@@ -172,11 +163,22 @@ func (t *tape) grow(g *Guards) []entry {
 	return more
 }
 
-func skipSpace(in []byte, i int) int {
-	for i < len(in) && in[i] <= ' ' && (in[i] == ' ' || in[i] == '\n' || in[i] == '\r' || in[i] == '\t') {
-		i++
+// next returns the first byte from i on that is no white space, or 0, and where it
+// is.
+func next(in []byte, i int) (c byte, at int) {
+	if uint(i) < uint(len(in)) && in[i] > ' ' {
+		return in[i], i
 	}
-	return i
+	return afterSpace(in, i)
+}
+
+func afterSpace(in []byte, i int) (c byte, at int) {
+	for ; i < len(in); i++ {
+		if c := in[i]; c != ' ' && c != '\n' && c != '\r' && c != '\t' {
+			return c, i
+		}
+	}
+	return 0, i
 }
 
 // literal reads true, false or null; size is 0 for anything else.
@@ -215,45 +217,55 @@ func badLiteral(in []byte, i int) int {
 const (
 	ones    = 0x0101010101010101
 	tops    = 0x80 * ones
-	quotes  = '"' * ones
 	slashes = '\\' * ones
-	blanks  = ' ' * ones
 )
 
-// shortText looks at eight bytes for a text that is shorter, plain and all ASCII,
-// and its closing quote. It returns the text's key and size, or a size below zero
-// if it has not found one.
-func shortText(w uint64) (key int64, size int) {
-	quote := ((w ^ quotes) - ones) & ^w & tops
-	other := (((w ^ slashes) - ones) | (w - blanks) | w) & tops
-	if quote &= -quote; quote == 0 || other&(quote-1) != 0 {
-		return 0, -1
+// stops has the top bit of a byte set where a text stops being plain ASCII: at a
+// quote, a backslash, a control character, or beyond ASCII. Only the lowest counts:
+// bytes above it may be wrong.
+func stops(w uint64) uint64 {
+	// With its second bit turned, '"' is below 0x21 too, as what is below ' ' stays.
+	return ((w ^ 2*ones) - 0x21*ones | ((w ^ slashes) - ones) | w) & tops
+}
+
+// plainText returns where a text stops being plain ASCII, and the bytes before that
+// in its last word. Near the end of in it gives up, and returns that.
+func plainText(in []byte, i int) (end int, last uint64) {
+	for ; i+8 <= len(in); i += 8 {
+		w := binary.LittleEndian.Uint64(in[i : i+8])
+		if stop := stops(w); stop != 0 {
+			return i + bits.TrailingZeros64(stop)>>3, w & ((stop ^ (stop - 1)) >> 8)
+		}
 	}
-	shift := bits.TrailingZeros64(quote) &^ 7 // eight times the size
-	return int64(w&(1<<(shift&63)-1) | uint64(shift)<<(56-3)), shift >> 3
+	return len(in), 0
 }
 
 // plainEnd returns where a text stops being plain: at a quote, a backslash, a
 // control character or its end. high is not 0 if it is not all ASCII.
 func plainEnd(in []byte, i int) (end int, high uint64) {
-	for ; i+8 <= len(in); i += 8 {
-		w := binary.LittleEndian.Uint64(in[i:])
-		// In each term a byte's top bit is set if it is what the term looks for.
-		// Bytes above that may be wrong, so only the lowest counts.
-		if stop := (((w ^ quotes) - ones) | ((w ^ slashes) - ones) | (w - blanks)) & ^w & tops; stop != 0 {
-			n := bits.TrailingZeros64(stop)
-			return i + n/8, high | w&tops&(1<<n-1)
+	for ; i < len(in); i += 8 {
+		w := wordAt(in, i)
+		if stop := stops(w) &^ w; stop != 0 {
+			return i + bits.TrailingZeros64(stop)>>3, high | w&tops&(stop^(stop-1))
 		}
 		high |= w & tops
 	}
-	for ; i < len(in); i++ {
-		c := in[i]
-		if c == '"' || c == '\\' || c < ' ' {
-			break
-		}
-		high |= uint64(c & 0x80)
+	return len(in), high
+}
+
+// wordAt returns the eight bytes at i; beyond the end there are zeros.
+func wordAt(in []byte, i int) uint64 {
+	switch {
+	case i+8 <= len(in):
+		return binary.LittleEndian.Uint64(in[i : i+8])
+	case len(in) >= 8:
+		return binary.LittleEndian.Uint64(in[len(in)-8:]) >> (8 * (i + 8 - len(in)) & 63)
 	}
-	return i, high
+	var w uint64
+	for j, c := range in[i:] {
+		w |= uint64(c) << (8 * j)
+	}
+	return w
 }
 
 // string reads a string, from its opening quote on, and returns where it ends.
@@ -275,6 +287,20 @@ func (t *tape) string(e *entry, i int, g *Guards) (int, error) {
 		}
 	}
 	return end + 1, nil
+}
+
+// name is string for a name.
+func (t *tape) name(e *entry, i int, g *Guards) (int, error) {
+	end, why := t.string(e, i, g)
+	if why != nil {
+		return end, why
+	}
+	name := t.bytes(e)
+	e.kind, e.n = kindName, keyOf(name)
+	if !g.HazardousNames && hazardous(name) {
+		return i, ErrHazardousName
+	}
+	return end, nil
 }
 
 // escaped reads a string that begins at start and has its first escape at i.

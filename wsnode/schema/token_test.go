@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -274,6 +275,39 @@ func TestKeysOfShortNamesDiffer(t *testing.T) {
 }
 
 // A tape that has had its messages needs no more memory for the next ones.
+// TestPlainTextsByWords compares what is found in eight bytes at once with what is
+// found in one after the other, where all that matters stands beside one another.
+func TestPlainTextsByWords(t *testing.T) {
+	const bytesThatMatter = "a\x00\x1f !\"#[\\]\x7f\x80\xa2\xdc\xff"
+	random := rand.New(rand.NewPCG(1, 2))
+	for range 300_000 {
+		in := make([]byte, random.IntN(28))
+		for i := range in {
+			if in[i] = 'a'; random.IntN(4) == 0 {
+				in[i] = bytesThatMatter[random.IntN(len(bytesThatMatter))]
+			}
+		}
+		from := random.IntN(len(in) + 1)
+		end, high, ascii := from, false, from
+		for ; end < len(in) && in[end] >= ' ' && in[end] != '"' && in[end] != '\\'; end++ {
+			if high = high || in[end] >= utf8.RuneSelf; !high {
+				ascii = end + 1
+			}
+		}
+		if gotEnd, gotHigh := plainEnd(in, from); gotEnd != end || (gotHigh != 0) != high {
+			t.Fatalf("plainEnd(%q, %d) = %d, %#x, want %d, %t", in, from, gotEnd, gotHigh, end, high)
+		}
+		got, last := plainText(in, from)
+		switch {
+		case got == len(in) && ascii > len(in)-8: // it may have given up
+		case got != ascii:
+			t.Fatalf("plainText(%q, %d) = %d, want %d", in, from, got, ascii)
+		case ascii-from < 8 && shortKey(last, ascii-from) != keyOf(in[from:ascii]):
+			t.Fatalf("plainText(%q, %d) has %#x before the end", in, from, last)
+		}
+	}
+}
+
 func TestReadAllocs(t *testing.T) {
 	messages := []string{
 		`{"type":"chat","text":"hello","n":[1,-2.50,1e300,123456789012345.678901,true,null]}`, `{"\u0074ype":"\ud83d\ude00 and \n more","x":"grüß"}`, `[` + strings.Repeat(`{"a":1},`, 500) + `1]`,
