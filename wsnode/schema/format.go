@@ -173,24 +173,22 @@ func isQuoted(b []byte) bool {
 }
 
 func isDotString(b []byte) bool {
-	dot := true // before the first character
-	for _, c := range b {
-		switch {
-		case c == '.':
-			if dot {
-				return false
-			}
-		case !atext[c]:
+	for {
+		n := atext.span(b)
+		if n == 0 || n == len(b) {
+			return n > 0
+		}
+		if b[n] != '.' {
 			return false
 		}
-		dot = c == '.'
+		b = b[n+1:]
 	}
-	return !dot
 }
 
 // Sets of characters, as the RFCs name them.
 var (
 	alphanumeric = newByteSet("azAZ09", "")
+	labelSet     = newByteSet("azAZ09", "-") // of a hostname
 	hexadecimal  = newByteSet("afAF09", "")
 	atext        = newByteSet("azAZ09", "!#$%&'*+-/=?^_`{|}~") // RFC 5322 section 3.2.3
 	unreserved   = newByteSet("azAZ09", "-._~")                // RFC 3986, as those below
@@ -202,41 +200,6 @@ var (
 	userinfo     = union(regName, newByteSet("", ":"))
 )
 
-type byteSet [256]bool
-
-// newByteSet takes ranges in pairs, and single characters.
-func newByteSet(ranges, single string) *byteSet {
-	var s byteSet
-	for i := 0; i < len(ranges); i += 2 {
-		for c := ranges[i]; c <= ranges[i+1]; c++ {
-			s[c] = true
-		}
-	}
-	for i := range len(single) {
-		s[single[i]] = true
-	}
-	return &s
-}
-
-func union(sets ...*byteSet) *byteSet {
-	var out byteSet
-	for _, s := range sets {
-		for c, has := range s {
-			out[c] = out[c] || has
-		}
-	}
-	return &out
-}
-
-func (s *byteSet) all(b []byte) bool {
-	for _, c := range b {
-		if !s[c] {
-			return false
-		}
-	}
-	return true
-}
-
 // isHostname: RFC 1123 section 2.1, with a dot at its end or without.
 func isHostname(b []byte) bool {
 	if n := len(b); n > 1 && b[n-1] == '.' {
@@ -245,24 +208,19 @@ func isHostname(b []byte) bool {
 	if len(b) > 253 {
 		return false
 	}
-	size := 0 // of the label
-	for i, c := range b {
-		switch {
-		case c == '.':
-			if size == 0 || b[i-1] == '-' {
-				return false
-			}
-			size = 0
-			continue
-		case c == '-' && size > 0:
-		case !alphanumeric[c]:
+	for {
+		n := labelSet.span(b)
+		if n == 0 || n > 63 || b[0] == '-' || b[n-1] == '-' {
 			return false
 		}
-		if size++; size > 63 {
+		if n == len(b) {
+			return true
+		}
+		if b[n] != '.' {
 			return false
 		}
+		b = b[n+1:]
 	}
-	return size > 0 && b[len(b)-1] != '-'
 }
 
 // isIPv4: RFC 2673 section 3.2, dotted-quad.
@@ -297,7 +255,7 @@ func isIPv6(b []byte) bool {
 	}
 	for len(b) > 0 {
 		n := 0
-		for n < len(b) && hexadecimal[b[n]] {
+		for n < len(b) && hexadecimal.has(b[n]) {
 			n++
 		}
 		if n < len(b) && b[n] == '.' { // an IPv4 address in place of two groups
@@ -329,19 +287,8 @@ func isIPv6(b []byte) bool {
 
 // isUUID: RFC 9562 section 4.
 func isUUID(b []byte) bool {
-	if len(b) != 36 {
-		return false
-	}
-	for i, c := range b {
-		if i == 8 || i == 13 || i == 18 || i == 23 {
-			if c != '-' {
-				return false
-			}
-		} else if !hexadecimal[c] {
-			return false
-		}
-	}
-	return true
+	return len(b) == 36 && b[8] == '-' && b[13] == '-' && b[18] == '-' && b[23] == '-' &&
+		hexadecimal.all(b[:8]) && hexadecimal.all(b[9:13]) && hexadecimal.all(b[14:18]) && hexadecimal.all(b[19:23]) && hexadecimal.all(b[24:])
 }
 
 // isJSONPointer: RFC 6901 section 3.

@@ -87,7 +87,7 @@ func (s *regexScan) pattern() bool {
 		default:
 			s.rune()
 		}
-		if !ok || s.at < len(s.in) && quantifies[s.in[s.at]] && !s.quantifier(repeatable) {
+		if !ok || s.at < len(s.in) && quantifies.has(s.in[s.at]) && !s.quantifier(repeatable) {
 			return false
 		}
 	}
@@ -129,7 +129,7 @@ func (s *regexScan) name() ([]byte, bool) {
 		case c == '>':
 			s.at++
 			return s.in[from : s.at-1], s.at-1 > from
-		case c == '$' || c == '_' || c >= stdutf8.RuneSelf || alphanumeric[c] && (s.at > from || !isDigit(c)):
+		case c == '$' || c == '_' || c >= stdutf8.RuneSelf || alphanumeric.has(c) && (s.at > from || !isDigit(c)):
 			s.at++
 		default:
 			return nil, false
@@ -317,7 +317,7 @@ func (s *regexScan) hex(n int) (r rune, ok bool) {
 		switch {
 		case isDigit(c):
 			r = r<<4 | rune(c-'0')
-		case hexadecimal[c]:
+		case hexadecimal.has(c):
 			r = r<<4 | rune(c|0x20-'a'+10)
 		default:
 			return 0, false
@@ -331,7 +331,7 @@ func (s *regexScan) hex(n int) (r rune, ok bool) {
 func (s *regexScan) unicode() (r rune, ok bool) {
 	if s.take("{") {
 		n := 0
-		for hexadecimal[s.peek()] && r <= stdutf8.MaxRune {
+		for hexadecimal.has(s.peek()) && r <= stdutf8.MaxRune {
 			digit, _ := s.hex(1)
 			r, n = r<<4|digit, n+1
 		}

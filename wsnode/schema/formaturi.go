@@ -98,14 +98,14 @@ func isIPLiteral(b []byte) bool {
 
 // encoded checks that a text is of these characters and of bytes written as %XX.
 func encoded(b []byte, allowed *byteSet) bool {
-	for i := 0; i < len(b); i++ {
-		switch c := b[i]; {
-		case allowed[c]:
-		case c == '%' && i+2 < len(b) && hexadecimal[b[i+1]] && hexadecimal[b[i+2]]:
-			i += 2
-		default:
+	for {
+		b = b[allowed.span(b):]
+		if len(b) == 0 {
+			return true
+		}
+		if b[0] != '%' || len(b) < 3 || !hexadecimal.all(b[1:3]) {
 			return false
 		}
+		b = b[3:]
 	}
-	return true
 }

@@ -140,7 +140,7 @@ func isAnchor(v any) bool {
 	text, ok := v.(string)
 	for i := range len(text) {
 		c := text[i]
-		ok = ok && (c == '_' || alphanumeric[c] || i > 0 && (c == '-' || c == '.')) && (i > 0 || !isDigit(c))
+		ok = ok && (c == '_' || alphanumeric.has(c) || i > 0 && (c == '-' || c == '.')) && (i > 0 || !isDigit(c))
 	}
 	return ok && text != ""
 }

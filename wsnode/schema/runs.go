@@ -10,7 +10,7 @@ import (
 // from the beginning of a text to its end, and each ends where the next begins.
 type classRun struct {
 	min, max int
-	has      [256]bool
+	of       byteSet
 }
 
 // matchRuns reports whether a text is these runs and nothing else.
@@ -21,10 +21,7 @@ func matchRuns(runs []classRun, text []byte) bool {
 		if run.max < len(part) {
 			part = part[:run.max]
 		}
-		n := 0
-		for n < len(part) && run.has[part[n]] {
-			n++
-		}
+		n := run.of.span(part)
 		if n < run.min {
 			return false
 		}
@@ -55,10 +52,8 @@ func newRuns(re *syntax.Regexp) []classRun {
 			continue
 		}
 		for j := i + 1; j < len(runs); j++ { // whose characters it must leave alone
-			for c, has := range runs[i].has {
-				if has && runs[j].has[c] {
-					return nil
-				}
+			if runs[i].of.meets(&runs[j].of) {
+				return nil
 			}
 			if runs[j].min > 0 {
 				break
@@ -92,7 +87,7 @@ func appendRuns(runs []classRun, re *syntax.Regexp, least, most int) ([]classRun
 				return nil, false
 			}
 			run := classRun{min: least, max: most}
-			run.has[r] = true
+			run.of.add(byte(r), byte(r))
 			runs = append(runs, run)
 		}
 		return runs, true
@@ -109,9 +104,7 @@ func appendRuns(runs []classRun, re *syntax.Regexp, least, most int) ([]classRun
 		default:
 			return nil, false
 		}
-		for ; from <= to; from++ {
-			run.has[from] = true
-		}
+		run.of.add(byte(from), byte(to))
 	}
 	return append(runs, run), true
 }
