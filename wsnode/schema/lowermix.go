@@ -251,23 +251,39 @@ func (p *program) hurry(namesDiffer bool) {
 	}
 	for i := range p.nodes {
 		nd := &p.nodes[i]
-		nd.enoughFrom = 1 // to 0
+		nd.glance.from = 1 // to 0
 		m := &p.mixes[nd.mixed]
 		if m.oneChoice != nil && len(m.all) == 0 && len(m.any) == 0 && !m.hasNot && !m.hasIf && !nd.unevaluated && nd.kinds&kindObject != 0 && nd.value == 0 && nd.object == 0 {
 			nd.choice = nd.mixed
 		}
-		if nd.value != 0 || nd.mixed != 0 {
+		if nd.single = nd.value == 0 && nd.mixed == 0; !nd.single {
 			continue
 		}
-		nd.enough = nd.kinds & (kindNull | kindBool)
+		nd.glance.kinds = nd.kinds & (kindNull | kindBool)
 		for row, kinds := range map[*int32]kinds{&nd.text: kindString, &nd.number: kindNumber, &nd.array: kindArray, &nd.object: kindObject} {
 			if *row == 0 {
-				nd.enough |= nd.kinds & kinds
+				nd.glance.kinds |= nd.kinds & kinds
 			}
 		}
 		if rule := p.texts[nd.text]; nd.text != 0 && nd.kinds&kindString != 0 && rule.pattern == nil && rule.format == nil && rule.min <= 1 {
-			nd.enoughFrom, nd.enoughTo = uint32(rule.min), uint32(min(rule.max, math.MaxUint32)) // no text has more characters than bytes
+			nd.glance.from, nd.glance.to = uint32(rule.min), uint32(min(rule.max, math.MaxUint32)) // no text has more characters than bytes
 		}
+	}
+	for i := range p.objects {
+		p.objects[i].settle(p.nodes)
+	}
+}
+
+// settle notes with each property what its node, or that of additionalProperties,
+// says of it.
+func (o *objectRule) settle(nodes []node) {
+	o.others = propRule{node: o.additional, glance: nodes[o.additional].glance, refused: o.closed}
+	for i := range o.props {
+		p := &o.props[i]
+		if !p.declared {
+			p.node, p.refused = o.others.node, o.others.refused
+		}
+		p.glance = nodes[p.node].glance
 	}
 }
 
@@ -284,7 +300,7 @@ func (p *program) chosen(n int32, name string, texts []string) int32 {
 		return n
 	}
 	rule.props = slices.Clone(rule.props)
-	rule.props[i].node = 0
+	rule.props[i].node, rule.props[i].glance = 0, glance{kinds: kindAny}
 	p.objects = append(p.objects, rule)
 	nd.object = int32(len(p.objects) - 1)
 	p.nodes = append(p.nodes, nd)

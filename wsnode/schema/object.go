@@ -55,39 +55,34 @@ func (r *run) evalObject(n, row int32, e *entry, at uint32, marks int) bool {
 // evalProps checks the properties of an object by their names, and returns the
 // bits of those there are.
 func (r *run) evalProps(n int32, rule *objectRule, e *entry, at uint32) (seen uint64, ok bool) {
-	entries, slots := r.entries, rule.names.slots
-	for name, end := at+1, e.next; name < end; {
-		found, key := int32(-1), entries[name].n
+	entries, slots := r.entries[:e.next], rule.names.slots
+	for name := uint(at) + 1; name < uint(len(entries)); {
+		ne, value := &entries[name], &entries[name+1]
+		found, key := int32(-1), ne.n
 		if key < 0 {
-			r.steps -= rule.names.cost(&entries[name])
+			r.steps -= rule.names.cost(ne)
 		}
 		if len(slots) > 0 {
 			// Mostly the first slot is the one.
 			s := &slots[spread(key, rule.names.shift)&uint64(len(slots)-1)]
-			if s.key == key && (key >= 0 || s.text == string(r.bytes(&entries[name]))) {
-				found = s.index - 1
-			} else {
-				found = rule.names.find(&r.tape, &entries[name], key)
+			if found = s.index - 1; s.key != key || key < 0 && s.text != string(r.bytes(ne)) {
+				found = rule.names.find(&r.tape, ne, key)
 			}
 		} else if rule.names.crowd != nil {
-			found = rule.names.find(&r.tape, &entries[name], key)
+			found = rule.names.find(&r.tape, ne, key)
 		}
-		value := &entries[name+1]
-		child, closed := rule.additional, rule.closed
+		p := &rule.others
 		if found >= 0 {
-			p := &rule.props[found]
-			seen |= p.bit
-			if p.declared {
-				child, closed = p.node, false
-			}
+			p = &rule.props[found]
 		}
-		if closed {
+		seen |= p.bit
+		if p.refused {
 			return 0, r.fail(n, kwAdditionalProperties, at)
 		}
-		if !r.p.nodes[child].isEnough(value) && !r.eval(child, name+1, unmarked) {
+		if !p.glance.allows(value) && !r.eval(p.node, uint32(name+1), unmarked) {
 			return 0, false
 		}
-		name = value.next
+		name = uint(value.next)
 	}
 	return seen, true
 }

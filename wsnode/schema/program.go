@@ -34,19 +34,24 @@ type saying struct{ keyword, want string }
 // row, so that a value meets only keywords that are about it.
 type node struct {
 	kinds       kinds // that are allowed
-	enough      kinds // of which nothing else is asked
-	unevaluated bool  // the mix has an unevaluated* of some kind
-	// Of a string of this size, both included, nothing else is asked either.
-	enoughFrom, enoughTo uint32
+	glance      glance
+	single      bool // a value meets its kind's row and nothing else
+	unevaluated bool // the mix has an unevaluated* of some kind
 	// choice is a mix that is a oneChoice and nothing else, where the node is
 	// nothing else either.
 	choice                                    int32
 	value, text, number, array, object, mixed int32
 }
 
-// isEnough reports whether the node allows a value, as far as a look can tell.
-func (nd *node) isEnough(e *entry) bool {
-	return e.kind&nd.enough != 0 || e.kind == kindString && nd.enoughFrom <= e.size && e.size <= nd.enoughTo
+// glance is what a look at a value can tell: that a schema allows it.
+type glance struct {
+	kinds kinds // of which nothing is asked
+	// Nor is it of a string of so many bytes, both included.
+	from, to uint32
+}
+
+func (g *glance) allows(e *entry) bool {
+	return e.kind&g.kinds != 0 || e.kind == kindString && g.from <= e.size && e.size <= g.to
 }
 
 // valueRule is const or enum.
@@ -112,6 +117,7 @@ type objectRule struct {
 	min, max   int64
 	names      textTable  // of props
 	props      []propRule // named by properties, required and dependent*
+	others     propRule   // for all that props do not name
 	patterns   []patternRule
 	additional int32
 	allProps   bool // additionalProperties stands there
@@ -126,8 +132,10 @@ type objectRule struct {
 // propRule is a property that the schema names.
 type propRule struct {
 	name     string
-	node     int32
+	node     int32 // that of additionalProperties, where it is not declared
+	glance   glance
 	declared bool   // by properties
+	refused  bool   // by additionalProperties
 	bit      uint64 // in required and needs, or 0
 }
 

@@ -74,16 +74,33 @@ func (r *run) eval(n int32, at uint32, marks int) bool {
 	if r.steps--; r.steps < 0 {
 		return false
 	}
+	nd, e := &r.p.nodes[n], &r.entries[at]
+	if !nd.single || e.kind&nd.kinds == 0 {
+		return r.evalWhole(n, e, at, marks)
+	}
+	switch { // nothing has to be kept meanwhile
+	case e.kind == kindString && nd.text != 0:
+		return r.evalText(n, nd.text, e, at)
+	case e.kind == kindObject && nd.object != 0:
+		return r.evalObject(n, nd.object, e, at, marks)
+	case e.kind == kindArray && nd.array != 0:
+		return r.evalArray(n, nd.array, e, at, marks)
+	case e.kind&kindNumber != 0 && nd.number != 0:
+		return r.evalNumber(n, nd.number, e, at)
+	}
+	return true
+}
+
+// evalWhole is eval for schemas that are not single, and for types that they refuse.
+func (r *run) evalWhole(n int32, e *entry, at uint32, marks int) bool {
 	nd := &r.p.nodes[n]
-	e := &r.entries[at]
-	for nd.choice != 0 && e.kind == kindObject {
+	if nd.choice != 0 && e.kind == kindObject {
 		m := &r.p.mixes[nd.choice]
 		which := r.choose(m.oneChoice, at)
 		if which < 0 {
 			return r.fail(n, kwOneOf, at)
 		}
-		n = m.one[which]
-		nd = &r.p.nodes[n]
+		return r.eval(m.one[which], at, marks)
 	}
 	if e.kind&nd.kinds == 0 {
 		if nd.kinds == 0 {
@@ -260,10 +277,10 @@ func (r *run) evalArray(n, row int32, e *entry, at uint32, marks int) bool {
 		item = r.entries[item].next
 	}
 	if rule.items != 0 {
-		items := &r.p.nodes[rule.items]
+		glance := &r.p.nodes[rule.items].glance
 		for item < e.next {
 			value := &r.entries[item]
-			if !items.isEnough(value) && !r.eval(rule.items, item, unmarked) {
+			if !glance.allows(value) && !r.eval(rule.items, item, unmarked) {
 				return false
 			}
 			item = value.next
