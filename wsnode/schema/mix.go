@@ -2,6 +2,7 @@ package schema
 
 // evalMix checks the schemas that apply to the value itself.
 func (r *run) evalMix(n, row int32, e *entry, at uint32, marks int) bool {
+	r.steps--
 	m := &r.p.mixes[row]
 	for _, child := range m.all {
 		if !r.eval(child, at, marks) {
