@@ -138,7 +138,7 @@ func (c *callers) disabled(name string) bool {
 
 // callerOf authenticates the peer of a call: by its client certificate, or by
 // an API key in "authorization: Bearer KEY". Of a disabled credential it
-// returns the caller and errDisabled.
+// returns the caller and errDisabled, and likewise of one with too many connections.
 func (c *callers) callerOf(ctx context.Context) (*caller, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -153,7 +153,7 @@ func (c *callers) callerOf(ctx context.Context) (*caller, error) {
 		return caller, disabledError(k.Name)
 	}
 	if info, ok := p.AuthInfo.(*certified); ok {
-		info.known()
+		return caller, info.show(k.Name)
 	}
 	return caller, nil
 }

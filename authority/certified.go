@@ -21,15 +21,16 @@ type certified struct {
 	name       string
 	generation uint32
 	by         signature
-	err        error // what is wrong with it
-	conn       *boundedConn
+	err        error        // what is wrong with it
+	conn       *boundedConn // nil on other transports
 }
 
-// known says that a call on the connection was its caller's to make.
-func (c *certified) known() {
-	if c.conn != nil {
-		c.conn.known()
+// show says that a call on the connection was its caller's to make.
+func (c *certified) show(credential string) error {
+	if c.conn == nil {
+		return nil
 	}
+	return c.conn.show(credential)
 }
 
 // signature tells of a certificate by which CA it is, and its end in Unix
@@ -84,9 +85,11 @@ func (c certifying) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInf
 	if err != nil {
 		return nil, nil, errors.Join(err, conn.Close())
 	}
-	if bounded, ok := raw.(*boundedConn); ok && !who.shown {
+	if bounded, ok := raw.(*boundedConn); ok {
 		who.conn = bounded
-		bounded.expectCredential(c.within, c.closed)
+		if !who.shown {
+			bounded.expectCredential(c.within, c.closed)
+		}
 	}
 	return kept, who, nil
 }

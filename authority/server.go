@@ -41,8 +41,10 @@ const (
 )
 
 const (
-	// maxConnections bounds the connections that are open at once, a tenth of it
-	// those from one address. Who opens one need not have shown a credential yet.
+	// maxConnections bounds the connections that are open at once. One address has at
+	// most a tenth of them, but for those on which a call has shown a credential: of
+	// these one credential has at most half, so that who has stolen it keeps nobody
+	// out who could disable it.
 	maxConnections = 10_000
 	// maxIdle ends connections on which nothing was called for so long. Callers
 	// connect again by themselves.
@@ -179,16 +181,20 @@ const (
 // and from one address; more are closed as they come.
 type boundedListener struct {
 	net.Listener
-	max, maxAddress int
-	refused         *prometheus.CounterVec // by limit; nil counts none
+	max, maxAddress, maxCredential int
+	refused                        *prometheus.CounterVec // by limit; nil counts none
 
-	mu        sync.Mutex // guards what follows
-	open      int
-	byAddress map[netip.Addr]int
+	mu           sync.Mutex // guards what follows, and whose its connections are
+	open         int
+	byAddress    map[netip.Addr]int // that have shown no credential yet
+	byCredential map[string]int
 }
 
 func newBounded(l net.Listener, most int) *boundedListener {
-	return &boundedListener{Listener: l, max: most, maxAddress: max(most/10, 1), byAddress: map[netip.Addr]int{}}
+	return &boundedListener{
+		Listener: l, max: most, maxAddress: max(most/10, 1), maxCredential: max(most/2, 1),
+		byAddress: map[netip.Addr]int{}, byCredential: map[string]int{},
+	}
 }
 
 func (l *boundedListener) Accept() (net.Conn, error) {
@@ -203,7 +209,7 @@ func (l *boundedListener) Accept() (net.Conn, error) {
 		}
 		limit := l.take(addr)
 		if limit == "" {
-			return &boundedConn{Conn: c, gone: sync.OnceFunc(func() { l.giveBack(addr) })}, nil
+			return &boundedConn{Conn: c, listener: l, address: addr}, nil
 		}
 		_ = c.Close() // it is not heard of again
 		if l.refused != nil {
@@ -227,25 +233,59 @@ func (l *boundedListener) take(addr netip.Addr) (limit string) {
 	return ""
 }
 
-func (l *boundedListener) giveBack(addr netip.Addr) {
+func (l *boundedListener) giveBack(c *boundedConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if c.over {
+		return
+	}
+	c.over = true
 	l.open--
-	if l.byAddress[addr]--; l.byAddress[addr] == 0 {
-		delete(l.byAddress, addr)
+	if c.credential != "" {
+		lower(l.byCredential, c.credential)
+	} else {
+		lower(l.byAddress, c.address)
+	}
+}
+
+// vouch has a connection count for a credential, no longer for its address.
+func (l *boundedListener) vouch(c *boundedConn, credential string) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case c.credential != "" || c.over:
+		return nil
+	case l.byCredential[credential] >= l.maxCredential:
+		return fmt.Errorf("credential %s has %d connections open, of at most so many: close some, or share the work among credentials (%w)", credential, l.maxCredential, errQuota)
+	}
+	lower(l.byAddress, c.address)
+	l.byCredential[credential]++
+	c.credential = credential
+	return nil
+}
+
+func lower[K comparable](counts map[K]int, of K) {
+	if counts[of]--; counts[of] == 0 {
+		delete(counts, of)
 	}
 }
 
 // boundedConn gives its place back when it is closed.
 type boundedConn struct {
 	net.Conn
-	gone     func()
+	listener *boundedListener
+	address  netip.Addr
+	known    atomic.Bool                // it counts for a credential
 	stranger atomic.Pointer[time.Timer] // closes it; nil where it need not show anything
+
+	// Guarded by the listener's mu.
+	credential string // for which it counts
+	over       bool   // it has given its place back
 }
 
 func (c *boundedConn) Close() error {
-	c.known()
-	c.gone()
+	c.awaited()
+	c.listener.giveBack(c)
 	return c.Conn.Close()
 }
 
@@ -257,8 +297,21 @@ func (c *boundedConn) expectCredential(within time.Duration, closed prometheus.C
 	}))
 }
 
-// known says that whoever connected has a credential.
-func (c *boundedConn) known() {
+// show says that a call on the connection has shown a credential.
+func (c *boundedConn) show(credential string) error {
+	if c.known.Load() {
+		return nil
+	}
+	if err := c.listener.vouch(c, credential); err != nil {
+		return err
+	}
+	c.known.Store(true)
+	c.awaited()
+	return nil
+}
+
+// awaited says that no credential is expected any more.
+func (c *boundedConn) awaited() {
 	if t := c.stranger.Load(); t != nil {
 		t.Stop()
 	}

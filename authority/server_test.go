@@ -430,6 +430,39 @@ func TestConnectionsOfOneAddressAreBounded(t *testing.T) {
 	close(l.conns)
 }
 
+// TestConnectionsOfCredentials proves that a connection counts for its address until
+// a call has shown a credential, so that a fleet may share an address, and then for
+// the credential, which leaves places for the others.
+func TestConnectionsOfCredentials(t *testing.T) {
+	f := newFixture(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	f.ok(err)
+	f.address = l.Addr().String()
+	go func() { _ = f.server.ServeBounded(l, 20) }() // two for an address, ten for a credential
+	call := func(name string) (*grpc.ClientConn, error) {
+		conn := f.dial(f.clientTLS(name, 1))
+		_, err := pb.NewTokenServiceClient(conn).IssueToken(f.ctx, request())
+		if err != nil {
+			f.ok(conn.Close())
+		} else {
+			t.Cleanup(func() { _ = conn.Close() })
+		}
+		return conn, err
+	}
+	first, err := call("login")
+	f.ok(err)
+	for range 9 {
+		_, err := call("login")
+		f.ok(err)
+	}
+	_, err = call("login")
+	f.fails(err, "ResourceExhausted quota_exceeded: credential login has 10 connections open, ...")
+	_, err = call("admin")
+	f.ok(err)
+	f.ok(first.Close())
+	f.eventually("an end makes room", func() bool { _, err := call("login"); return err == nil })
+}
+
 type fromConn struct {
 	net.Conn
 	from net.Addr
