@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 // but it has measured each case, and lost no operation.
 func TestBenchmarksRun(t *testing.T) {
 	rows := map[string]int{
-		"token": 3, "schema": 3 * 5, "issue": 4, "issue-batch": 6, "redeem": 12, "redeem-node": 4, "group": 3, "revoke": 12,
+		"token": 3, "schema": 3 * 5, "issue": 4, "issue-batch": 6, "redeem": 12, "redeem-node": 4, "group": 3, "revoke": 12, "revoke-many": 3,
 		"restart": 1, "expiry": 4, "large": 7, "large size": 3, "attach": 1, "attach memory": 1,
 		"million": 1, "million memory": 9, "million echo": 1, "million revoke": 2, "hostile": 4, "ws-broadcast": 2,
 		"ws echo": 2 * 7, "ws handshake": 2 * 7, "ws-many echo": 2 * 4, "ws-many idle": 2,

@@ -44,6 +44,7 @@ var benchmarks = []benchmark{
 	{name: "redeem-node", about: "handshakes redeemed by a node's own client, beside bare unary calls", run: benchRedeemNode},
 	{name: "group", about: "how many calls one commit takes on one processor", run: benchGroup},
 	{name: "revoke", about: "Revoke until the receipt is complete, with 1 to 500 nodes, idle and while tokens are issued", run: benchRevoke},
+	{name: "revoke-many", about: "the same with 1,000 nodes (long)", run: benchRevokeMany, long: true},
 	{name: "restart", about: "100,000 handshakes wait for an authority that starts again", run: benchRestart},
 	{name: "expiry", about: "1,000,000 tokens expire in the same second (long)", run: benchExpiry, long: true},
 	{name: "large", about: "10,000,000 live tokens: start, size, and what redeeming costs then (long)", run: benchLarge, long: true},

@@ -65,7 +65,16 @@ type revoker struct {
 // sockets is how many there are at least while a revocation is measured.
 const sockets = 10_000
 
-func benchRevoke(ctx context.Context, l *lab) (err error) {
+func benchRevoke(ctx context.Context, l *lab) error {
+	return l.revocations(ctx, "revoke", 1, 10, 100, 500)
+}
+
+func benchRevokeMany(ctx context.Context, l *lab) error {
+	return l.revocations(ctx, "revoke-many", 1000)
+}
+
+// revocations measures into a table with so many nodes, one fleet after the other.
+func (l *lab) revocations(ctx context.Context, table string, fleets ...int) (err error) {
 	v, err := l.authorityAlone("admin", 0)
 	if err != nil {
 		return err
@@ -89,11 +98,9 @@ func benchRevoke(ctx context.Context, l *lab) (err error) {
 	if err := l.addBare(v, "admin", entry, entry); err != nil {
 		return err
 	}
-	r.table = l.report.table("revoke", fmt.Sprintf("a subject with %d sockets on as many nodes as there are, one Revoke after the other, each until its receipt is complete; bare: one push until all have acknowledged", crowd),
+	r.table = l.report.table(table, fmt.Sprintf("a subject with %d sockets on as many nodes as there are, one Revoke after the other, each until its receipt is complete; bare: one push until all have acknowledged", crowd),
 		"nodes", "sockets", "p50 ms", "p99 ms", "CPU-µs each", "load's CPU-µs each", "Revoke alone p50 ms", "tokens issued/s")
-	// An authority lets a thousand connections come from one address, and a thousand
-	// nodes share two cores with it here.
-	for _, nodes := range []int{1, 10, 100, 500} {
+	for _, nodes := range fleets {
 		r.nodes = l.part(nodes, min(nodes, 10))
 		if err := l.revokeCase(ctx, r); err != nil {
 			return err

@@ -272,7 +272,18 @@ func (f simFleet) each(fn func(i int, n *simNode) error) error {
 	return errors.Join(errs...)
 }
 
-func (f simFleet) close() error { return f.each(func(_ int, n *simNode) error { return n.leave() }) }
+// leaveAtOnce is how many nodes may be saying goodbye at once, so that none waits
+// for all the others.
+const leaveAtOnce = 20
+
+func (f simFleet) close() error {
+	places := make(chan struct{}, leaveAtOnce)
+	return f.each(func(_ int, n *simNode) error {
+		places <- struct{}{}
+		defer func() { <-places }()
+		return n.leave()
+	})
+}
 
 // openAtOnce is how many sessions may be opening at once: none of them may wait
 // for longer than nodes wait.
