@@ -144,8 +144,8 @@ func TestSocketBytes(t *testing.T) {
 	open(many)
 	each := (heap() - before) / many
 	t.Logf("%d bytes", each)
-	if each > 232 { // 192, 16, what the lists take, and a little for noise
-		t.Errorf("%d bytes a socket, want at most 232", each)
+	if each > 228 { // 192, 16, what the lists take, and a little for noise
+		t.Errorf("%d bytes a socket, want at most 228", each)
 	}
 	for _, m := range machines {
 		m.Gone(nil, time.Now())

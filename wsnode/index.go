@@ -21,7 +21,7 @@ type links struct{ next, prev *peer }
 
 const (
 	chunkLists   = 256
-	peersPerList = 2 // on average, at most
+	peersPerList = 4 // on average, at most
 )
 
 func newIndex[K comparable](key func(*peer) K, hash func(K) uint64, links func(*peer) *links) index[K] {
