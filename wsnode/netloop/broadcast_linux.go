@@ -41,7 +41,7 @@ func (l *loop) broadcast(b *broadcast) {
 			return
 		}
 		m := *l.machines.at(slot)
-		if r.layered {
+		if r.is&layered != 0 {
 			if m = m.(layer).Inner(); m == nil {
 				return
 			}
@@ -61,7 +61,7 @@ func (l *loop) sendFrame(slot uint32, r *record, f *Frame) {
 	if r.transfer != 0 {
 		x = l.transferOf(r)
 	}
-	if r.layered || x != nil && l.exceeds(x, len(f.b)) {
+	if r.is&layered != 0 || x != nil && l.exceeds(x, len(f.b)) {
 		l.out = append(l.out[:0], f.b...)
 		l.finishTurn(slot, r)
 		return

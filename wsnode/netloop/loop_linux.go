@@ -81,8 +81,7 @@ type loop struct {
 
 	mu    sync.Mutex
 	posts []post
-	live  table[uint32] // by slot: the generation that posts are taken for, or 0
-	gone  bool          // run has returned, or is about to
+	gone  bool // run has returned, or is about to
 }
 
 // post is something that run is asked to do.
@@ -287,7 +286,7 @@ func (l *loop) Post(ref Ref, fn func(now time.Time, out []byte) []byte) bool {
 	slot, g := uint32(ref>>32), generation(ref)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if *l.live.at(slot) != uint32(g) {
+	if r := l.records.at(slot); r.generation != g || !r.posts {
 		return false
 	}
 	l.put(post{slot: slot, generation: g, fn: fn})

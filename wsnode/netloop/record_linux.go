@@ -15,14 +15,20 @@ import (
 // in a table beside.
 type record struct {
 	timer      // at the earlier of the deadlines of its machine and its transfer
-	generation // of the slot
+	generation // of the slot; changed under mu
 	fd         int32
 	transfer   uint32 // which one, or 0
 	interest   uint8  // what epoll is asked for, EPOLLIN and EPOLLOUT
 	state      uint8
-	peerEnded  bool // there is nothing more to read, or that matters
-	layered    bool // its machine is a layer
+	is         uint8
+	posts      bool // are taken for it; guarded by mu
 }
+
+// What a record is, beside its state.
+const (
+	layered   = 1 << iota // its machine is a layer
+	peerEnded             // there is nothing more to read, or that matters
+)
 
 // transfer is what a loop knows of a connection beside that while the peer has to
 // read, or to end. Few have one.
@@ -96,12 +102,12 @@ func (l *loop) adopt(fd int32, ticket Ticket, tlsConfig *tls.Config) {
 	r := l.records.at(slot)
 	r.fd, r.state, r.interest = fd, stateOpen, unix.EPOLLIN
 	l.mu.Lock()
-	*l.live.at(slot) = uint32(r.generation)
+	r.posts = true
 	l.mu.Unlock()
 	link := Link{Poster: l, Ref: Ref(slot)<<32 | Ref(r.generation), Shared: l.shared}
 	if tlsConfig != nil {
 		local, remote := addressesOf(fd)
-		*l.machines.at(slot), r.layered = l.secure(link, ticket, tlsConfig, local, remote), true
+		*l.machines.at(slot), r.is = l.secure(link, ticket, tlsConfig, local, remote), layered
 	} else {
 		*l.machines.at(slot) = ticket.Open(link, l.now)
 	}
@@ -127,10 +133,9 @@ func (l *loop) takeSlot() uint32 {
 		return slot
 	}
 	if int(l.slots) >= len(l.records.chunks)*chunkSize {
-		l.records.grow()
 		l.machines.grow()
 		l.mu.Lock()
-		l.live.grow()
+		l.records.grow()
 		l.mu.Unlock()
 	}
 	slot = l.slots
@@ -182,7 +187,7 @@ func (l *loop) readable(slot uint32, r *record) {
 	case n == 0 && r.transfer == 0:
 		l.end(slot, r, io.EOF)
 	case n == 0: // what waits is sent before
-		r.peerEnded = true
+		r.is |= peerEnded
 		l.ask(slot, r, l.machineDue(r))
 	default:
 		// Not once for all sockets of the loop's turn: a process that is paused in
@@ -200,7 +205,7 @@ func (l *loop) finishTurn(slot uint32, r *record) {
 	if r.state == stateLingering { // a post that was taken before the end of our side
 		return
 	}
-	if len(l.out) > 0 || r.layered {
+	if len(l.out) > 0 || r.is&layered != 0 {
 		if err := l.send(r, m); err != nil {
 			l.end(slot, r, err)
 			return
@@ -208,16 +213,20 @@ func (l *loop) finishTurn(slot uint32, r *record) {
 	}
 	if r.state == stateOpen && m.Done() {
 		r.state = stateFlushing
-		r.peerEnded = r.peerEnded || m.PeerDone()
-		l.noPosts(slot)
+		if m.PeerDone() {
+			r.is |= peerEnded
+		}
+		l.noPosts(r)
 	}
-	if r.state == stateOpen && r.layered {
+	if r.state == stateOpen && r.is&layered != 0 {
 		err := m.(layer).Err()
 		if _, now := err.(abrupt); now || err != nil && r.transfer == 0 {
 			l.end(slot, r, err)
 			return
 		}
-		r.peerEnded = r.peerEnded || err != nil // what waits is sent before
+		if err != nil { // what waits is sent before
+			r.is |= peerEnded
+		}
 	}
 	switch {
 	case r.state == stateOpen:
@@ -265,13 +274,13 @@ func (l *loop) send(r *record, m Machine) error {
 	}
 	x := l.transferOf(r)
 	if r.state == stateOpen && len(l.out) > 0 && l.exceeds(x, len(l.out)) {
-		if !r.layered { // else a part that is missing would spoil what follows
+		if r.is&layered == 0 { // else a part that is missing would spoil what follows
 			l.blocks.cut(&x.queue, int(x.underWay))
 		}
 		l.out = m.Overflow(l.now, l.out[:0])
 	}
 	out := l.seal(r, m)
-	if r.layered && len(out) > l.blocks.room() {
+	if r.is&layered != 0 && len(out) > l.blocks.room() {
 		m.Overflow(l.now, nil)
 		return errNoRoom
 	}
@@ -288,7 +297,7 @@ func (l *loop) exceeds(x *transfer, more int) bool {
 
 // seal is what is to be sent of what a turn has appended to out.
 func (l *loop) seal(r *record, m Machine) []byte {
-	if r.layered {
+	if r.is&layered != 0 {
 		return m.(layer).Seal(l.out)
 	}
 	return l.out
@@ -334,7 +343,7 @@ func (l *loop) writable(slot uint32, r *record) {
 	switch {
 	case r.state == stateFlushing:
 		l.linger(slot, r)
-	case r.peerEnded:
+	case r.is&peerEnded != 0:
 		l.end(slot, r, l.whyEnded(slot, r))
 	default:
 		l.ask(slot, r, due)
@@ -343,7 +352,7 @@ func (l *loop) writable(slot uint32, r *record) {
 
 // whyEnded is how a connection ends of which nothing more can be read.
 func (l *loop) whyEnded(slot uint32, r *record) error {
-	if r.layered {
+	if r.is&layered != 0 {
 		if err := (*l.machines.at(slot)).(layer).Err(); err != nil {
 			return err
 		}
@@ -367,7 +376,7 @@ func (l *loop) ask(slot uint32, r *record, due tick) {
 	if waiting > 0 {
 		want = unix.EPOLLOUT
 	}
-	if r.state == stateLingering || r.state == stateOpen && !r.peerEnded && waiting < highWater {
+	if r.state == stateLingering || r.state == stateOpen && r.is&peerEnded == 0 && waiting < highWater {
 		want |= unix.EPOLLIN
 	}
 	if want != r.interest {
@@ -397,7 +406,7 @@ func (l *loop) expired(slot uint32, r *record) {
 			return
 		}
 	}
-	if r.interest&unix.EPOLLIN == 0 && !r.peerEnded {
+	if r.interest&unix.EPOLLIN == 0 && r.is&peerEnded == 0 {
 		// The peer's silence may be ours: it is not read while it does not read.
 		if l.readable(slot, r); r.state != stateOpen {
 			return
@@ -410,7 +419,7 @@ func (l *loop) expired(slot uint32, r *record) {
 // linger ends our side and reads the peer's to its end, bounded: a socket
 // closed over unread bytes resets, and the peer may lose what we sent last.
 func (l *loop) linger(slot uint32, r *record) {
-	if r.peerEnded || unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil {
+	if r.is&peerEnded != 0 || unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil {
 		l.end(slot, r, nil)
 		return
 	}
@@ -433,15 +442,15 @@ func (l *loop) end(slot uint32, r *record, err error) {
 	r.state, r.interest, r.fd = stateDead, 0, -1
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	*l.live.at(slot) = 0
+	r.posts = false
 	l.put(post{kind: postBury, slot: slot, err: err})
 }
 
 // noPosts takes no more posts for a connection.
-func (l *loop) noPosts(slot uint32) {
+func (l *loop) noPosts(r *record) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	*l.live.at(slot) = 0
+	r.posts = false
 }
 
 // bury tells a machine that its connection is gone, and gives the slot back.
@@ -453,7 +462,9 @@ func (l *loop) bury(slot uint32, err error) {
 	if g == 0 {
 		g = 1
 	}
+	l.mu.Lock()
 	*r = record{generation: g}
+	l.mu.Unlock()
 	r.next, l.free = l.free, slot
 	m.Gone(err, l.now)
 	l.forget()
