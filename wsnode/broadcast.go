@@ -11,8 +11,8 @@ import (
 )
 
 // Broadcast sends one message to the live sessions of this node that to selects.
-// It is encoded once, and sockets whose peers read slowly share it. It does not
-// wait: nil means that every loop of the node is to send it. A session that opens
+// For those of event loops it is encoded once, and sockets whose peers read slowly
+// share it. It does not wait: nil means that every loop of the node is to send it. A session that opens
 // meanwhile may get it or not.
 //
 // payload is the caller's again when Broadcast returns; that of a Text message must
@@ -36,21 +36,21 @@ func (n *Node) Broadcast(to deliver.To, op deliver.Op, payload []byte) error {
 		return deliver.ErrMessageTooBig
 	}
 	routes, err := n.routesFor(&to, op, payload)
-	switch {
-	case len(routes) == 0:
-	case to.Subject != "": // who has few sessions, which the others need not be asked for
-		for _, p := range n.sessions.of(&to) {
-			if slices.Contains(routes, p.route) {
-				_ = p.queue(op, payload) // who cannot be sent it is ending
-			}
-		}
-	default:
+	if len(routes) == 0 {
+		return err
+	}
+	if to.Subject == "" {
 		frame := netloop.NewFrame(wsconn.AppendFrame(nil, ws.OpCode(op), payload))
 		if !n.driver.Broadcast(frame, func(m netloop.Machine) bool {
 			p, ok := m.(*peer)
 			return ok && p.gets(&to, routes)
 		}) {
 			return deliver.ErrBusy
+		}
+	}
+	for _, p := range n.sessions.apart(&to) {
+		if slices.Contains(routes, p.route) {
+			_ = p.queue(op, payload) // who cannot be sent it is ending
 		}
 	}
 	return err
@@ -81,14 +81,24 @@ func (p *peer) gets(to *deliver.To, routes []*route) bool {
 		slices.Contains(routes, p.route) && (to.Tenant == "" || p.party.tenant == to.Tenant)
 }
 
-// of are the sessions of a subject.
-func (t *sessions) of(to *deliver.To) (out []*peer) {
+// apart are the sessions that a broadcast is sent to one by one: those of its
+// subject, who has few, or those that no event loop has.
+func (t *sessions) apart(to *deliver.To) (out []*peer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for p := t.bySubject.first(to.Subject); p != nil; p = t.bySubject.next(p) {
-		if p.party.tenant == to.Tenant {
+	take := func(p *peer) {
+		if to.Tenant == "" || p.party.tenant == to.Tenant {
 			out = append(out, p)
 		}
+	}
+	if to.Subject == "" {
+		for p := range t.alone {
+			take(p)
+		}
+		return out
+	}
+	for p := t.bySubject.first(to.Subject); p != nil; p = t.bySubject.next(p) {
+		take(p)
 	}
 	return out
 }

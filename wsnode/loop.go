@@ -30,6 +30,7 @@ type loop struct {
 	poster   netloop.Poster
 	messages *atomic.Uint64 // that passed every check
 	entrance seat           // on no route
+	alone    bool           // of one peer
 
 	// owned by the turn
 	seats    map[*route]*seat
@@ -63,7 +64,7 @@ const (
 )
 
 func newLoop(n *Node, poster netloop.Poster) *loop {
-	l := &loop{n: n, poster: poster, messages: n.metrics.messages.shard()}
+	l := &loop{n: n, poster: poster, messages: n.metrics.messages.shard(), alone: netloop.Alone(poster)}
 	l.entrance.loop = l
 	return l
 }

@@ -21,10 +21,11 @@ type sessions struct {
 	renewed   map[[16]byte]*peer // by what they have renewed
 	byToken   index[token.ID]    // and by id, see idFor
 	bySubject index[string]      // of any tenant
+	alone     map[*peer]struct{} // that no event loop has
 }
 
 func newSessions() *sessions {
-	t := &sessions{seed: maphash.MakeSeed(), renewed: map[[16]byte]*peer{}}
+	t := &sessions{seed: maphash.MakeSeed(), renewed: map[[16]byte]*peer{}, alone: map[*peer]struct{}{}}
 	t.byToken = newIndex(func(p *peer) token.ID { return p.token }, t.hashOf, func(p *peer) *links { return &p.byToken })
 	t.bySubject = newIndex(func(p *peer) string { return p.subject },
 		func(s string) uint64 { return maphash.String(t.seed, s) }, func(p *peer) *links { return &p.bySubject })
@@ -69,6 +70,9 @@ func (t *sessions) put(p *peer, h holder, g *verify.Grant, why func() pb.Reason)
 	p.listed = true
 	t.byToken.add(p)
 	t.bySubject.add(p)
+	if p.alone {
+		t.alone[p] = struct{}{}
+	}
 	for _, id := range g.Identity.Renewed {
 		t.renewed[id] = p
 	}
@@ -83,6 +87,7 @@ func (t *sessions) remove(p *peer) bool {
 		return false
 	}
 	t.forget(p)
+	delete(t.alone, p)
 	p.listed = false
 	return true
 }

@@ -1,9 +1,6 @@
 package netloop
 
-import (
-	"sync/atomic"
-	"time"
-)
+import "sync/atomic"
 
 // Frame is bytes that many connections are sent: they share them. Nobody changes
 // them, and the garbage collector has them once the last connection has sent them.
@@ -24,47 +21,16 @@ func newBroadcast(frame *Frame, to func(Machine) bool) *broadcast {
 	return &broadcast{frame: frame, to: to}
 }
 
-// Broadcast sends a frame to each connection whose machine to says it is for,
-// without a copy for each. It does not wait. to is asked in a turn of its machine,
-// before those that are asked for later, and must not keep what it is given. Who is
-// sent more than may wait meets with Overflow, as in any turn.
+// Broadcast sends a frame to each connection of the loops whose machine to says it
+// is for, without a copy for each. It does not wait. to is asked in a turn of its
+// machine, before those that are asked for later, and must not keep what it is given.
+// Who is sent more than may wait meets with Overflow, as in any turn.
 //
 // A loop does nothing else until it has asked for all its connections. Broadcast
 // reports false, and sends nothing, if frames of LoopBytes wait for loops already.
+//
+// Connections with a goroutine of their own are not sent it: each would have to be
+// posted to, and those whose turns last have a queue without bound.
 func (d *Driver) Broadcast(frame *Frame, to func(Machine) bool) bool {
-	b := newBroadcast(frame, to)
-	return (d.loops == nil || d.loops.broadcast(b)) && d.portable.broadcast(b)
-}
-
-// broadcast has every connection send b in a turn of its own.
-func (p *Portable) broadcast(b *broadcast) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for c := range p.conns {
-		c.broadcast(b)
-	}
-	return true
-}
-
-func (c *conn) broadcast(b *broadcast) {
-	c.mu.Lock()
-	opened := c.opened
-	c.mu.Unlock()
-	if !opened {
-		return
-	}
-	c.Post(0, func(now time.Time, out []byte) []byte {
-		switch {
-		case !b.to(c.m):
-			return out
-		case len(out) > 0 && len(out) > c.p.cfg.OutboundBytes-len(b.frame.b):
-			// Of many that have come before the turn: what one turn appends has no
-			// bound else.
-			c.mu.Lock()
-			c.pending = c.pending[:0]
-			c.mu.Unlock()
-			return c.m.Overflow(now, out[:0])
-		}
-		return append(out, b.frame.b...)
-	})
+	return d.loops == nil || d.loops.broadcast(newBroadcast(frame, to))
 }

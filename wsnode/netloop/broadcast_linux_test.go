@@ -8,6 +8,61 @@ import (
 	"testing"
 )
 
+// broadcast is that of the loops.
+func (s *served) broadcast(b *broadcast) bool { return s.drives.(*loops).broadcast(b) }
+
+// A broadcast is sent to whom it is for, once, between what was sent to them
+// before and what is sent after.
+func TestBroadcast(t *testing.T) { testBroadcast(t, overLoops) }
+
+func TestBroadcastTLS(t *testing.T) { testBroadcast(t, overLoopsTLS) }
+
+func testBroadcast(t *testing.T, over func(testing.TB, Config) *served) {
+	s := over(t, testConfig)
+	var machines []*script
+	if s.client != nil {
+		defer s.dialTCP().Close() // has no machine
+	}
+	for range 4 {
+		m := s.next()
+		machines = append(machines, m)
+		c := s.dial()
+		exchange(t, c, "-")
+		defer func() {
+			text := "before" + strings.Repeat("f", 10_000) + "g" + "after"
+			if m == machines[1] {
+				text = "beforegafter"
+			}
+			want(t, c, text)
+		}()
+	}
+	post := func(text string) {
+		for _, m := range machines {
+			m.post(func(out []byte) []byte { return append(out, text...) })
+		}
+	}
+	to := func(but Machine) func(Machine) bool {
+		return func(m Machine) bool {
+			m.(*script).enter() // it is the machine's turn
+			defer m.(*script).leave()
+			return m != but
+		}
+	}
+	post("before")
+	s.broadcast(newBroadcast(NewFrame([]byte(strings.Repeat("f", 10_000))), to(machines[1])))
+	s.broadcast(newBroadcast(NewFrame([]byte("g")), to(nil)))
+	post("after")
+}
+
+// A broadcast after the end of the driver is for nobody.
+func TestBroadcastAfterTheEnd(t *testing.T) {
+	s := overLoops(t, testConfig)
+	s.next()
+	exchange(t, s.dial(), "-")
+	s.end()
+	s.broadcast(newBroadcast(NewFrame([]byte("late")), func(Machine) bool { t.Error("it is asked for somebody"); return true }))
+}
+
 // What the kernels of many slow peers do not take of a broadcast is one frame for
 // all of them, and counts for each as far as it may let anything wait.
 func TestLoopBroadcastToSlowPeers(t *testing.T) {

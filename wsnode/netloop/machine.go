@@ -71,10 +71,16 @@ func (l Link) Post(fn func(now time.Time, out []byte) []byte) bool {
 
 // Driver names what drives the connection: loops, or portable.
 func (l Link) Driver() string {
-	if _, ok := l.Poster.(*conn); ok {
+	if Alone(l.Poster) {
 		return "portable"
 	}
 	return "loops"
+}
+
+// Alone reports whether a Poster is for one connection, which has a goroutine.
+func Alone(p Poster) bool {
+	_, ok := p.(*conn)
+	return ok
 }
 
 // Poster is what a driver does for Link.

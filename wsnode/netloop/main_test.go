@@ -211,7 +211,6 @@ var testConfig = Config{HandshakeTimeout: patience, Handshakes: 100, WriteTimeou
 // drives is a driver as its owner sees it.
 type drives interface {
 	Serve(l net.Listener, tlsConfig *tls.Config) error
-	broadcast(b *broadcast) bool
 	LetNobodyIn()
 	Stop()
 	Close()
