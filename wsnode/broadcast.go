@@ -2,6 +2,7 @@ package wsnode
 
 import (
 	"slices"
+	"time"
 
 	"github.com/gobwas/ws"
 
@@ -41,9 +42,9 @@ func (n *Node) Broadcast(to deliver.To, op deliver.Op, payload []byte) error {
 	}
 	if to.Subject == "" {
 		frame := netloop.NewFrame(wsconn.AppendFrame(nil, ws.OpCode(op), payload))
-		if !n.driver.Broadcast(frame, func(m netloop.Machine) bool {
+		if !n.driver.Broadcast(frame, func(m netloop.Machine, now time.Time) bool {
 			p, ok := m.(*peer)
-			return ok && p.gets(&to, routes)
+			return ok && p.gets(&to, routes, now)
 		}) {
 			return deliver.ErrBusy
 		}
@@ -76,8 +77,8 @@ func (n *Node) routesFor(to *deliver.To, op deliver.Op, payload []byte) (routes 
 }
 
 // gets reports whether a broadcast is for the peer, in whose turn it is asked.
-func (p *peer) gets(to *deliver.To, routes []*route) bool {
-	return p.admitted && p.cause.Load() == 0 && p.conn.State() == wsconn.StateOpen &&
+func (p *peer) gets(to *deliver.To, routes []*route, now time.Time) bool {
+	return p.admitted && !p.n.verify.Lapsed(now) && p.cause.Load() == 0 && p.conn.State() == wsconn.StateOpen &&
 		slices.Contains(routes, p.route) && (to.Tenant == "" || p.party.tenant == to.Tenant)
 }
 

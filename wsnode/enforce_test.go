@@ -218,6 +218,34 @@ func TestPausedBeyondTheFence(t *testing.T) {
 	}
 }
 
+// Nor is anything sent by it, from the application's queue or as a broadcast.
+func TestPausedBeforeItSends(t *testing.T) {
+	b := newBench(t)
+	h := b.open(echoPath)
+	p := h.m.(*peer)
+	to := &deliver.To{All: true}
+	if !p.gets(to, []*route{p.route}, h.now) {
+		t.Error("a broadcast is not for a live session")
+	}
+	if err := b.calls.newest().Send([]byte("from before the pause")); err != nil {
+		t.Fatal(err)
+	}
+	b.skew.Store(int64(2 * time.Hour))
+	h.now = h.now.Add(2 * time.Hour)
+	if p.gets(to, []*route{p.route}, h.now) {
+		t.Error("a broadcast is sent without a lease")
+	}
+	h.turns()
+	if op, payload := h.frame(); op != ws.OpClose || !strings.Contains(string(payload), "lost its authority") || len(h.out) != 0 {
+		t.Errorf("%v %q and %x, want a close alone", op, payload, h.out)
+	}
+	b.skew.Store(0)
+	h.gone(nil)
+	if got, want := b.calls.seen(), []string{"opened", "closed 1013 fenced"}; !slices.Equal(got, want) {
+		t.Errorf("the handler was told %q, want %q", got, want)
+	}
+}
+
 // Sockets and attempts in every state, and then a drain: none outlives it, each
 // is told, and nothing is left to wait for.
 func TestDrain(t *testing.T) {

@@ -418,8 +418,9 @@ func (p *peer) close(cause error, out []byte) []byte {
 	if cause == errDraining {
 		text = p.n.withSlot(text)
 	}
-	// After a close frame nothing may follow, and who does not read gets no more.
-	may := p.conn.State() != wsconn.StateClosed && cause != errSlowReader
+	// After a close frame nothing may follow, nor after the lease, and who does not
+	// read gets no more.
+	may := p.conn.State() != wsconn.StateClosed && cause != errSlowReader && cause != errFence
 	out = p.takeFrames(out, may)
 	out = p.conn.Close(code, text, p.limits(), p.now, out)
 	p.end(cause)

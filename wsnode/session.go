@@ -322,16 +322,20 @@ func (p *peer) wake(o *outbox) error {
 // flush is the turn that wake asks for.
 func (p *peer) flush(now time.Time, out []byte) []byte {
 	p.now = now
+	lapsed := p.n.verify.Lapsed(now)
 	p.mu.Lock()
 	o := p.outbox[p]
 	o.posted = false
 	asked := o.asked != nil
-	if p.cause.Load() == 0 && !asked {
+	if p.cause.Load() == 0 && !asked && !lapsed {
 		out = append(out, o.frames...)
 		p.dropOutbox(p)
 	}
 	p.mu.Unlock()
-	if asked {
+	switch {
+	case lapsed:
+		return p.close(errFence, out)
+	case asked:
 		return p.close(errApplication, out)
 	}
 	return out

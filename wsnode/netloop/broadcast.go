@@ -1,6 +1,9 @@
 package netloop
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+	"time"
+)
 
 // Frame is bytes that many connections are sent: they share them. Nobody changes
 // them, and the garbage collector has them once the last connection has sent them.
@@ -13,11 +16,11 @@ func NewFrame(b []byte) *Frame { return &Frame{b} }
 // broadcast is a frame for those whose machines are to have it.
 type broadcast struct {
 	frame *Frame
-	to    func(Machine) bool
+	to    func(m Machine, now time.Time) bool
 	loops atomic.Int32 // that have it to send
 }
 
-func newBroadcast(frame *Frame, to func(Machine) bool) *broadcast {
+func newBroadcast(frame *Frame, to func(m Machine, now time.Time) bool) *broadcast {
 	return &broadcast{frame: frame, to: to}
 }
 
@@ -31,6 +34,6 @@ func newBroadcast(frame *Frame, to func(Machine) bool) *broadcast {
 //
 // Connections with a goroutine of their own are not sent it: each would have to be
 // posted to, and those whose turns last have a queue without bound.
-func (d *Driver) Broadcast(frame *Frame, to func(Machine) bool) bool {
+func (d *Driver) Broadcast(frame *Frame, to func(m Machine, now time.Time) bool) bool {
 	return d.loops == nil || d.loops.broadcast(newBroadcast(frame, to))
 }

@@ -46,7 +46,8 @@ func (l *loop) broadcast(b *broadcast) {
 				return
 			}
 		}
-		if b.to(m) {
+		l.readClock()
+		if b.to(m, l.now) {
 			l.sendFrame(slot, r, b.frame)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // broadcast is that of the loops.
@@ -41,8 +42,11 @@ func testBroadcast(t *testing.T, over func(testing.TB, Config) *served) {
 			m.post(func(out []byte) []byte { return append(out, text...) })
 		}
 	}
-	to := func(but Machine) func(Machine) bool {
-		return func(m Machine) bool {
+	to := func(but Machine) func(Machine, time.Time) bool {
+		return func(m Machine, now time.Time) bool {
+			if now.IsZero() || time.Since(now) > patience {
+				t.Errorf("asked at %v", now)
+			}
 			m.(*script).enter() // it is the machine's turn
 			defer m.(*script).leave()
 			return m != but
@@ -60,7 +64,7 @@ func TestBroadcastAfterTheEnd(t *testing.T) {
 	s.next()
 	exchange(t, s.dial(), "-")
 	s.end()
-	s.broadcast(newBroadcast(NewFrame([]byte("late")), func(Machine) bool { t.Error("it is asked for somebody"); return true }))
+	s.broadcast(newBroadcast(NewFrame([]byte("late")), func(Machine, time.Time) bool { t.Error("it is asked for somebody"); return true }))
 }
 
 // What the kernels of many slow peers do not take of a broadcast is one frame for
@@ -83,7 +87,7 @@ func TestLoopBroadcastToSlowPeers(t *testing.T) {
 		exchange(t, conns[len(conns)-1], "-")
 	}
 	frame := NewFrame([]byte(strings.Repeat("f", long)))
-	slow := func(m Machine) bool { return slices.Contains(machines, m.(*script)) }
+	slow := func(m Machine, _ time.Time) bool { return slices.Contains(machines, m.(*script)) }
 	sendAll := func() {
 		s.broadcast(newBroadcast(frame, slow))
 		honest.do(func() {}) // it has been sent
@@ -139,7 +143,7 @@ func TestLoopBroadcastWithoutRoom(t *testing.T) {
 		exchange(t, s.deaf(), "-")
 	}
 	frame := NewFrame(make([]byte, 400_000))
-	s.broadcast(newBroadcast(frame, func(m Machine) bool { return slices.Contains(machines, m.(*script)) }))
+	s.broadcast(newBroadcast(frame, func(m Machine, _ time.Time) bool { return slices.Contains(machines, m.(*script)) }))
 	honest.do(func() {
 		if l.blocks.used > l.blocks.max || l.blocks.used == 0 {
 			t.Errorf("%d blocks are used of %d", l.blocks.used, l.blocks.max)
@@ -174,7 +178,7 @@ func TestLoopBroadcastAllocs(t *testing.T) {
 			conns = append(conns, c)
 		}
 		return testing.AllocsPerRun(50, func() {
-			s.broadcast(newBroadcast(NewFrame(text), func(Machine) bool { return true }))
+			s.broadcast(newBroadcast(NewFrame(text), func(Machine, time.Time) bool { return true }))
 			for _, c := range conns {
 				if _, err := io.ReadFull(c, buf); err != nil {
 					t.Fatal(err)
@@ -197,7 +201,7 @@ func TestLoopBroadcastIsBounded(t *testing.T) {
 	m.post(func(out []byte) []byte { close(holding); <-held; return out })
 	<-holding
 	frame := NewFrame(make([]byte, 10_000))
-	nobody := func(Machine) bool { return false }
+	nobody := func(Machine, time.Time) bool { return false }
 	cast := func() bool { return s.broadcast(newBroadcast(frame, nobody)) }
 	taken := 0
 	for cast() {

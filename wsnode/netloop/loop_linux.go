@@ -176,6 +176,11 @@ func (l *loop) setNow(now time.Time) {
 	l.tick = max(l.tick, tickAt(now.Sub(l.begin)))
 }
 
+// readClock tells the time anew. It is not once for all sockets of the loop's turn: a
+// process that is paused in the midst of it must find out before it hands on what
+// it has read since, or sends what it was asked to before.
+func (l *loop) readClock() { l.setNow(l.turnBegan.Add(time.Since(l.turnBegan))) }
+
 // await gathers events. It waits for some unless there is something to do. A
 // post that comes before parked is set is seen here; one that comes after ends
 // the wait.

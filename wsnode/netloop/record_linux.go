@@ -190,9 +190,7 @@ func (l *loop) readable(slot uint32, r *record) {
 		r.is |= peerEnded
 		l.ask(slot, r, l.machineDue(r))
 	default:
-		// Not once for all sockets of the loop's turn: a process that is paused in
-		// the midst of it must find out before it hands on what it has read since.
-		l.setNow(l.turnBegan.Add(time.Since(l.turnBegan)))
+		l.readClock()
 		l.out = (*l.machines.at(slot)).Feed(l.in[:n], l.now, l.out[:0])
 		l.finishTurn(slot, r)
 	}
