@@ -29,7 +29,7 @@ const longestLife = 100 * 365 * 24 * time.Hour
 // bounds of its messages. What is left of the rate of the grant before, if any,
 // stays as it is where both allow the same.
 func (p *peer) bind(g *verify.Grant) {
-	left := p.n.verify.Local(g.ExpiresAt).Sub(p.now) // by the wall clock, which both have
+	left := g.ExpiresAt.Sub(p.n.verify.AuthorityTime(p.now))
 	p.expires = p.n.instant(p.now) + instant(min(left, longestLife))
 	rate, rated := ownRate(p.party.messages, g.Limits.MessagesPerSecond)
 	bytes := int64(g.Limits.MessageBytes)

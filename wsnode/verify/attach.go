@@ -431,7 +431,7 @@ func (a *attachment) send(m *pb.AttachRequest) error {
 func (a *attachment) setClock(authority *timestamppb.Timestamp, sent time.Duration) {
 	if authority != nil {
 		told := authority.AsTime()
-		a.offset.Store(int64(time.Until(told)))
+		a.told.Store(&reading{told, time.Now()})
 		a.graces.measure(sample{told, sent, a.clock()})
 	}
 }

@@ -226,12 +226,12 @@ func TestAuthoritysClock(t *testing.T) {
 		{-time.Hour, now.Add(time.Hour + clockSlack + 1), true},
 	} {
 		client := &Client{}
-		client.offset.Store(int64(c.offset))
+		client.told.Store(&reading{now.Add(c.offset), now})
 		if got := client.Expired(id, c.at); got != c.expired {
 			t.Errorf("offset %v, %v from expiry: expired is %v", c.offset, c.at.Sub(now), got)
 		}
-		if got := client.Local(now); !got.Equal(now.Add(-c.offset)) {
-			t.Errorf("offset %v: %v is %v here", c.offset, now, got)
+		if got, want := client.AuthorityTime(c.at), c.at.Add(c.offset); !got.Equal(want) {
+			t.Errorf("offset %v: %v is %v there, want %v", c.offset, c.at, got, want)
 		}
 	}
 }

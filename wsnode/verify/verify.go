@@ -163,7 +163,7 @@ type Client struct {
 	conn     io.Closer // nil where api is not ours to close
 
 	ring   atomic.Pointer[token.Ring]
-	offset atomic.Int64 // authority's clock minus ours, in nanoseconds
+	told   atomic.Pointer[reading]
 	retry  atomic.Int64 // for RetryAfter, as the authority wants it; 0 where it did not say
 	lease  lease
 	recent recent
@@ -379,11 +379,22 @@ func (c *Client) Ring() *token.Ring { return c.ring.Load() }
 // Expired reports whether a token has surely expired, by the authority's clock
 // as far as it is known.
 func (c *Client) Expired(id token.ID, now time.Time) bool {
-	return now.Add(time.Duration(c.offset.Load()) - clockSlack).After(id.Expiry())
+	return c.AuthorityTime(now).Add(-clockSlack).After(id.Expiry())
 }
 
-// Local turns an instant of the authority's clock into one of ours.
-func (c *Client) Local(t time.Time) time.Time { return t.Add(-time.Duration(c.offset.Load())) }
+// reading is what the authority's clock showed, and when that was by ours.
+type reading struct{ authority, ours time.Time }
+
+// AuthorityTime is what the authority's clock shows at an instant of ours. Since its
+// last word it is counted by the clock that nobody sets: a node whose wall clock is
+// set meanwhile is not mistaken until the next.
+func (c *Client) AuthorityTime(now time.Time) time.Time {
+	r := c.told.Load()
+	if r == nil {
+		return now
+	}
+	return r.authority.Add(now.Sub(r.ours))
+}
 
 // clockSlack is how far our idea of the authority's clock may be off before a
 // token is refused that the authority would still take.
