@@ -26,7 +26,7 @@ type fresh struct {
 	bytes  int
 	max    int
 
-	touched atomic.Uint32 // see find
+	touched atomic.Uint32 // see touch
 }
 
 // chunk holds records, each behind its id and its length.
@@ -128,13 +128,11 @@ func (f *fresh) dropOldest() {
 func (f *fresh) find(ids []storage.TokenID, swept int64, records [][]byte) (all bool) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	var sum uint32
-	for _, id := range ids { // as the ledger does, for the same reason
-		sum += f.places.Touch(id)
-	}
-	f.touched.Store(sum)
 	all = true
 	for i, id := range ids {
+		if i%touchedAhead == 0 {
+			f.touch(ids[i:min(i+touchedAhead, len(ids))])
+		}
 		if id.Expiry().UnixMilli() <= swept {
 			continue
 		}
@@ -148,4 +146,23 @@ func (f *fresh) find(ids []storage.TokenID, swept int64, records [][]byte) (all 
 		records[i] = b[chunkHead : chunkHead+n]
 	}
 	return all
+}
+
+// touchedAhead is how many records are fetched at once.
+const touchedAhead = 64
+
+// touch fetches the memory that find will want of ids, or most of it, as the ledger
+// does and for the same reason: first where the records are, and then those.
+func (f *fresh) touch(ids []storage.TokenID) {
+	var where [touchedAhead]uint32
+	for i, id := range ids {
+		where[i] = f.places.Touch(id)
+	}
+	var sum uint32
+	for _, place := range where {
+		if place != 0 {
+			sum += uint32(f.record(place)[0])
+		}
+	}
+	f.touched.Store(sum)
 }
