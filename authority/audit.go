@@ -42,7 +42,7 @@ type Audit struct {
 
 const (
 	auditFlush = 100 * time.Millisecond
-	auditBatch = 64 << 10
+	auditBatch = 256 << 10
 	auditBound = 1 << 20
 )
 

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/gatehouse-ws/gatehouse/auditlog"
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
@@ -17,6 +18,7 @@ type batch struct {
 	redemptions []storage.Redemption
 	sessions    []storage.Session // that they would open
 	lines       []byte            // of the audit trail
+	begun       auditlog.Line     // as each of them begins that is of an attempt
 }
 
 var batches = sync.Pool{New: func() any { return new(batch) }}
@@ -36,6 +38,6 @@ func (b *batch) release() {
 	clear(b.open)
 	clear(b.redemptions)
 	clear(b.sessions)
-	*b = batch{b.attempts[:0], b.ids[:0], b.open[:0], b.redemptions[:0], b.sessions[:0], b.lines[:0]}
+	*b = batch{b.attempts[:0], b.ids[:0], b.open[:0], b.redemptions[:0], b.sessions[:0], b.lines[:0], b.begun[:0]}
 	batches.Put(b)
 }

@@ -20,6 +20,7 @@ import (
 // conclude counts, audits and answers the attempts of a batch.
 func (s *Service) conclude(ctx context.Context, b *batch, c *caller, now time.Time) *pb.RedeemResponse {
 	granted, span := 0, s.spanOf(ctx)
+	b.begun = auditlog.Begin(b.begun[:0], now, "Redeem")
 	for i := range b.attempts {
 		a, outcome := &b.attempts[i], "ok"
 		if a.reason != 0 {
@@ -28,7 +29,7 @@ func (s *Service) conclude(ctx context.Context, b *batch, c *caller, now time.Ti
 		} else {
 			granted++
 		}
-		b.lines = s.auditRedeem(b.lines, a, c, outcome, span, now)
+		s.auditRedeem(b, a, c, outcome, span, now)
 		b.lines = s.auditReplaced(b.lines, a, now)
 	}
 	s.metrics.granted.Add(float64(granted))
@@ -87,17 +88,17 @@ func (y *yes) say(a *attempt) *pb.RedeemResult {
 	return &y.result
 }
 
-// auditRedeem appends an attempt's line to lines.
-func (s *Service) auditRedeem(lines []byte, a *attempt, c *caller, outcome string, span *trace.SpanContext, now time.Time) []byte {
+// auditRedeem appends an attempt's line to those of its batch.
+func (s *Service) auditRedeem(b *batch, a *attempt, c *caller, outcome string, span *trace.SpanContext, now time.Time) {
 	var skipped uint64
 	if a.reason != 0 {
 		var ok bool
 		if skipped, ok = s.sampler.allow(kind{of: "Redeem", outcome: outcome}, now); !ok {
-			return lines
+			return
 		}
 	}
 	var text [64]byte // above the longest address, whose zone the parser refuses
-	l := auditlog.Begin(lines, now, "Redeem")
+	l := auditlog.Line(append(b.lines, b.begun...))
 	l = l.Bytes("token_id", token.ID(a.item.GetTokenId()).AppendTo(text[:0]))
 	l = l.Hex("session_id", a.item.GetSessionId())
 	l = l.Text("audience", a.item.GetAudience())
@@ -125,7 +126,7 @@ func (s *Service) auditRedeem(lines []byte, a *attempt, c *caller, outcome strin
 		id := span.TraceID()
 		l = l.Hex("trace_id", id[:])
 	}
-	return l.End(outcome)
+	b.lines = l.End(outcome)
 }
 
 // auditReplaced appends the lines of the sessions that have ended for an attempt's.
