@@ -75,3 +75,45 @@ func TestReceiptsOutliveKills(t *testing.T) {
 		t.Errorf("after its nodes have left: %s", got)
 	}
 }
+
+// Where sockets may live without a word of the authority, the receipt of what a
+// lost machine had waits until an admin says that it is lost.
+func TestForgetALostNode(t *testing.T) {
+	s := prepare(t)
+	s.extra = "fleet: {heartbeat_interval: 200ms, admission_fence: 2s, session_fence: 0s}\n"
+	s.writeConfig()
+	s.startAuthority()
+	n := s.addNode("node-1", "")
+	tok := s.issue(s.dial(""), &pb.IssueTokenRequest{Subject: "u"}).GetToken()
+	mustOpen(t, offer{url: "ws://" + n.plain + "/chat", bearer: tok})
+	var nodes struct {
+		Nodes []struct {
+			InstanceID string `json:"instance_id"`
+		}
+	}
+	s.cli("node", "list", "-o", "json").want(t, 0).decode(t, &nodes)
+	if len(nodes.Nodes) != 1 {
+		t.Fatalf("%d instances are registered, want 1", len(nodes.Nodes))
+	}
+	forget := func() result {
+		return s.cli("node", "forget", nodes.Nodes[0].InstanceID, "--reason", "machine burnt", "--yes")
+	}
+	if out := forget().want(t, 1).stderr; !strings.Contains(out, "is attached") {
+		t.Errorf("an attached instance: %s", out)
+	}
+	n.kill()
+	var revoked struct{ Revision string }
+	s.cli("revoke", "--subject", "u", "--reason", "test", "-o", "json", "--timeout", "1s").want(t, 6).decode(t, &revoked)
+	eventually(t, "forgotten once it can't admit any more", func() bool {
+		out := forget()
+		return out.code == 0 || !strings.Contains(out.stderr, "may admit sockets for another") && !strings.Contains(out.stderr, "is attached")
+	})
+	receipt := s.cli("revocation", "show", revoked.Revision).want(t, 0)
+	if !strings.Contains(receipt.stdout, "forgotten by admin") {
+		t.Errorf("the receipt does not say who forgot the node: %s", receipt.stdout)
+	}
+	if out := s.cli("session", "list", "-o", "json").want(t, 0).stdout; strings.Contains(out, `"session_id"`) {
+		t.Errorf("a session of the lost node is listed: %s", out)
+	}
+	forget().want(t, 3)
+}
