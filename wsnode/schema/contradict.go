@@ -8,6 +8,7 @@ import (
 	"math/big"
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // placed is a schema, and where it stands.
@@ -65,7 +66,7 @@ func (s placed) contradict(known *patterns, bad func(keyword, format string, arg
 			bad(o.low, "%s and %s %s leave no %s between them", s.object[o.low], o.high, s.object[o.high], o.what)
 		}
 	}
-	s.contradictValues(bad)
+	s.contradictValues(known, bad)
 	s.contradictProperties(known, bad)
 	if prefix, ok := s.object["prefixItems"].([]any); ok && s.object["items"] == false {
 		if least := s.number("minItems"); least != nil && least.Cmp(big.NewRat(int64(len(prefix)), 1)) > 0 {
@@ -75,7 +76,123 @@ func (s placed) contradict(known *patterns, bad func(keyword, format string, arg
 }
 
 // contradictValues looks at const and enum.
-func (s placed) contradictValues(bad func(keyword, format string, args ...any)) {
+func (s placed) contradictValues(known *patterns, bad func(keyword, format string, args ...any)) {
+	values, isEnum := s.object["enum"].([]any)
+	if only, ok := s.object["const"]; ok {
+		if by := s.refuses(only, known); by != "" {
+			bad("const", "is refused by %s beside it, so nothing is allowed", by)
+		}
+		if isEnum && !contains(values, only) {
+			bad("const", "is none of the enum, so nothing is allowed")
+		}
+	}
+	if !isEnum {
+		return
+	}
+	if len(values) == 0 {
+		bad("enum", "is empty, so nothing is allowed")
+		return
+	}
+	by := s.refusals(known)
+	if slices.Contains(by, "") {
+		return
+	}
+	slices.Sort(by)
+	bad("enum", "has no value that is not refused by %s beside it, so nothing is allowed", strings.Join(slices.Compact(by), " or "))
+}
+
+// Refusals says of each value of an enum which keyword beside it refuses it, with
+// what that says; nothing of those that are allowed.
+func Refusals(keywords map[string]any) []string {
+	known := newPatterns()
+	return placed{object: keywords}.refusals(&known)
+}
+
+func (s placed) refusals(known *patterns) []string {
+	values, _ := s.object["enum"].([]any)
+	by := make([]string, len(values))
+	for i, v := range values {
+		by[i] = s.refuses(v, known)
+	}
+	return by
+}
+
+// refuses returns a keyword that refuses a value by itself, with what it says, or
+// nothing. Formats may be annotations, so they are left out.
+func (s placed) refuses(v any, known *patterns) string {
+	by := s.refusing(v, known)
+	if by == "" {
+		return ""
+	}
+	says, _ := json.Marshal(s.object[by])
+	return fmt.Sprintf("%s %.100s", by, says)
+}
+
+func (s placed) refusing(v any, known *patterns) string {
+	if !isOfType(v, s.types()) {
+		return "type"
+	}
+	switch v := v.(type) {
+	case string:
+		if text, ok := s.object["pattern"].(string); ok {
+			if p, err := known.compile(text); err == nil && !p.match([]byte(v)) {
+				return "pattern"
+			}
+		}
+		return s.outside("minLength", "maxLength", int64(utf8.RuneCountInString(v)))
+	case []any:
+		return s.outside("minItems", "maxItems", int64(len(v)))
+	case map[string]any:
+		required, _ := s.object["required"].([]any)
+		for _, name := range required {
+			if name, isText := name.(string); isText {
+				if _, ok := v[name]; !ok {
+					return "required"
+				}
+			}
+		}
+		return s.outside("minProperties", "maxProperties", int64(len(v)))
+	case json.Number:
+		return s.refusingNumber(ratOf(v))
+	}
+	return ""
+}
+
+// outside returns which of two keywords that bound a count refuses it.
+func (s placed) outside(least, most string, count int64) string {
+	n := big.NewRat(count, 1)
+	if low := s.number(least); low != nil && n.Cmp(low) < 0 {
+		return least
+	}
+	if high := s.number(most); high != nil && n.Cmp(high) > 0 {
+		return most
+	}
+	return ""
+}
+
+func (s placed) refusingNumber(n *big.Rat) string {
+	if n == nil {
+		return ""
+	}
+	for _, b := range []struct {
+		keyword string
+		refused [3]bool // what is below, at and above it
+	}{
+		{"minimum", [3]bool{true, false, false}}, {"exclusiveMinimum", [3]bool{true, true, false}},
+		{"maximum", [3]bool{false, false, true}}, {"exclusiveMaximum", [3]bool{false, true, true}},
+	} {
+		if bound := s.number(b.keyword); bound != nil && b.refused[1+n.Cmp(bound)] {
+			return b.keyword
+		}
+	}
+	if step := s.number("multipleOf"); step != nil && step.Sign() > 0 && !new(big.Rat).Quo(n, step).IsInt() {
+		return "multipleOf"
+	}
+	return ""
+}
+
+// types are the names that type has.
+func (s placed) types() map[string]bool {
 	types := map[string]bool{}
 	switch t := s.object["type"].(type) {
 	case string:
@@ -87,28 +204,7 @@ func (s placed) contradictValues(bad func(keyword, format string, args ...any)) 
 			}
 		}
 	}
-	values, isEnum := s.object["enum"].([]any)
-	if only, ok := s.object["const"]; ok {
-		if !isOfType(only, types) {
-			bad("const", "is not of the type %s, so nothing is allowed", strings.Join(slices.Sorted(maps.Keys(types)), " or "))
-		}
-		if isEnum && !contains(values, only) {
-			bad("const", "is none of the enum, so nothing is allowed")
-		}
-	}
-	if !isEnum {
-		return
-	}
-	for _, v := range values {
-		if isOfType(v, types) {
-			return
-		}
-	}
-	if len(values) == 0 {
-		bad("enum", "is empty, so nothing is allowed")
-		return
-	}
-	bad("enum", "has no value of the type %s, so nothing is allowed", strings.Join(slices.Sorted(maps.Keys(types)), " or "))
+	return types
 }
 
 // mostMatches bounds the look for contradictions that takes every name with every

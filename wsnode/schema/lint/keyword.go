@@ -63,14 +63,13 @@ func (l *linter) idle(n *schema.Node) {
 	}
 }
 
-// values finds values of an enum that are of a type which is not allowed, and those
-// that stand there twice.
+// values finds values of an enum that what stands beside it refuses.
 func (l *linter) values(n *schema.Node) {
-	values, _ := n.Keywords["enum"].([]any)
-	types := typesOf(&schema.Node{Keywords: map[string]any{"type": n.Keywords["type"]}})
-	for i, v := range values {
-		if types&kindOf(v) == 0 {
-			l.find("unreachable-branch", n, n.At("enum")+"/"+strconv.Itoa(i), "a value of it is no "+types.names()+", so no message has it", "remove the value, or add its type")
+	if by := schema.Refusals(n.Keywords); slices.Contains(by, "") { // else it does not load
+		for i, by := range by {
+			if by != "" {
+				l.find("unreachable-branch", n, n.At("enum")+"/"+strconv.Itoa(i), "a value of it is refused by "+by+", so no message has it", "remove the value, or correct what refuses it")
+			}
 		}
 	}
 }

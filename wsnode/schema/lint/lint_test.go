@@ -99,6 +99,8 @@ func TestRules(t *testing.T) {
 		{"additionalProperties that allow anything", `{"type": "object", "additionalProperties": {}}`, "open-object , any-type /additionalProperties"},
 		{"a type in words of another", `{"properties": {"x": {"type": "null"}}, ` + closed + `}`, "any-type "},
 		{"a type and a value beyond it", `{"type": "string", "enum": ["a", 1]}`, "unreachable-branch /enum/1"},
+		{"a length, a pattern and values beyond them", `{"type": "string", "maxLength": 3, "pattern": "^[a-z]*$", "enum": ["abcd", "a", "A"]}`, "unreachable-branch /enum/0, unreachable-branch /enum/2"},
+		{"bounds of another schema and a value beyond them", `{"type": "integer", "const": 5, "allOf": [{"maximum": 4}]}`, "contradiction "},
 		{"keywords of several types", `{"type": ["array", "null"], "minItems": 1, "required": ["x"], "maxItems": 2, "items": {"type": "null"}}`, "idle-keyword /required"},
 		{"if alone", `{"type": "null", "if": {"const": null}}`, "idle-keyword /if"},
 		{"then and else alone", `{"type": "null", "then": {"const": null}, "else": {"const": null}}`, "idle-keyword /else, idle-keyword /then"},

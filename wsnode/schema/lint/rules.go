@@ -88,7 +88,7 @@ var rules = []Rule{
 	},
 	{
 		Name: "unreachable-branch", Finds: "branches and values that no message takes",
-		Why:    "A branch of anyOf or oneOf whose type is not allowed, that is there twice, or that is beside one which allows everything; a then or else whose if is always the same; a value of an enum that is of another type. Its author meant messages to pass that do not, or to be refused that are not.",
+		Why:    "A branch of anyOf or oneOf whose type is not allowed, that is there twice, or that is beside one which allows everything; a then or else whose if is always the same; a value of an enum that a keyword beside it refuses. Its author meant messages to pass that do not, or to be refused that are not.",
 		Bad:    `{"type": "string", "anyOf": [{"maxLength": 9}, {"type": "integer"}]}`,
 		Mended: `{"anyOf": [{"type": "string", "maxLength": 9}, {"type": "integer"}]}`,
 	},
