@@ -92,18 +92,34 @@ func latin1(text []byte) (c byte, width int) {
 	return c, 1
 }
 
-// likeJSON reports whether a message begins as JSON that has strings does,
-// or as one that has a number before it, which is socket.io's way.
+// likeJSON reports whether a message begins as JSON that has strings does, or as
+// that of socket.io, which has packet type, attachments, namespace and
+// acknowledgement before it: 42[, 451-/chat,7[.
 func likeJSON(payload []byte) bool {
-	for _, c := range payload[:min(len(payload), 32)] {
-		switch {
-		case c == '{' || c == '[' || c == '"':
-			return true
-		case c > ' ' && (c < '0' || c > '9'):
-			return false
+	head := payload[:min(len(payload), packetBytes)]
+	rest := afterNumber(head)
+	if len(rest) < len(head) {
+		if begins(rest, "-") {
+			rest = afterNumber(rest[1:])
+		}
+		if comma := bytes.IndexByte(rest, ','); comma > 0 && rest[0] == '/' {
+			rest = afterNumber(rest[comma+1:])
 		}
 	}
-	return false
+	return len(rest) > 0 && (rest[0] == '{' || rest[0] == '[' || rest[0] == '"')
+}
+
+// packetBytes is how much of a message is looked at for the packet it may be.
+const packetBytes = 128
+
+// afterNumber is what follows digits, and white space around them.
+func afterNumber(text []byte) []byte {
+	for i, c := range text {
+		if c > ' ' && (c < '0' || c > '9') {
+			return text[i:]
+		}
+	}
+	return nil
 }
 
 // lookStrings looks at whatever follows a quotation mark in window: a string of

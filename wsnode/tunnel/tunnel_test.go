@@ -120,6 +120,12 @@ var ways = []struct {
 		return fmt.Appendf(nil, `{ "data" : "%s" }`, base64.URLEncoding.EncodeToString(b))
 	}},
 	{StringHex, false, func(b []byte) []byte { return fmt.Appendf(nil, `42["data","%x"]`, b) }},
+	{StringHex, false, func(b []byte) []byte { return fmt.Appendf(nil, `42/ns,["data","%x"]`, b) }},
+	{StringHex, false, func(b []byte) []byte { return fmt.Appendf(nil, `42/ns?room=1,17["data","%x"]`, b) }},
+	{StringHex, false, func(b []byte) []byte {
+		return fmt.Appendf(nil, `451-/ns,["%x",{"_placeholder":true,"num":0}]`, b)
+	}},
+	{StringHex, false, func(b []byte) []byte { return fmt.Appendf(nil, `451-["%x",{"_placeholder":true,"num":0}]`, b) }},
 	// As base64 of coreutils, Python, Ruby and Android, and xxd, break lines.
 	{Base64, false, func(b []byte) []byte { return lines(base64.StdEncoding.EncodeToString(b), 76, "\r\n") }},
 	{Hex, false, func(b []byte) []byte { return lines(hex.EncodeToString(b), 60, "\n") }},
