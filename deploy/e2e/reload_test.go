@@ -19,7 +19,8 @@ import (
 )
 
 // SIGHUP exchanges limits, origins and certificates under open sockets; a file in
-// which anything is wrong changes nothing, and the log says where.
+// which anything is wrong, that of a schema too, changes nothing, and the log says
+// where.
 func TestSIGHUPReloads(t *testing.T) {
 	s := newSystem(t)
 	n := s.addNode("node-1", "")
@@ -116,6 +117,14 @@ func TestSIGHUPReloads(t *testing.T) {
 	if want := fmt.Sprintf("%s:%d: limits.authenticated_per_address.max: ", n.config, at); !strings.Contains(line, want) {
 		t.Errorf("%s does not name %s", line, want)
 	}
+	schemaFile := filepath.Join(s.dir, "chat.json")
+	write(t, schemaFile, strings.Replace(chatSchema, `"maxLength": 100`, `"maxLength": 100, "minLength": 200`, 1))
+	line = reload("settings are not reloaded, the old ones stay", change...)
+	if want := "chat.json#/properties/text/minLength: 200 is above maxLength 100"; !strings.Contains(line, want) {
+		t.Errorf("%s does not name %s", line, want)
+	}
+	third.echo(hello) // by the old schema
+	write(t, schemaFile, chatSchema)
 	write(t, filepath.Join(newTLS, "server.key"), "no key")
 	line = reload("settings are not reloaded, the old ones stay", append(change, "https://app.example.com", "https://third.example.com")...)
 	if want := n.config + ":2: listeners[0].cert_file: "; !strings.Contains(line, want) {
@@ -129,7 +138,7 @@ func TestSIGHUPReloads(t *testing.T) {
 	for _, sock := range append(kept, third) {
 		sock.echo(hello)
 	}
-	if _, metrics := get("http://" + n.admin + "/metrics"); !strings.Contains(metrics, `gatehouse_node_reloads_total{result="failed"} 2`) || !strings.Contains(metrics, `gatehouse_node_reloads_total{result="ok"} 2`) {
-		t.Error("reloads are not counted: 2 ok, 2 failed")
+	if _, metrics := get("http://" + n.admin + "/metrics"); !strings.Contains(metrics, `gatehouse_node_reloads_total{result="failed"} 3`) || !strings.Contains(metrics, `gatehouse_node_reloads_total{result="ok"} 2`) {
+		t.Error("reloads are not counted: 2 ok, 3 failed")
 	}
 }
