@@ -66,7 +66,7 @@ func (s *Service) Attach(stream pb.NodeService_AttachServer) error {
 		err = s.listen(ctx, stream, inst, a, heartbeats)
 	}()
 	trust := slices.Contains(first.GetHello().GetHello().GetFeatures(), pb.FeatureTrust)
-	if a.fresh { // what it had is over, if it had been forgotten: it begins anew, which it may not have heard on an earlier stream
+	if inst.Fresh { // what it had is over, if it had been forgotten: it begins anew, which it may not have heard on an earlier stream
 		applied = storage.Revision{}
 	}
 	err = firstCause(s.feed(ctx, stream, inst.ID, a, applied, heartbeats, trust), read)
@@ -186,6 +186,7 @@ func (s *Service) removeStale(id storage.InstanceID, a *attachment) {
 
 // listen reads the node's messages until the stream ends, and returns why.
 func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer, inst storage.Instance, a *attachment, heartbeats chan<- uint64) error {
+	fresh := inst.Fresh
 	for {
 		msg, err := stream.Recv()
 		if err != nil {
@@ -197,6 +198,12 @@ func (s *Service) listen(ctx context.Context, stream pb.NodeService_AttachServer
 				return err
 			}
 			s.fleet.heard(inst.ID, a, m.Heartbeat.GetSessions(), s.now())
+			if fresh { // before it may admit
+				if err := s.welcomed(inst.ID, a); err != nil {
+					return err
+				}
+				fresh = false
+			}
 			select {
 			case heartbeats <- m.Heartbeat.GetSequence():
 			default: // the node does not read its answers; the lease runs out

@@ -41,14 +41,12 @@ type instance struct {
 	sessions      uint32
 	lastHeartbeat time.Time // zero until one comes
 	silentSince   time.Time // the last sign of life, or the start
-	fresh         bool      // it was registered, and no heartbeat has told since that it was welcomed
 }
 
 // attachment is a live Attach stream. fleet alone closes its channel and sends
 // to it, with mu locked.
 type attachment struct {
 	life     time.Duration     // how long the node keeps a socket at most without a word
-	fresh    bool              // of its instance
 	keys     chan *pb.EdgeKeys // of one: only the newest set counts
 	replaced chan struct{}     // closed when a newer Attach takes over, or the instance is gone
 }
@@ -95,11 +93,13 @@ func (f *fleet) mayRegister(i *storage.Instance) error {
 		return fmt.Errorf("credential %s has %d node instances registered, of at most %d: give nodes credentials of their own, forget those that are lost (gatehouse node forget), or raise fleet.max_instances (%w)",
 			i.Node, f.byNode[i.Node], f.most, errQuota)
 	case known == nil:
+		i.Fresh = true
 		return nil
 	case known.Node != i.Node:
 		return denied("hello.instance_id: it is registered by another node")
 	}
 	i.RegisteredAt, i.SessionFence, i.SocketLife = known.RegisteredAt, max(known.SessionFence, f.fence), max(known.SocketLife, i.SocketLife)
+	i.Fresh = known.Fresh
 	return nil
 }
 
@@ -126,14 +126,13 @@ func (f *fleet) attach(i storage.Instance, life time.Duration, now time.Time) *a
 	a := &attachment{life: life, keys: make(chan *pb.EdgeKeys, 1), replaced: make(chan struct{})}
 	known := f.instances[i.ID]
 	if known == nil {
-		known = &instance{fresh: true}
+		known = &instance{}
 		f.instances[i.ID] = known
 		f.byNode[i.Node]++
 	} else if known.attachment != nil {
 		close(known.attachment.replaced)
 	}
 	known.Instance, known.attachment, known.silentSince = i, a, now
-	a.fresh = known.fresh
 	return a
 }
 
@@ -215,9 +214,31 @@ func (f *fleet) heard(id storage.InstanceID, a *attachment, sessions uint32, now
 	if i := f.instances[id]; i != nil {
 		i.sessions, i.lastHeartbeat, i.silentSince = sessions, now, now
 		i.SessionFence, i.SocketLife = f.fence, a.life
-		if i.attachment == a { // and not of a stream from before it was forgotten
-			i.fresh = false
-		}
+	}
+}
+
+// welcomed puts on disk that an instance which was registered has begun anew: a
+// heartbeat on its stream a has come.
+func (s *Service) welcomed(id storage.InstanceID, a *attachment) error {
+	defer s.fleet.lock(id)()
+	i, ok := s.fleet.record(id)
+	if !ok || s.fleet.attached(id) != a { // of a stream from before it was forgotten
+		return nil
+	}
+	i.Fresh = false
+	if err := s.store.PutInstance(s.writes.context(), &i); err != nil {
+		return fmt.Errorf("keep that an instance was welcomed: %w", err)
+	}
+	s.fleet.put(i)
+	return nil
+}
+
+// put replaces the record of an instance. lock is held.
+func (f *fleet) put(i storage.Instance) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if known := f.instances[i.ID]; known != nil {
+		known.Instance = i
 	}
 }
 

@@ -69,9 +69,13 @@ func TestForgetNode(t *testing.T) {
 	f.equal("one that comes back begins anew", lost.begin(knows).GetSnapshot(), true)
 	lost.end() // it may never have read that
 	f.equal("it begins anew until it was heard of", lost.begin(knows).GetSnapshot(), true)
+	f.restart()
+	f.equal("after a restart too", lost.begin(knows).GetSnapshot(), true)
 	lost.beat(r)
 	lost.end()
 	f.equal("and goes on from then on", lost.begin(knows).GetSnapshot(), false)
+	f.restart()
+	f.equal("over a restart too", lost.begin(knows).GetSnapshot(), false)
 }
 
 // TestFencedNodesAreNotForgotten proves that no admin can have a receipt complete

@@ -515,6 +515,9 @@ type Instance struct {
 	// is over. Told as SessionFence is; 0, as of a record that is older than this field,
 	// is the session fence.
 	SocketLife time.Duration
+	// Fresh says that it was registered, and that no heartbeat has told since that it
+	// knows. What it had before, if it had been forgotten, is over.
+	Fresh bool
 }
 
 // NoFence is the session fence of a node that keeps its sockets without end,

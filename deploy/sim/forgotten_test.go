@@ -64,19 +64,69 @@ var fenceless = []race{
 			m.link.hold(true, true)
 			m.link.cut()
 			time.Sleep(admissionFence + 2*time.Second)
-			id := m.node.Instance()
-			if _, err := pb.NewSessionServiceClient(w.console).ForgetNode(w.ctx, &pb.ForgetNodeRequest{InstanceId: hex.EncodeToString(id[:]), Reason: "sim"}); err != nil {
-				w.t.Error(err)
-			}
+			w.forget(m)
 			m.link.hold(false, false)
 			time.Sleep(5 * time.Second)
-			page, err := w.store.ListSessions(context.Background(), storage.SessionQuery{Limit: 10})
-			if n := m.node.Sessions(); err != nil || n != len(page.Sessions) {
-				w.fault("%s has %d sessions, of which the authority knows %d: %v", m, n, len(page.Sessions), err)
-			}
+			w.agreed(m)
 		},
 		broken: "of which the authority knows 0",
 	},
+	{
+		// The stream on which it comes back breaks before it is welcomed, and the
+		// authority restarts.
+		name: "a forgotten instance begins anew though the authority restarts before it has heard so",
+		off:  rules{wrap: func(s storage.Store) storage.Store { return noneFresh{s} }},
+		schedule: func(w *world, _ bool) {
+			w.startWithoutFence(time.Minute)
+			m := w.begin("node-0")
+			w.user(m, "ada")
+			time.Sleep(time.Second)
+			m.link.hold(true, true)
+			m.link.cut()
+			time.Sleep(admissionFence + 2*time.Second)
+			w.forget(m)
+			m.link.hold(false, true) // it is heard, and hears nothing
+			time.Sleep(5 * time.Second)
+			if all, err := w.store.Instances(w.ctx); err != nil || len(all) != 1 {
+				w.t.Errorf("%d instances are registered, want that which came back: %v", len(all), err)
+			}
+			m.link.cut()
+			w.stopAuthority(true)
+			w.startAuthority()
+			time.Sleep(keepalive + time.Second) // the welcome is lost
+			m.link.hold(false, false)
+			time.Sleep(10 * time.Second)
+			w.agreed(m)
+		},
+		broken: "of which the authority knows 0",
+	},
+}
+
+// forget has an admin forget a node's process.
+func (w *world) forget(m *machine) {
+	id := m.node.Instance()
+	if _, err := pb.NewSessionServiceClient(w.console).ForgetNode(w.ctx, &pb.ForgetNodeRequest{InstanceId: hex.EncodeToString(id[:]), Reason: "sim"}); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// agreed finds out whether node and authority know of the same number of sessions.
+func (w *world) agreed(m *machine) {
+	page, err := w.store.ListSessions(context.Background(), storage.SessionQuery{Limit: 10})
+	if n := m.node.Sessions(); err != nil || n != len(page.Sessions) {
+		w.fault("%s has %d sessions, of which the authority knows %d: %v", m, n, len(page.Sessions), err)
+	}
+}
+
+// noneFresh is a store that forgets which instances were not heard yet.
+type noneFresh struct{ storage.Store }
+
+func (s noneFresh) Instances(ctx context.Context) ([]storage.Instance, error) {
+	all, err := s.Store.Instances(ctx)
+	for i := range all {
+		all[i].Fresh = false
+	}
+	return all, err
 }
 
 // oneLife is a store that forgets how long nodes may keep sockets.

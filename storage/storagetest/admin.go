@@ -15,7 +15,7 @@ var adminCases = []testCase{
 	{"instances are kept, changed and listed in the order of their ids", func(f *fixture) {
 		want := []storage.Instance{
 			{ID: f.node, Node: "node-1", RegisteredAt: f.now, Version: "1.0", Address: "192.0.2.1:9"},
-			{ID: storage.InstanceID{1}, Node: "node-2", RegisteredAt: f.now.Add(time.Second), SessionFence: storage.NoFence, SocketLife: 7 * 24 * time.Hour},
+			{ID: storage.InstanceID{1}, Node: "node-2", RegisteredAt: f.now.Add(time.Second), SessionFence: storage.NoFence, SocketLife: 7 * 24 * time.Hour, Fresh: true},
 			{ID: storage.InstanceID{0xff}, Node: "node-3", RegisteredAt: f.now, Version: "1.1", SessionFence: time.Hour + time.Millisecond, SocketLife: storage.NoFence},
 		}
 		f.ok(f.PutInstance(f.ctx, &want[2]))

@@ -90,6 +90,7 @@ func EncodeInstance(i *storage.Instance) ([]byte, error) {
 		Registered:   i.Registered,
 		SessionFence: encodeFence(i.SessionFence),
 		SocketLife:   encodeFence(i.SocketLife),
+		Fresh:        i.Fresh,
 	})
 }
 
@@ -108,6 +109,7 @@ func Instance(id storage.InstanceID, b []byte) (storage.Instance, error) {
 		Registered:   m.Registered,
 		SessionFence: fenceOf(m.SessionFence),
 		SocketLife:   fenceOf(m.SocketLife),
+		Fresh:        m.Fresh,
 	}, nil
 }
 

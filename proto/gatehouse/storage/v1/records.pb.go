@@ -1095,7 +1095,9 @@ type Instance struct {
 	SessionFence int64 `protobuf:"varint,6,opt,name=session_fence,json=sessionFence,proto3" json:"session_fence,omitempty"`
 	// How long it keeps a socket at most once it hears nothing more; -1 is without
 	// end, and 0 is not known.
-	SocketLife    int64 `protobuf:"varint,7,opt,name=socket_life,json=socketLife,proto3" json:"socket_life,omitempty"`
+	SocketLife int64 `protobuf:"varint,7,opt,name=socket_life,json=socketLife,proto3" json:"socket_life,omitempty"`
+	// It was registered, and no heartbeat of it has come since.
+	Fresh         bool `protobuf:"varint,8,opt,name=fresh,proto3" json:"fresh,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1177,6 +1179,13 @@ func (x *Instance) GetSocketLife() int64 {
 		return x.SocketLife
 	}
 	return 0
+}
+
+func (x *Instance) GetFresh() bool {
+	if x != nil {
+		return x.Fresh
+	}
+	return false
 }
 
 // Acknowledgement is how far a registered node instance has enforced the log.
@@ -1715,7 +1724,7 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\x05actor\x18\x03 \x01(\tR\x05actor\x12!\n" +
 	"\fcommitted_at\x18\x04 \x01(\x03R\vcommittedAt\x12\x1a\n" +
 	"\bsequence\x18\x05 \x01(\x04R\bsequenceJ\x04\b\x06\x10\aR\n" +
-	"request_id\"\xdd\x01\n" +
+	"request_id\"\xf3\x01\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12#\n" +
 	"\rregistered_at\x18\x02 \x01(\x03R\fregisteredAt\x12\x18\n" +
@@ -1726,7 +1735,8 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"registered\x12#\n" +
 	"\rsession_fence\x18\x06 \x01(\x03R\fsessionFence\x12\x1f\n" +
 	"\vsocket_life\x18\a \x01(\x03R\n" +
-	"socketLife\"E\n" +
+	"socketLife\x12\x14\n" +
+	"\x05fresh\x18\b \x01(\bR\x05fresh\"E\n" +
 	"\x0fAcknowledgement\x12\x18\n" +
 	"\athrough\x18\x01 \x01(\x04R\athrough\x12\x18\n" +
 	"\apending\x18\x02 \x03(\x04R\apending\"\xb1\x01\n" +
