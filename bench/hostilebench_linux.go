@@ -14,6 +14,10 @@ import (
 const (
 	hostileClients = 8000
 	honestClients  = 100
+
+	// hostileSendBytes is what the kernel has room for of what the node sends to each,
+	// so that the rest waits in the node.
+	hostileSendBytes = 16 << 10
 )
 
 // hostileRuns are the manners in which they behave, and what the node's settings
@@ -26,13 +30,13 @@ var hostileRuns = []struct {
 	{"head", "head_bytes each", func(c *wsnode.SocketConfig, n int) int { return n * c.HeadBytes }},
 	{"frame", "message_bytes each", func(c *wsnode.SocketConfig, n int) int { return n * c.MessageBytes }},
 	{"fragments", "message_bytes each", func(c *wsnode.SocketConfig, n int) int { return n * c.MessageBytes }},
-	{"deaf", "loop_bytes for all", func(c *wsnode.SocketConfig, _ int) int { return c.LoopBytes }},
+	{"deaf", "loop_bytes for all and 1 KiB each", func(c *wsnode.SocketConfig, n int) int { return c.LoopBytes + n<<10 }},
 }
 
 // benchHostile measures what clients feel that behave, first alone and then
 // beside very many that do not, and what those cost the node's memory.
 func benchHostile(ctx context.Context, l *lab) (err error) {
-	w, err := l.startWS([]wsServer{{spec{Kind: "node"}, "Gatehouse node"}})
+	w, err := l.startWS([]wsServer{{spec{Kind: "node", SendBytes: hostileSendBytes}, "Gatehouse node"}})
 	if err != nil {
 		return err
 	}

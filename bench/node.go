@@ -10,6 +10,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -88,7 +89,17 @@ func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
 			return nil, fmt.Errorf("node does not become ready: %w", n.Ready())
 		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var listen net.ListenConfig
+	if sp.SendBytes > 0 {
+		listen.Control = func(_, _ string, c syscall.RawConn) error { // who is accepted has it from the listener
+			var err error
+			e := c.Control(func(fd uintptr) {
+				err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF, sp.SendBytes)
+			})
+			return errors.Join(e, err)
+		}
+	}
+	l, err := listen.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}

@@ -33,6 +33,7 @@ type spec struct {
 	Portable  bool          // node: its portable driver
 	TLS       bool          // node, gobwas: over TLS
 	Addresses int           // node: how many it remembers, where that is not the default
+	SendBytes int           // node: the kernel's buffer for what a socket is sent, where the kernel does not choose
 }
 
 // server is a started server of any kind.
