@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"time"
@@ -38,6 +39,7 @@ func serveChecked(sp spec) (*server, error) {
 }
 
 func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
+	debug.SetGCPercent(50) // as gatehouse-node has it
 	config := wsnode.DefaultConfig()
 	config.Authority.Address = sp.Authority
 	var err error
