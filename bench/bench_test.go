@@ -100,7 +100,7 @@ func sanity(column string, v *float64) string {
 	case v == nil && !slices.Contains(sometimes, column):
 		return "is missing"
 	case v == nil, *v > 0:
-	case column == "live bytes", column == "private bytes", column == "bytes each", column == "live MB", column == "private MB": // a few sockets take less than the noise
+	case column == "live bytes", column == "private bytes", column == "private, of each further", column == "bytes each", column == "live MB", column == "private MB": // a few sockets take less than the noise
 	case *v < 0:
 		return "is below zero"
 	case slices.Contains(maybeZero, column), strings.Contains(column, "user"), strings.Contains(column, "busy"), strings.Contains(column, "CPU"):

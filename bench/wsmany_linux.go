@@ -72,15 +72,17 @@ func (w *wsLab) openOn(ctx context.Context, server, n int) (*wsConns, error) {
 // idleCase tells what a socket takes that says nothing.
 func (l *lab) idleCase(ctx context.Context, w *wsLab) error {
 	n := l.part(17_000, 1000)
-	t := l.report.table("ws-many idle", fmt.Sprintf("%d sockets that say nothing, each, after a collection of garbage: what it takes more than before", n), "live bytes", "private bytes")
+	t := l.report.table("ws-many idle", fmt.Sprintf("%d sockets that say nothing, each, after a collection of garbage: what it takes more than before", n), "live bytes", "private bytes", "private, of each further")
 	for i, s := range w.kinds {
-		heap, private, err := l.idleEach(w, i, n, func() (closer, error) { return w.openOn(ctx, i, n) })
+		each, err := l.idleEach(w, i, n, func(n int) (closer, error) { return w.openOn(ctx, i, n) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		t.row(s.name, heap, private)
+		t.row(s.name, each.live, each.private, each.further)
 		if s.Kind == "node" {
-			l.report.atMost("ws-many: private bytes of an idle socket", private, 300)
+			l.report.atMost("ws-many: live bytes of an idle socket", each.live, 300)
+			l.report.atMost("ws-many: private bytes of an idle socket", each.private, 300)
+			l.report.atMost("ws-many: private bytes of each further one", each.further, 300)
 		}
 	}
 	return nil
@@ -89,22 +91,35 @@ func (l *lab) idleCase(ctx context.Context, w *wsLab) error {
 // closer is connections that were opened together.
 type closer interface{ close() error }
 
-// idleEach opens n connections to a server and returns what each takes that says
-// nothing, after a collection of garbage: live and private bytes.
-func (l *lab) idleEach(w *wsLab, server, n int, open func() (closer, error)) (heap, private float64, err error) {
-	before, err := w.servers[server].ask(order{Do: "memory"})
-	if err != nil {
-		return 0, 0, err
+// idle is what a socket takes that says nothing, in bytes after a collection of
+// garbage.
+type idle struct {
+	live, private float64
+	further       float64 // private, beyond the first tenth: without what a server has once
+}
+
+// idleEach opens n connections to a server and returns what each takes.
+func (l *lab) idleEach(w *wsLab, server, n int, open func(n int) (closer, error)) (each idle, err error) {
+	few := n / 10
+	read := []memory{}
+	for _, more := range []int{0, few, n - few} {
+		if more > 0 {
+			conns, err := open(more)
+			if err != nil {
+				return each, err
+			}
+			defer func() { err = errors.Join(err, conns.close()) }()
+			time.Sleep(l.settle)
+		}
+		a, err := w.servers[server].ask(order{Do: "memory"})
+		if err != nil {
+			return each, err
+		}
+		read = append(read, a.Memory)
 	}
-	conns, err := open()
-	if err != nil {
-		return 0, 0, err
-	}
-	time.Sleep(l.settle)
-	after, err := w.servers[server].ask(order{Do: "memory"})
-	if err := errors.Join(err, conns.close()); err != nil {
-		return 0, 0, err
-	}
-	each := func(before, after int64) float64 { return float64(after-before) / float64(n) }
-	return each(before.Memory.Heap, after.Memory.Heap), each(before.Memory.Private, after.Memory.Private), nil
+	none, some, all := read[0], read[1], read[2]
+	each.live = float64(all.Heap-none.Heap) / float64(n)
+	each.private = float64(all.Private-none.Private) / float64(n)
+	each.further = float64(all.Private-some.Private) / float64(n-few)
+	return each, nil
 }

@@ -49,7 +49,7 @@ func (l *lab) dialTLS(addr string, curves []tls.CurveID) (dialer, error) {
 }
 
 func benchWSS(ctx context.Context, l *lab) (err error) {
-	t := l.report.table("wss idle", fmt.Sprintf("%d sockets over TLS that say nothing, each, after a collection of garbage: what it takes more than before", l.idleWSS()), "live bytes", "private bytes")
+	t := l.report.table("wss idle", fmt.Sprintf("%d sockets over TLS that say nothing, each, after a collection of garbage: what it takes more than before", l.idleWSS()), "live bytes", "private bytes", "private, of each further")
 	for i, hello := range hellos {
 		if err := l.idleCaseWSS(ctx, i, t); err != nil {
 			return fmt.Errorf("%s: %w", hello.name, err)
@@ -82,13 +82,13 @@ func (l *lab) idleCaseWSS(ctx context.Context, hello int, t *Table) (err error) 
 	defer func() { err = errors.Join(err, w.close()) }()
 	n := l.idleWSS()
 	for i, s := range w.kinds {
-		heap, private, err := l.idleEach(w, i, n, func() (closer, error) { return l.openWSS(ctx, w, i, n, hellos[hello].curves) })
+		each, err := l.idleEach(w, i, n, func(n int) (closer, error) { return l.openWSS(ctx, w, i, n, hellos[hello].curves) })
 		if err != nil {
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
-		t.row(s.name+", "+hellos[hello].name, heap, private)
+		t.row(s.name+", "+hellos[hello].name, each.live, each.private, each.further)
 		if s.Kind == "node" && !s.Portable && hello == 0 {
-			l.report.atMost("wss: private bytes of an idle socket, classical hello", private, wssBytes)
+			l.report.atMost("wss: private bytes of an idle socket, classical hello", each.private, wssBytes)
 		}
 	}
 	return nil
