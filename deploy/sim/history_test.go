@@ -30,8 +30,8 @@ type history struct {
 	ended    []storage.Entry // of histories that a restore has ended
 	restores []*restored
 	killedAt map[*machine]time.Time
-	renewing map[storage.SessionID]bool // sessions that were renewed
-	granted  map[*machine]int           // grants that were sent to a node, some again
+	renewing map[storage.SessionID]int // sessions, by how many redemptions renew them
+	granted  map[*machine]int          // grants that were sent to a node, some again
 }
 
 type issued struct {
@@ -69,7 +69,7 @@ type receipt struct {
 
 func (h *history) init(w *world) {
 	h.w = w
-	h.renewing = map[storage.SessionID]bool{}
+	h.renewing = map[storage.SessionID]int{}
 	h.tokens, h.sessions = map[[16]byte]*issued{}, map[[16]byte]*session{}
 	h.receipts, h.killedAt, h.granted = map[storage.Revision]*receipt{}, map[*machine]time.Time{}, map[*machine]int{}
 }

@@ -29,6 +29,7 @@ type keeper struct {
 
 // Redeem implements storage.Store.
 func (k keeper) Redeem(ctx context.Context, batch []storage.Redemption) ([]storage.Redeemed, error) {
+	k.w.history.renews(batch) // before others can see it
 	got, err := k.Store.Redeem(ctx, batch)
 	for i := range got {
 		k.w.history.replaced(&batch[i], &got[i])
@@ -42,12 +43,22 @@ func (k keeper) Redeem(ctx context.Context, batch []storage.Redemption) ([]stora
 	return got, err
 }
 
-// replaced notes what a redemption has ended, and what it renews.
+// renews notes which sessions are renewed by a batch, or are asked to be.
+func (h *history) renews(batch []storage.Redemption) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range batch {
+		h.renewing[batch[i].Renews]++
+	}
+}
+
+// replaced notes what a redemption has ended, and that one which was refused
+// renews nothing.
 func (h *history) replaced(r *storage.Redemption, got *storage.Redeemed) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if got.Err == nil && r.Renews != (storage.SessionID{}) {
-		h.renewing[r.Renews] = true
+	if got.Err != nil {
+		h.renewing[r.Renews]--
 	}
 	for _, x := range got.Replaced {
 		h.ended = append(h.ended, x.Entry)
@@ -62,7 +73,7 @@ func (h *history) checkLimit(live []*storage.Session, most uint32) {
 	defer h.mu.Unlock()
 	n := map[[2]string]uint32{}
 	for _, s := range live {
-		if !h.renewing[s.ID] {
+		if h.renewing[s.ID] == 0 {
 			n[[2]string{s.Tenant, s.Subject}]++
 		}
 	}
