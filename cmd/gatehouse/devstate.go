@@ -61,9 +61,12 @@ func takeState(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--state: %w", err)
 	}
-	if err = ops.Lock(mark); err != nil {
+	switch err = ops.Lock(mark); {
+	case errors.Is(err, ops.ErrLocked):
 		err = stateInUse(dir, err)
-	} else {
+	case err != nil:
+		err = fmt.Errorf("--state: %w", err)
+	default:
 		_, err = mark.WriteAt([]byte(devMarkText), 0)
 	}
 	if err != nil {

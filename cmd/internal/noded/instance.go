@@ -41,8 +41,11 @@ func openInstances(dir string) (*instances, error) {
 }
 
 func (in *instances) open(path string) error {
-	if err := ops.Lock(in.file); err != nil {
-		return fmt.Errorf("%s is in use by another node process: give each node a state folder of its own: %w", path, err)
+	switch err := ops.Lock(in.file); {
+	case errors.Is(err, ops.ErrLocked):
+		return fmt.Errorf("state folder: %w: give each node a state folder of its own", err)
+	case err != nil:
+		return fmt.Errorf("state folder: %w", err)
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
