@@ -139,13 +139,15 @@ func TestConfigCheck(t *testing.T) {
 	write("node.yaml", string(sent))
 	write("schemas/chat.json", "{")
 
-	// A value of the wrong kind does not hide one of the wrong meaning.
+	// A value of the wrong kind does not hide one of the wrong meaning, nor either
+	// what is wrong with a file.
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	write("node.yaml", strings.Replace(string(text), "max: 60,", "max: many,", 1)+"allow_plain: maybe\nhandler: own\n")
-	check(2, "limits.new_per_address.max: ", "allow_plain: ", "handler: \"own\" is not echo")
+	check(2, "limits.new_per_address.max: ", "allow_plain: ", "handler: \"own\" is not echo",
+		":5: listeners[0].cert_file: ", ": credential: "+dir+"/node/ca.crt", ":21: routes[0].messages: chat.json")
 	write("node.yaml", "handler: own\nlisteners: [")
 	var out bytes.Buffer
 	run(context.Background(), []string{"config", "check", "--config", file}, nil, &out, &out)

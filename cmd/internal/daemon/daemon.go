@@ -188,8 +188,8 @@ func (p *Program[T]) configCommand(stdout io.Writer) *cobra.Command {
 
 // Load reads and checks the configuration.
 func (p *Program[T]) Load(*cobra.Command) (T, error) {
-	cfg, _, err := p.load()
-	if err != nil {
+	cfg, origins, form := settings.Load(p.Defaults, p.source)
+	if err := origins.Beside(form, p.Validate(&cfg)); err != nil {
 		return cfg, p.misconfigured(err)
 	}
 	return cfg, nil
@@ -198,16 +198,9 @@ func (p *Program[T]) Load(*cobra.Command) (T, error) {
 // Reload reads the configuration anew, as it was found at the start, and finds out
 // what a start would. Errors name where in the file what is wrong was set.
 func (p *Program[T]) Reload() (T, error) {
-	cfg, origins, err := p.load()
-	if err == nil {
-		err = origins.Locate(p.Check(cfg))
-	}
-	return cfg, err
-}
-
-func (p *Program[T]) load() (T, settings.Origins, error) {
 	cfg, origins, form := settings.Load(p.Defaults, p.source)
-	return cfg, origins, origins.Beside(form, p.Validate(&cfg))
+	invalid := p.Validate(&cfg)
+	return cfg, origins.Beside(form, invalid, p.Check(cfg))
 }
 
 func (p *Program[T]) misconfigured(err error) error {

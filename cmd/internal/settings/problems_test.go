@@ -255,6 +255,10 @@ func TestBesideTellsFormAndMeaningOnce(t *testing.T) {
 			t.Errorf("%s:\n%v\nwant:\n%s", c.rule, got, c.want)
 		}
 	}
+	const once = "f.yaml:1: a: is wrong\nf.yaml:2: list[0].x: is missing\nb: required\nc: one\nc: two"
+	if got := o.Beside(nil, meaning, errors.Join(errors.New("list[0]: can't be used"), errors.New("c: one"), errors.New("c: two"))); got.Error() != once {
+		t.Errorf("a second look:\n%v\nwant:\n%s", got, once)
+	}
 	if err := o.Beside(nil, nil); err != nil {
 		t.Errorf("nothing wrong: %v", err)
 	}

@@ -143,17 +143,18 @@ func (o Origins) Locate(err error) error {
 	return err
 }
 
-// Beside adds what a Validate found, located, to what Load found. Where the file
-// could not be read, its values mean nothing; a key whose value could not be
-// read is not said to be wrong twice.
-func (o Origins) Beside(form, meaning error) error {
-	var unread []string
+// Beside adds what looks at a configuration have found, one after the other, to
+// what Load found, and locates it. Where the file could not be read, its values
+// mean nothing; a key that an earlier look found wrong is not said to be wrong
+// again.
+func (o Origins) Beside(form error, looks ...error) error {
+	var told []string
 	for _, err := range parts(form) {
 		p := (*Problem)(nil)
 		switch {
 		case !errors.As(err, &p):
 		case p.Key != "":
-			unread = append(unread, p.Key)
+			told = append(told, p.Key)
 		case !strings.HasPrefix(p.Source, envPrefix) && !strings.HasPrefix(p.Source, "--"):
 			return form
 		}
@@ -162,11 +163,15 @@ func (o Origins) Beside(form, meaning error) error {
 		return key == other || strings.HasPrefix(key, other+".") || strings.HasPrefix(key, other+"[")
 	}
 	problems := parts(form)
-	for _, err := range parts(meaning) {
-		key, _, _ := strings.Cut(err.Error(), ": ")
-		if !slices.ContainsFunc(unread, func(u string) bool { return within(key, u) || within(u, key) }) {
-			problems = append(problems, o.Locate(err))
+	for _, found := range looks {
+		var keys []string
+		for _, err := range parts(found) {
+			key, _, _ := strings.Cut(err.Error(), ": ")
+			if !slices.ContainsFunc(told, func(t string) bool { return within(key, t) || within(t, key) }) {
+				problems, keys = append(problems, o.Locate(err)), append(keys, key)
+			}
 		}
+		told = append(told, keys...)
 	}
 	return errors.Join(problems...)
 }
