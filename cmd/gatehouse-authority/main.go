@@ -10,9 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -103,15 +105,27 @@ CA is set aside then, and its certificates are worth nothing any more.`,
 			fmt.Fprintf(stdout, `state:            %s
 admin credential: %s
 
-Start it:   gatehouse-authority --state %[1]s
-Enroll:     gatehouse-authority enroll node node-1 --state %[1]s
+Start it:   gatehouse-authority%[4]s
+Enroll:     gatehouse-authority enroll node node-1%[4]s
 Use it:     gatehouse --address %[3]s --ca-file %[2]s/ca.crt --cert-file %[2]s/tls.crt --key-file %[2]s/tls.key node list
-`, shell.Word(cfg.State), shell.Word(dir), shell.Word(cfg.Reach()))
+`, shell.Word(cfg.State), shell.Word(dir), shell.Word(cfg.Reach()), given(cmd))
 			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&anew, "begin-anew", false, "set the CA of a lost store aside, and make both anew")
 	return cmd
+}
+
+// given are the settings that this command line gives, which the next one needs
+// too.
+func given(cmd *cobra.Command) string {
+	var line strings.Builder
+	cmd.InheritedFlags().VisitAll(func(f *pflag.Flag) {
+		if f.Changed {
+			line.WriteString(" --" + f.Name + "=" + shell.Word(f.Value.String()))
+		}
+	})
+	return line.String()
 }
 
 const enrollHint = "gatehouse-authority enroll --help has examples"

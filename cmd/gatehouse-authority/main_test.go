@@ -137,7 +137,11 @@ func TestInit(t *testing.T) {
 			t.Errorf("%v: a log line among what a person reads: %s", args, out.String())
 		}
 	}
-	try(0, []string{"gatehouse --address localhost:8440 --ca-file '" + state + "/credentials/admin'/ca.crt "}, "init", "--listen", "0.0.0.0:8440")
+	given := " --listen=0.0.0.0:8440 --state='" + state + "'\n"
+	try(0, []string{
+		"gatehouse --address localhost:8440 --ca-file '" + state + "/credentials/admin'/ca.crt ",
+		"gatehouse-authority" + given, "gatehouse-authority enroll node node-1" + given,
+	}, "init", "--listen", "0.0.0.0:8440")
 	try(0, []string{"nothing to do"}, "init")
 	try(1, []string{"gatehouse.db is there"}, "init", "--begin-anew")
 	if err := os.Remove(filepath.Join(state, "gatehouse.db")); err != nil {
