@@ -388,7 +388,7 @@ func (c *cli) printLeaked(run *leakRun, r *pb.Receipt) error {
 			text += fmt.Sprintf("; %d of %s unknown to the authority", t.Unknown, count(t.Counted, "token"))
 		}
 	} else {
-		text = fmt.Sprintf("%d revoked, of which %d were unknown to the authority", t.Revoked, t.Unknown)
+		text = fmt.Sprintf("%d revoked, %d of them unknown to the authority", t.Revoked, t.Unknown)
 	}
 	if t.OutOfReach > 0 {
 		text += fmt.Sprintf("; %d not revoked: not of this credential's tenants, or unknown", t.OutOfReach)

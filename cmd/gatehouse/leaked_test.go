@@ -54,7 +54,7 @@ func TestRevokeLeaked(t *testing.T) {
 		"", "token=" + texts[0], `"` + texts[1] + `", "` + texts[2] + `"`, "a line of prose", unknown.String(), texts[3][:80], ids[3], texts[0],
 	}, "\r\n")
 	c.check(c.run(in, "revoke", "--token-stdin", "--reason", "pasted in a ticket"), exitUnconfirmed,
-		"4 revoked, of which 1 were unknown to the authority; 2 repeated; 2 lines malformed\n"+
+		"4 revoked, 1 of them unknown to the authority; 2 repeated; 2 lines malformed\n"+
 			"12 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows,
 		"gatehouse: error: 2 malformed lines: 4, 6\ngatehouse: hint: these lines hold no token, or one that is cut or edited\n")
 	if got := revokedIDs(t, c.authority); !reflect.DeepEqual(got, ids) {
@@ -65,7 +65,7 @@ func TestRevokeLeaked(t *testing.T) {
 			t.Errorf("sent %v", r)
 		}
 	}
-	c.check(c.run(texts[0]+"\n", "revoke", "--token-stdin", "--no-wait"), exitOK, "1 revoked, of which 0 were unknown to the authority; 0 lines malformed\n", "")
+	c.check(c.run(texts[0]+"\n", "revoke", "--token-stdin", "--no-wait"), exitOK, "1 revoked, 0 of them unknown to the authority; 0 lines malformed\n", "")
 	c.check(c.run(texts[0]+"\n"+texts[1]+"\n", "revoke", "--token-stdin", "--dry-run"), exitOK, "would revoke: 2 tokens and 6 live sockets; 0 lines malformed\n", "")
 }
 
@@ -128,11 +128,11 @@ func TestRevokeLeakedJSON(t *testing.T) {
 func TestRevokeLeakedOfNothing(t *testing.T) {
 	c := newCaller(t)
 	for _, in := range []string{"", "\n\n"} {
-		c.check(c.run(in, "revoke", "--token-stdin"), exitUsage, "0 revoked, of which 0 were unknown to the authority; 0 lines malformed\n",
+		c.check(c.run(in, "revoke", "--token-stdin"), exitUsage, "0 revoked, 0 of them unknown to the authority; 0 lines malformed\n",
 			"gatehouse: error: standard input holds no token\n")
 	}
 	c.check(c.run(strings.Repeat("odd\n", 150), "revoke", "--token-stdin"), exitUsage,
-		"0 revoked, of which 0 were unknown to the authority; 150 lines malformed\n",
+		"0 revoked, 0 of them unknown to the authority; 150 lines malformed\n",
 		"gatehouse: error: standard input holds no token: 150 malformed lines: "+numbers(1, 100)+" and 50 more\n"+
 			"gatehouse: hint: a token's text has 84 characters, its id 26\n")
 }
@@ -151,7 +151,7 @@ func TestRevokeLeakedFailures(t *testing.T) {
 	t.Run("a restart of the authority is waited for", func(t *testing.T) {
 		c := newCaller(t)
 		c.authority.errs["Revoke"], c.authority.fails["Revoke"] = stopping, 2
-		c.check(c.run(one, "revoke", "--token-stdin", "--no-wait"), exitOK, "1 revoked, of which 0 were unknown to the authority; 0 lines malformed\n", "")
+		c.check(c.run(one, "revoke", "--token-stdin", "--no-wait"), exitOK, "1 revoked, 0 of them unknown to the authority; 0 lines malformed\n", "")
 		if sent := requestsOf[*pb.RevokeRequest](c.authority); len(sent) != 3 || sent[0].GetRequestId() != sent[2].GetRequestId() {
 			t.Errorf("%d requests; a repetition must have the request id of the first", len(sent))
 		}
@@ -168,7 +168,7 @@ func TestRevokeLeakedFailures(t *testing.T) {
 		c := newCaller(t)
 		c.authority.errs["Revoke"] = withReason(codes.NotFound, pb.Reason_REASON_NOT_FOUND, "no token has this id")
 		c.check(c.run(one, "revoke", "--token-stdin"), exitUnconfirmed,
-			"0 revoked, of which 0 were unknown to the authority; 1 not revoked: not of this credential's tenants, or unknown; 0 lines malformed\n",
+			"0 revoked, 0 of them unknown to the authority; 1 not revoked: not of this credential's tenants, or unknown; 0 lines malformed\n",
 			"gatehouse: error: 1 tokens were not revoked: not of this credential's tenants, or unknown\n"+
 				"gatehouse: hint: an admin's credential reaches all tenants\n")
 	})
@@ -176,14 +176,14 @@ func TestRevokeLeakedFailures(t *testing.T) {
 		c := newCaller(t)
 		c.authority.silence()
 		c.check(c.run(one, "revoke", "--token-stdin", "--timeout=500ms"), exitUnconfirmed,
-			"1 revoked, of which 0 were unknown to the authority; 0 lines malformed\nat least 2 sockets closed on 1 of 2 nodes in 12 ms\n"+silentRows,
+			"1 revoked, 0 of them unknown to the authority; 0 lines malformed\nat least 2 sockets closed on 1 of 2 nodes in 12 ms\n"+silentRows,
 			"gatehouse: error: not confirmed by 1 of 2 nodes: node-2 (instance "+instance(2)+", by 2026-11-23 14:00:00 CET (in 60 min))\n"+
 				"gatehouse: hint: ask again with gatehouse revocation show 7.1\n")
 	})
 	t.Run("the input breaks off", func(t *testing.T) {
 		c := newCaller(t)
 		got := c.runCtx(context.Background(), io.MultiReader(strings.NewReader(one+"\n"), brokenReader{}), "revoke", "--token-stdin", "--no-wait")
-		c.check(got, exitUnconfirmed, "1 revoked, of which 0 were unknown to the authority; 0 lines malformed\n",
+		c.check(got, exitUnconfirmed, "1 revoked, 0 of them unknown to the authority; 0 lines malformed\n",
 			"gatehouse: error: stopped after 1 tokens; lines from 2 on may not be done: read standard input: broken\n")
 	})
 	t.Run("an interruption while more may come", func(t *testing.T) {
@@ -191,7 +191,7 @@ func TestRevokeLeakedFailures(t *testing.T) {
 		r, w := io.Pipe()
 		defer w.Close()
 		go func() { _, _ = io.WriteString(w, one+"\n") }()
-		c.check(c.interrupt("1 revoked", r, "revoke", "--token-stdin"), exitInterrupted, "1 revoked, of which 0 were unknown to the authority; 0 lines malformed\n",
+		c.check(c.interrupt("1 revoked", r, "revoke", "--token-stdin"), exitInterrupted, "1 revoked, 0 of them unknown to the authority; 0 lines malformed\n",
 			"gatehouse: error: stopped after 1 tokens; lines from 2 on may not be done: interrupted\n")
 	})
 }
@@ -347,12 +347,12 @@ func TestRevokeLeakedFromLine(t *testing.T) {
 	_, one := testToken(1)
 	id, two := testToken(2)
 	in := one + "\nodd\n" + two + "\nodd\n"
-	c.check(c.run(in, "revoke", "--token-stdin", "--no-wait", "--from-line", "3"), exitUnconfirmed, "1 revoked, of which 0 were unknown to the authority; 1 line malformed\n",
+	c.check(c.run(in, "revoke", "--token-stdin", "--no-wait", "--from-line", "3"), exitUnconfirmed, "1 revoked, 0 of them unknown to the authority; 1 line malformed\n",
 		"gatehouse: error: 1 malformed line: 4\ngatehouse: hint: these lines hold no token, or one that is cut or edited\n")
 	if got := revokedIDs(t, c.authority); !reflect.DeepEqual(got, []string{id.String()}) {
 		t.Errorf("revoked %v, want %v", got, id)
 	}
-	c.check(c.run(in, "revoke", "--token-stdin", "--from-line", "5"), exitUsage, "0 revoked, of which 0 were unknown to the authority; 0 lines malformed\n",
+	c.check(c.run(in, "revoke", "--token-stdin", "--from-line", "5"), exitUsage, "0 revoked, 0 of them unknown to the authority; 0 lines malformed\n",
 		"gatehouse: error: standard input holds no token from line 5 on; it has 4 lines\n")
 	c.check(c.run(in, "revoke", "--token-stdin", "--from-line", "0"), exitUsage, "", "gatehouse: error: --from-line: 0 is below 1\ngatehouse: hint: lines are counted from 1\n")
 	c.check(c.run("", "revoke", "--subject", "u42", "--from-line", "2"), exitUsage, "", "gatehouse: error: --from-line is a line of what --token-stdin reads\n")
