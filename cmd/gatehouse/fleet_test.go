@@ -83,6 +83,8 @@ func TestNodeForget(t *testing.T) {
 	forgotten := func() bool { return len(c.authority.nodes) == 1 }
 	lost()
 	c.check(c.run("", "node", "forget", instance(2)), exitUsage, "", "gatehouse: error: --reason is required\ngatehouse: hint: gatehouse node forget --help has examples\n")
+	c.check(c.run("", "node", "forget", "node-2", "--reason=burnt", "--yes"), exitUsage, "",
+		"gatehouse: error: \"node-2\" is not an instance's id: want 32 hexadecimal digits\ngatehouse: hint: gatehouse node list shows ids\n")
 	c.check(c.run("", "node", "forget", instance(2), "--reason=burnt"), exitUsage, "",
 		"gatehouse: error: if the node lives, receipts will say that it has no sockets though it has, and there is no terminal to ask at\ngatehouse: hint: add --yes\n")
 	c.check(c.run("", "node", "forget", instance(2), "--reason=burnt", "--dry-run"), exitOK, "would be forgotten: node-2 "+instance(2)+"\n", "")
@@ -208,6 +210,8 @@ func TestLocks(t *testing.T) {
 	c.check(c.run("", "unlock", testLock, "--reason=cleared"), exitOK, "unlocked: "+testLock+"\n", "")
 	c.check(c.run("", "unlock", testLock, "--reason=cleared", "-ojson"), exitOK, "{\n  \"revision\": \"7.43\"\n}\n", "")
 	c.check(c.run("", "unlock", testSession, "--reason=cleared"), exitNotFound, "", "gatehouse: error: no lock has the id "+testSession+"\n")
+	c.check(c.run("", "unlock", "u42", "--reason=cleared"), exitUsage, "",
+		"gatehouse: error: \"u42\" is not a lock id: want 32 hexadecimal digits\ngatehouse: hint: gatehouse locks lists ids\n")
 	c.check(c.run("", "unlock", testLock), exitUsage, "", "gatehouse: error: --reason is required\ngatehouse: hint: gatehouse unlock --help has examples\n")
 
 	for _, sel := range []*pb.LockSelector{

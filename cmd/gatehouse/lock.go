@@ -65,6 +65,9 @@ func (c *cli) unlockCommand() *cobra.Command {
 			if reason == "" {
 				return usage(cmd.CommandPath()+" --help has examples", "--reason is required")
 			}
+			if !isID(args[0]) {
+				return usage("gatehouse locks lists ids", "%q is not a lock id: want 32 hexadecimal digits", args[0])
+			}
 			cl, err := c.connect()
 			if err != nil {
 				return err

@@ -79,6 +79,9 @@ session fence to end by. One that comes back all the same ends what it had.`,
 			if req.GetReason() == "" {
 				return usage(cmd.CommandPath()+" --help has examples", "--reason is required")
 			}
+			if !isID(args[0]) {
+				return usage("gatehouse node list shows ids", "%q is not an instance's id: want 32 hexadecimal digits", args[0])
+			}
 			req.InstanceId = args[0]
 			return c.forgetNode(cmd.Context(), req, yes)
 		},

@@ -141,13 +141,19 @@ func (s *selector) check() error {
 		}
 		s.value = id.String()
 	case "session":
-		if b, err := hex.DecodeString(s.value); err != nil || len(b) != 16 {
+		if !isID(s.value) {
 			return usage("gatehouse session list shows ids", "%q is not a session id: want 32 hexadecimal digits", s.value)
 		}
 	case "ip-prefix":
 		return checkPrefix(s.value)
 	}
 	return nil
+}
+
+// isID reports whether v has the form of a session's, a lock's or an instance's id.
+func isID(v string) bool {
+	id, err := hex.DecodeString(v)
+	return err == nil && len(id) == 16
 }
 
 func checkPrefix(v string) error {
