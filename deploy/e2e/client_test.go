@@ -82,6 +82,7 @@ func open(t *testing.T, o offer) (*socket, error) {
 			if r, err := http.ReadResponse(bufio.NewReader(resp), nil); err == nil {
 				b, _ := io.ReadAll(r.Body)
 				refused.header, refused.body = r.Header, string(b)
+				told(fmt.Sprint(r.Header) + refused.body)
 			}
 		},
 	}

@@ -67,6 +67,11 @@ func (d *devSystem) interrupt() {
 	if code := d.wait(); code != 0 {
 		d.t.Fatalf("Ctrl-C: exit code %d\n%s", code, tail(d.output(), 10))
 	}
+	trail, err := os.ReadFile(filepath.Join(d.home, "gatehouse", "dev", "audit.jsonl"))
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	write(d.t, newLog(d.t, "audit"), string(trail))
 }
 
 // What dev prints works as it is printed; state outlives a restart; Ctrl-C

@@ -42,17 +42,15 @@ func run(m *testing.M) int {
 		return 1
 	}
 	code := m.Run()
-	found, files, err := secrets.search(artifacts)
-	switch {
-	case err != nil:
-		fmt.Fprintln(os.Stderr, "search for secrets:", err)
+	if secrets.count() == 0 {
+		return code
+	}
+	files, err := secrets.missing(artifacts)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "FAIL: secrets:", err)
 		return 1
-	case len(found) > 0:
-		for _, f := range found {
-			fmt.Fprintln(os.Stderr, "FAIL: secret in", f)
-		}
-		return 1
-	case code == 0 && secrets.count() > 0:
+	}
+	if code == 0 {
 		fmt.Printf("secrets: none of %d tokens in %d files of logs, metrics, errors and audit\n", secrets.count(), files)
 	}
 	return code

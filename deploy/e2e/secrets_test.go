@@ -6,9 +6,13 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -91,6 +95,39 @@ func (v *vault) search(dir string) (found []string, files int, err error) {
 	return found, files, err
 }
 
+// missing wants no secret in the files below dir but in one that it plants there.
+func (v *vault) missing(dir string) (files int, err error) {
+	v.mu.Lock()
+	canary, planted := filepath.Join(dir, "canary.log"), `{"msg":"x`+v.tokens[len(v.tokens)-1]+`"}`
+	v.mu.Unlock()
+	if err := os.WriteFile(canary, []byte(planted), 0o600); err != nil {
+		return 0, err
+	}
+	found, files, err := v.search(dir)
+	switch {
+	case err != nil:
+		return 0, err
+	case !slices.Contains(found, canary):
+		return 0, errors.New("the one that was planted is not found")
+	case len(found) > 1:
+		return 0, fmt.Errorf("in %s", strings.Join(slices.DeleteFunc(found, func(f string) bool { return f == canary }), ", "))
+	}
+	return files - 1, nil
+}
+
+// told keeps what a program told its peer, to be searched when all tests are
+// over.
+func told(text string) {
+	f, err := os.OpenFile(filepath.Join(artifacts, "told.log"), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = f.WriteString(text + "\n")
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		panic(err)
+	}
+}
+
 // The search must be able to fail: each form of a secret, planted inside a log
 // line, is found.
 func TestSearchFindsPlantedSecrets(t *testing.T) {
@@ -116,7 +153,13 @@ func TestSearchFindsPlantedSecrets(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "log"), []byte(tok.ID.String()+" gh1_[scrubbed]"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if found, _, _ := v.search(dir); len(found) != 0 {
-		t.Error("a token's public id counts as a secret")
+	if files, err := v.missing(dir); files != 1 || err != nil {
+		t.Errorf("a token's public id counts as a secret: %d files, %v", files, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "log"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.missing(dir); err == nil || err.Error() != "in "+filepath.Join(dir, "log") {
+		t.Errorf("beside the planted one: %v", err)
 	}
 }

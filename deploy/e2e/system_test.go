@@ -26,6 +26,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 
 	"github.com/gatehouse-ws/gatehouse/authority/pki"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -232,6 +233,9 @@ func get(url string) (int, string) {
 	}
 	defer resp.Body.Close()
 	b, _ := io.ReadAll(resp.Body)
+	if strings.HasSuffix(url, "/metrics") {
+		told(string(b))
+	}
 	return resp.StatusCode, string(b)
 }
 
@@ -368,12 +372,21 @@ func (s *system) dial(dir string) *grpc.ClientConn {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	conn, err := grpc.NewClient(s.listen, grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+	conn, err := grpc.NewClient(s.listen, grpc.WithTransportCredentials(credentials.NewTLS(cfg)), grpc.WithUnaryInterceptor(keepErrors))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { _ = conn.Close() })
 	return conn
+}
+
+// keepErrors keeps the errors that the authority answers with, and their details.
+func keepErrors(ctx context.Context, method string, req, resp any, conn *grpc.ClientConn, call grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	err := call(ctx, method, req, resp, conn, opts...)
+	if err != nil {
+		told(status.Convert(err).Proto().String())
+	}
+	return err
 }
 
 // issue gets a token over gRPC and remembers it as a secret.
