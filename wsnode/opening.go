@@ -346,7 +346,7 @@ func (p *peer) refuse(reason pb.Reason, retryAfter time.Duration, out []byte) []
 	}
 	p.n.log.Info("handshake refused", attrs...)
 	if p.route != nil && p.route.RefuseByClose {
-		if closed, err := p.conn.RefuseByClose(p.subprotocol, r.code, r.public, p.limits(), p.now, out); err == nil {
+		if closed, err := p.conn.RefuseByClose(p.subprotocol, r.code, r.public, p.limits(), p.now, out, handshakeField(p.handshakeID())); err == nil {
 			return closed
 		}
 	}

@@ -145,10 +145,15 @@ func openingReason(err error) pb.Reason {
 // defaultRetry is when a peer may come back where nobody said otherwise.
 const defaultRetry = 2 * time.Second
 
+// handshakeField tells the peer under which id the log has the exact reason.
+func handshakeField(id string) wsconn.Field {
+	return wsconn.Field{Name: "Gatehouse-Handshake", Value: id}
+}
+
 // answer is the HTTP answer of a refusal.
 func (r *refusal) answer(id string, retryAfter time.Duration) *wsconn.Refusal {
 	a := &wsconn.Refusal{Status: r.status, Body: r.public + " (handshake " + id + ")\n"}
-	a.Fields = append(a.Fields, wsconn.Field{Name: "Gatehouse-Handshake", Value: id})
+	a.Fields = append(a.Fields, handshakeField(id))
 	if r.challenge != "" {
 		a.Fields = append(a.Fields, wsconn.Field{Name: "WWW-Authenticate", Value: r.challenge})
 	}

@@ -405,7 +405,11 @@ func TestRefusalsByClose(t *testing.T) {
 				}
 				p.WantClose(r.code, r.public)
 				lines := l.logs.lines(t, "handshake refused")
-				r.wantLog(l, lines[len(lines)-1]["handshake_id"].(string), r.status)
+				id := lines[len(lines)-1]["handshake_id"].(string)
+				if got := resp.Header.Get("Gatehouse-Handshake"); got != id {
+					t.Errorf("handshake %q, in the log %s", got, id)
+				}
+				r.wantLog(l, id, r.status)
 				for _, event := range l.calls.seen() {
 					if strings.HasPrefix(event, "message") {
 						t.Errorf("the handler was told %q", event)

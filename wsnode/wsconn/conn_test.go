@@ -280,11 +280,11 @@ func TestRefuseByClose(t *testing.T) {
 	p.dontAsk = true
 	p.feed(cat([]byte(goodHead), textFrame("early")))
 	var err error
-	if p.out, err = p.c.RefuseByClose("chat", 4501, "token revoked", p.l, testNow, nil); err != nil {
+	if p.out, err = p.c.RefuseByClose("chat", 4501, "token revoked", p.l, testNow, nil, Field{"Id", "7"}, Field{"No", "a\r\nb"}); err != nil {
 		t.Fatal(err)
 	}
 	answer, frames, _ := bytes.Cut(p.out, []byte("\r\n\r\n"))
-	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 101 ")) || !bytes.Equal(frames, serverClose(4501, "token revoked")) {
+	if !bytes.HasPrefix(answer, []byte("HTTP/1.1 101 ")) || !bytes.HasSuffix(answer, []byte("\r\nSec-WebSocket-Protocol: chat\r\nId: 7")) || !bytes.Equal(frames, serverClose(4501, "token revoked")) {
 		t.Errorf("sent %q", p.out)
 	}
 	if p.c.State() != StateClosing || held(&p.c) > 0 || !p.c.Deadline().Equal(testNow.Add(testLimits.CloseTimeout)) {

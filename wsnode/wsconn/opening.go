@@ -74,12 +74,12 @@ func (c *Conn) takePipelined() *buffer {
 }
 
 // Accept appends the 101 that opens the connection (§4.2.2). subprotocol is
-// one that was offered, or empty. Call Feed next, with nil if need be: the
-// peer may have sent frames already.
+// one that was offered, or empty; fields are as Refuse has them. Call Feed next,
+// with nil if need be: the peer may have sent frames already.
 //
 // It returns ErrNotVerifying if no request waits, as after ErrPipelined, or
 // ErrSubprotocol; out is then unchanged.
-func (c *Conn) Accept(subprotocol string, out []byte) ([]byte, error) {
+func (c *Conn) Accept(subprotocol string, out []byte, fields ...Field) ([]byte, error) {
 	if c.state != StateVerifying || c.ended {
 		return out, ErrNotVerifying
 	}
@@ -93,7 +93,7 @@ func (c *Conn) Accept(subprotocol string, out []byte) ([]byte, error) {
 		out = append(out, "\r\nSec-WebSocket-Protocol: "...)
 		out = append(out, subprotocol...)
 	}
-	out = append(out, "\r\n\r\n"...)
+	out = append(appendFields(out, fields), "\r\n\r\n"...)
 	c.state = StateOpen
 	c.pipelined = c.buf != nil
 	return out, nil
@@ -145,7 +145,16 @@ func (c *Conn) Refuse(r *Refusal, now time.Time, out []byte) []byte {
 	out = append(out, "\r\nCache-Control: no-store\r\n"+
 		"Content-Type: text/plain; charset=utf-8\r\nX-Content-Type-Options: nosniff\r\nContent-Length: "...)
 	out = strconv.AppendInt(out, int64(len(r.Body)), 10)
-	for _, f := range r.Fields {
+	out = append(appendFields(out, r.Fields), "\r\n\r\n"...)
+	if c.bodiless {
+		return out
+	}
+	return append(out, r.Body...)
+}
+
+// appendFields leaves out what are no header fields.
+func appendFields(out []byte, fields []Field) []byte {
+	for _, f := range fields {
 		if !isToken(f.Name) || !cleanBytes(f.Value) {
 			continue
 		}
@@ -154,18 +163,14 @@ func (c *Conn) Refuse(r *Refusal, now time.Time, out []byte) []byte {
 		out = append(out, ": "...)
 		out = append(out, f.Value...)
 	}
-	out = append(out, "\r\n\r\n"...)
-	if c.bodiless {
-		return out
-	}
-	return append(out, r.Body...)
+	return out
 }
 
 // RefuseByClose refuses with a 101 and a close frame at once, since browsers
-// hide an HTTP refusal from their pages. Nothing that the peer sends reaches
+// hide an HTTP refusal from their pages; fields are of the 101. Nothing that the peer sends reaches
 // Sink. Errors are Accept's.
-func (c *Conn) RefuseByClose(subprotocol string, code ws.StatusCode, reason string, l *Limits, now time.Time, out []byte) ([]byte, error) {
-	out, err := c.Accept(subprotocol, out)
+func (c *Conn) RefuseByClose(subprotocol string, code ws.StatusCode, reason string, l *Limits, now time.Time, out []byte, fields ...Field) ([]byte, error) {
+	out, err := c.Accept(subprotocol, out, fields...)
 	if err != nil {
 		return out, err
 	}
