@@ -134,7 +134,7 @@ func (m *metrics) prepare(s *Service) {
 		m.refused:     {noCredential, unknownCredential, disabledCredential, notPermitted},
 		m.tlsFailed:   {tlsExpired, tlsUntrusted, tlsTimeout, tlsRefused, tlsOther},
 		m.connections: {limitAll, limitAddress, limitStranger},
-		m.revocations: {"token_id", "session_id", "subject", "tenant", "ip_prefix", "issuer"},
+		m.revocations: {"token_id", "session_id", "subject", "tenant", "ip_prefix", "issuer", "all_subjects"},
 		m.swept:       {"tokens", "sessions", "entries"},
 	} {
 		for _, value := range values {

@@ -246,11 +246,16 @@ func selector(in *pb.Selector, c *caller) (out storage.Selector, wide bool, err 
 	case *pb.Selector_Issuer:
 		out.Issuer, wide = by.Issuer, true
 		err = text("selector.issuer", by.Issuer, 1, maxName)
+	case *pb.Selector_AllSubjects:
+		out.AllSubjects, wide = by.AllSubjects, true
+		if !by.AllSubjects {
+			err = invalid("selector.all_subjects", "false says nothing of what to hit")
+		}
 	default:
-		err = invalid("selector", "required: one of token_id, session_id, subject, tenant, ip_prefix, issuer")
+		err = invalid("selector", "required: one of token_id, session_id, subject, tenant, ip_prefix, issuer, all_subjects")
 	}
 	if err == nil && wide && out.Tenant == "" && c.Role == issuer {
-		err = denied("an issuer may not revoke by address or issuer, which reach beyond its tenants")
+		err = denied("an issuer may not revoke by address or issuer, nor all subjects, which reach beyond its tenants")
 	}
 	return out, wide, err
 }

@@ -323,6 +323,8 @@ func selectorOf(s *storage.Selector) *pb.Selector {
 		return &pb.Selector{By: &pb.Selector_Tenant{Tenant: s.Tenant}}
 	case s.Prefix.IsValid():
 		return &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: s.Prefix.String()}}
+	case s.AllSubjects:
+		return &pb.Selector{By: &pb.Selector_AllSubjects{AllSubjects: true}}
 	}
 	return &pb.Selector{By: &pb.Selector_Issuer{Issuer: s.Issuer}}
 }
@@ -352,6 +354,8 @@ func selectorKind(s *storage.Selector) string {
 		return "tenant"
 	case s.Prefix.IsValid():
 		return "ip_prefix"
+	case s.AllSubjects:
+		return "all_subjects"
 	}
 	return "issuer"
 }
@@ -369,6 +373,8 @@ func selectorAttrs(s *storage.Selector) []slog.Attr {
 		return []slog.Attr{slog.String(kind, s.Tenant)}
 	case "ip_prefix":
 		return []slog.Attr{slog.String(kind, s.Prefix.String())}
+	case "all_subjects":
+		return []slog.Attr{slog.Bool(kind, true)}
 	}
 	return []slog.Attr{slog.String("selected_issuer", s.Issuer)}
 }

@@ -30,6 +30,10 @@ func byPrefix(prefix string) *pb.Selector {
 	return &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: prefix}}
 }
 
+func everyone(yes bool) *pb.Selector {
+	return &pb.Selector{By: &pb.Selector_AllSubjects{AllSubjects: yes}}
+}
+
 func byIssuer(issuer string) *pb.Selector {
 	return &pb.Selector{By: &pb.Selector_Issuer{Issuer: issuer}}
 }
@@ -106,6 +110,28 @@ func TestRevokeHitsWhatWasIssuedBefore(t *testing.T) {
 	}
 }
 
+// TestRevokeEveryone proves that all tenants are hit, and nobody who comes later.
+func TestRevokeEveryone(t *testing.T) {
+	f := newFixture(t)
+	n := f.node("node-1")
+	issue := func(tenant string) string {
+		resp, err := f.tokens("login").IssueToken(f.ctx, &pb.IssueTokenRequest{Tenant: tenant, Subject: "ada", Audience: "chat"})
+		f.ok(err)
+		return resp.GetToken()
+	}
+	acme, bolt := n.item(issue("acme")), n.item(issue("bolt"))
+	f.revoke(everyone(true))
+	for _, it := range []*pb.RedeemItem{acme, bolt} {
+		f.equal("refused", n.refusal(it), pb.Reason_REASON_TOKEN_REVOKED)
+	}
+	n.grant(n.item(issue("acme")))
+	entries, _ := n.entries(1)
+	f.equal("nodes hear of", entries[0].GetRevoked(), everyone(true))
+	if line := f.lastLine("Revoke"); !strings.Contains(line, "all_subjects=true") {
+		t.Errorf("audit line %s", line)
+	}
+}
+
 func TestRevokeRefuses(t *testing.T) {
 	f := newFixture(t)
 	acme, bolt := f.issue().GetTokenId(), f.issue(func(r *pb.IssueTokenRequest) { r.Tenant = "bolt" })
@@ -118,10 +144,11 @@ func TestRevokeRefuses(t *testing.T) {
 		req          *pb.RevokeRequest
 		want         string
 	}{
-		{"selector is required", "admin", &pb.RevokeRequest{}, "InvalidArgument invalid_request: selector: required: one of token_id, session_id, subject, tenant, ip_prefix, issuer (invalid request)"},
+		{"selector is required", "admin", &pb.RevokeRequest{}, "InvalidArgument invalid_request: selector: required: one of token_id, session_id, subject, tenant, ip_prefix, issuer, all_subjects (invalid request)"},
 		{"an empty subject is not everyone", "admin", &pb.RevokeRequest{Selector: bySubject("acme", "")}, "InvalidArgument invalid_request: selector.subject.subject: required, 1 to 256 bytes (invalid request)"},
 		{"an empty tenant is not everyone", "admin", &pb.RevokeRequest{Selector: byTenant(""), Reason: "r"}, "InvalidArgument invalid_request: selector.tenant: required, 1 to 128 bytes (invalid request)"},
 		{"an empty issuer is not everyone", "admin", &pb.RevokeRequest{Selector: byIssuer(""), Reason: "r"}, "InvalidArgument invalid_request: selector.issuer: required, 1 to 64 bytes (invalid request)"},
+		{"not all subjects are none", "admin", &pb.RevokeRequest{Selector: everyone(false), Reason: "r"}, "InvalidArgument invalid_request: selector.all_subjects: false says nothing of what to hit (invalid request)"},
 		{"every address must not be a prefix", "admin", &pb.RevokeRequest{Selector: byPrefix("0.0.0.0/0"), Reason: "r"}, "InvalidArgument invalid_request: selector.ip_prefix: 0.0.0.0/0 is every address: name smaller prefixes, a tenant or an issuer (invalid request)"},
 		{"a prefix has no zone", "admin", &pb.RevokeRequest{Selector: byPrefix("fe80::1%eth0/64"), Reason: "r"}, "InvalidArgument invalid_request: selector.ip_prefix: want a CIDR prefix such as 203.0.113.0/24 or 2001:db8::/32 (invalid request)"},
 		{"token id", "admin", &pb.RevokeRequest{Selector: byToken(someToken)}, "InvalidArgument invalid_request: selector.token_id: not a token id: want 26 characters of Crockford base32, as in 01JD8Z0Q4M3T5V7X9ZABCDEFGH (invalid request)"},
@@ -131,6 +158,7 @@ func TestRevokeRefuses(t *testing.T) {
 		{"a tenant wants a reason", "admin", &pb.RevokeRequest{Selector: byTenant("acme")}, wide},
 		{"a prefix wants a reason", "admin", &pb.RevokeRequest{Selector: byPrefix("192.0.2.0/24")}, wide},
 		{"an issuer wants a reason", "admin", &pb.RevokeRequest{Selector: byIssuer("acme")}, wide},
+		{"all subjects want a reason", "admin", &pb.RevokeRequest{Selector: everyone(true)}, wide},
 		{"a wide dry run wants a reason too", "admin", &pb.RevokeRequest{Selector: byTenant("acme"), DryRun: true}, wide},
 		{"reason has at most 512 bytes", "admin", &pb.RevokeRequest{Selector: byTenant("acme"), Reason: strings.Repeat("r", 513)}, "InvalidArgument invalid_request: reason: 513 bytes are above 512 (invalid request)"},
 		{"reason holds no token", "admin", &pb.RevokeRequest{Selector: byTenant("acme"), Reason: "leaked: " + someToken}, "InvalidArgument invalid_request: reason: holds a token's text, which must be kept nowhere (invalid request)"},
@@ -140,8 +168,9 @@ func TestRevokeRefuses(t *testing.T) {
 		{"an issuer's reach: another tenant's subject", "acme", &pb.RevokeRequest{Selector: bySubject("bolt", "ada")}, `PermissionDenied permission_denied: selector.subject.tenant: credential acme may not act in tenant "bolt", only in ["acme"] (permission denied)`},
 		{"an issuer's reach: another tenant's token", "acme", &pb.RevokeRequest{Selector: byToken(bolt.GetTokenId())}, "NotFound not_found: no token has the id " + bolt.GetTokenId() + ", or it expired and was forgotten (not found)"},
 		{"an issuer's reach: another tenant's session", "acme", &pb.RevokeRequest{Selector: bySession(it.GetSessionId())}, fmt.Sprintf("NotFound not_found: no live session has the id %x (not found)", it.GetSessionId())},
-		{"an issuer's reach: addresses", "acme", &pb.RevokeRequest{Selector: byPrefix("192.0.2.0/24"), Reason: "r"}, "PermissionDenied permission_denied: an issuer may not revoke by address or issuer, which reach beyond its tenants (permission denied)"},
-		{"an issuer's reach: issuers", "login", &pb.RevokeRequest{Selector: byIssuer("login"), Reason: "r"}, "PermissionDenied permission_denied: an issuer may not revoke by address or issuer, which reach beyond its tenants (permission denied)"},
+		{"an issuer's reach: addresses", "acme", &pb.RevokeRequest{Selector: byPrefix("192.0.2.0/24"), Reason: "r"}, "PermissionDenied permission_denied: an issuer may not revoke by address or issuer, nor all subjects, which reach beyond its tenants (permission denied)"},
+		{"an issuer's reach: issuers", "login", &pb.RevokeRequest{Selector: byIssuer("login"), Reason: "r"}, "PermissionDenied permission_denied: an issuer may not revoke by address or issuer, nor all subjects, which reach beyond its tenants (permission denied)"},
+		{"an issuer's reach: all subjects", "login", &pb.RevokeRequest{Selector: everyone(true), Reason: "r"}, "PermissionDenied permission_denied: an issuer may not revoke by address or issuer, nor all subjects, which reach beyond its tenants (permission denied)"},
 		{"an issuer's reach: a dry run", "acme", &pb.RevokeRequest{Selector: byToken(bolt.GetTokenId()), DryRun: true}, "NotFound not_found: no token has the id " + bolt.GetTokenId() + ", or it expired and was forgotten (not found)"},
 	} {
 		_, err := f.revocations(c.caller).Revoke(f.ctx, c.req)
@@ -204,7 +233,7 @@ func TestDryRunsChangeNothing(t *testing.T) {
 		tokens, sessions uint64
 	}{
 		{byTenant("acme"), 1, 3}, {bySubject("acme", "ada"), 1, 3}, {bySubject("acme", "bob"), 0, 0},
-		{byIssuer("login"), 1, 3}, {byPrefix("192.0.2.0/24"), 1, 0}, {byPrefix("198.51.100.0/24"), 0, 3}, {byToken(expired.GetTokenId()), 0, 0},
+		{byIssuer("login"), 1, 3}, {everyone(true), 1, 3}, {byPrefix("192.0.2.0/24"), 1, 0}, {byPrefix("198.51.100.0/24"), 0, 3}, {byToken(expired.GetTokenId()), 0, 0},
 	} {
 		resp, err := f.revocations("admin").Revoke(f.ctx, &pb.RevokeRequest{Selector: c.selector, Reason: "r", DryRun: true})
 		f.ok(err)

@@ -19,7 +19,7 @@ func (s *Selector) HitsToken(t *Token) bool {
 	case s.Issuer != "":
 		return s.Issuer == t.Issuer
 	}
-	return false
+	return s.AllSubjects
 }
 
 // HitsSession reports whether an entry with selector s would hit x, were it
@@ -39,7 +39,7 @@ func (s *Selector) HitsSession(x *Session) bool {
 	case s.Issuer != "":
 		return s.Issuer == x.Issuer
 	}
-	return false
+	return s.AllSubjects
 }
 
 func prefixHits(p netip.Prefix, a netip.Addr) bool {

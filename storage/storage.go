@@ -457,8 +457,8 @@ const (
 )
 
 // Selector says what an entry hits. One of Token, Session, Subject (with its
-// Tenant), Tenant alone, Prefix and Issuer is set; of several the first in this
-// order counts. Append refuses an empty one.
+// Tenant), Tenant alone, Prefix, Issuer and AllSubjects is set; of several the first
+// in this order counts. Append refuses an empty one.
 type Selector struct {
 	Token   TokenID
 	Session SessionID
@@ -466,6 +466,8 @@ type Selector struct {
 	Subject string
 	Prefix  netip.Prefix
 	Issuer  string
+	// AllSubjects hits everyone, in every tenant.
+	AllSubjects bool
 }
 
 // Entry is a commit of the log.

@@ -133,6 +133,7 @@ func TestRevocations(t *testing.T) {
 		{By: &pb.Selector_TokenId{TokenId: id.String()}}, {By: &pb.Selector_SessionId{SessionId: testSession}},
 		{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: "acme", Subject: "u42"}}}, {By: &pb.Selector_Tenant{Tenant: "acme"}},
 		{By: &pb.Selector_IpPrefix{IpPrefix: "10.0.0.0/8"}}, {By: &pb.Selector_Issuer{Issuer: "login"}},
+		{By: &pb.Selector_AllSubjects{AllSubjects: true}},
 	} {
 		c.authority.revocations = append(c.authority.revocations, &pb.Revocation{
 			Revision: &pb.Revision{Epoch: 7, Sequence: uint64(i + 1)}, Selector: sel, Reason: "why", Actor: "alice", CommittedAt: ago(time.Minute),
@@ -146,6 +147,7 @@ func TestRevocations(t *testing.T) {
 7.4       60 s ago   -           tenant acme                               alice  why
 7.5       60 s ago   -           ip prefix 10.0.0.0/8                      alice  why
 7.6       60 s ago   -           issuer login                              alice  why
+7.7       60 s ago   -           all subjects                              alice  why
 `, "")
 	got := c.run("", "revocation", "list", "-ojson", "--limit=3")
 	if want := `{"revision": "7.3", "selector": {"subject": {"tenant": "acme", "subject": "u42"}}, "reason": "why", "actor": "alice", "committed_at": "2026-11-23T11:59:00Z", "grace_until": "2026-11-23T12:00:30Z"}

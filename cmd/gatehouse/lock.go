@@ -40,7 +40,7 @@ func (c *cli) lockCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	selectorFlags(f, "token", "session")
+	selectorFlags(f, "token", "session", allSubjects)
 	e.flags(f)
 	return cmd
 }

@@ -23,10 +23,11 @@ more, and its sessions are closed. There is no way back; to deny a user until
 further notice, see gatehouse lock.
 
 Exactly one selector is wanted: --token, --session, --subject (with --tenant for
-a tenant other than the default), --tenant, --ip-prefix, --issuer, or leaked
-tokens with --token-stdin. --tenant, --ip-prefix and --issuer can hit many
-users: they need --reason, show what they would hit, and ask for the selector's
-value to be typed, unless --yes is given.
+a tenant other than the default), --tenant, --ip-prefix, --issuer, for everyone
+--all-subjects, or leaked tokens with --token-stdin. --tenant, --ip-prefix,
+--issuer and --all-subjects can hit many users: they need --reason, show what
+they would hit, and ask for the selector's value to be typed, unless --yes is
+given.
 
 What it hits is counted first, for up to three seconds. The revocation is on
 disk before anything is printed. Then the command waits, up to --timeout, until
@@ -51,6 +52,7 @@ const revokeExample = `  gatehouse revoke --subject u42
   gatehouse revoke --subject u42 --grace 30s --reason "role changed"
   gatehouse revoke --tenant acme --reason "contract ended" --dry-run
   gatehouse revoke --ip-prefix 203.0.113.0/24 --reason "abuse" --yes
+  gatehouse revoke --all-subjects --reason "database leaked" --dry-run
   gatehouse revoke --token-stdin --reason "pasted in a ticket" < leaked.txt
   gatehouse revoke --token-stdin --reason "pasted in a ticket" --from-line 412007 < leaked.txt`
 

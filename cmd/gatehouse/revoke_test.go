@@ -112,6 +112,8 @@ func TestRevokeSelectors(t *testing.T) {
 		{"one address", []string{"--ip-prefix", "2001:db8::1", "--reason", "abuse", "--yes"}, &pb.RevokeRequest{
 			Selector: &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: "2001:db8::1"}}, Reason: "abuse"}, "12 tokens, 3 live sockets"},
 		{"issuer", []string{"--issuer", "login", "--reason", "key leaked", "--yes"}, &pb.RevokeRequest{Selector: &pb.Selector{By: &pb.Selector_Issuer{Issuer: "login"}}, Reason: "key leaked"}, "12 tokens, 3 live sockets"},
+		{"everyone", []string{"--all-subjects", "--reason", "edge key leaked", "--yes"}, &pb.RevokeRequest{
+			Selector: &pb.Selector{By: &pb.Selector_AllSubjects{AllSubjects: true}}, Reason: "edge key leaked"}, "12 tokens, 3 live sockets"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			before := len(requestsOf[*pb.RevokeRequest](c.authority))
@@ -141,7 +143,7 @@ func TestRevokeSelectors(t *testing.T) {
 func TestRevokeUsage(t *testing.T) {
 	c := newCaller(t)
 	id, _ := testToken(1)
-	const oneOf = "say what to hit with exactly one of --token, --session, --subject, --tenant, --ip-prefix, --issuer, --token-stdin"
+	const oneOf = "say what to hit with exactly one of --token, --session, --subject, --tenant, --ip-prefix, --issuer, --all-subjects, --token-stdin"
 	const help = "gatehouse revoke --help has examples"
 	for _, tc := range []struct {
 		name       string
@@ -153,6 +155,9 @@ func TestRevokeUsage(t *testing.T) {
 		{"subject of a tenant beside another", []string{"--subject=u", "--tenant=t", "--issuer=i"}, "--subject and --issuer were given: " + oneOf, help},
 		{"a tenant of no subject beside another", []string{"--token", id.String(), "--tenant=t"}, "--token and --tenant were given: " + oneOf, help},
 		{"a selector beside standard input", []string{"--subject=u", "--token-stdin"}, "--subject and --token-stdin were given: " + oneOf, help},
+		{"everyone beside one", []string{"--all-subjects", "--tenant=t"}, "--tenant and --all-subjects were given: " + oneOf, help},
+		{"everyone unsaid", []string{"--all-subjects=false"}, "--all-subjects=false does not say what to hit", ""},
+		{"everyone needs a reason", []string{"--all-subjects", "--yes"}, "--reason is required with --all-subjects, which may hit many users", ""},
 		{"an empty selector", []string{"--tenant="}, "--tenant is empty: say what to hit", "an unset shell variable, perhaps"},
 		{"an empty tenant of a subject", []string{"--subject=u", "--tenant="}, "--tenant is empty: say what to hit", "an unset shell variable, perhaps"},
 		{"a token is an id", []string{"--token=u42"}, `--token: "u42" is not a token id: want 26 characters of Crockford base32, as in 01JD8Z0Q4M3T5V7X9ZABCDEFGH`,

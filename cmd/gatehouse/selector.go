@@ -22,10 +22,13 @@ type selector struct {
 
 // wide reports whether it may hit more than one user.
 func (s selector) wide() bool {
-	return s.by == "tenant" || s.by == "ip-prefix" || s.by == "issuer"
+	return s.by == "tenant" || s.by == "ip-prefix" || s.by == "issuer" || s.by == allSubjects
 }
 
 func (s selector) String() string {
+	if s.by == allSubjects {
+		return s.value
+	}
 	text := strings.ReplaceAll(s.by, "-", " ") + " " + s.value
 	if s.tenant != "" {
 		text += " of tenant " + s.tenant
@@ -53,6 +56,8 @@ func (s selector) proto() *pb.Selector {
 		return &pb.Selector{By: &pb.Selector_Tenant{Tenant: s.value}}
 	case "ip-prefix":
 		return &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: s.value}}
+	case allSubjects:
+		return &pb.Selector{By: &pb.Selector_AllSubjects{AllSubjects: true}}
 	}
 	return &pb.Selector{By: &pb.Selector_Issuer{Issuer: s.value}}
 }
@@ -77,12 +82,22 @@ var selectorHelp = []struct{ flag, help string }{
 	{"tenant", "all tokens and sessions of a tenant"},
 	{"ip-prefix", "all tokens and sessions of addresses in this CIDR prefix"},
 	{"issuer", "all tokens that this credential issued, and their sessions"},
+	{allSubjects, "all tokens and sessions of everyone, in every tenant"},
 }
+
+// allSubjects is the flag that hits everyone, who must be meant.
+const allSubjects = "all-subjects"
+
+var everyone = selector{by: allSubjects, value: "all subjects"}
 
 // selectorFlags declares the flags for all selectors but those in without.
 func selectorFlags(f *pflag.FlagSet, without ...string) {
 	for _, s := range selectorHelp {
-		if !slices.Contains(without, s.flag) {
+		switch {
+		case slices.Contains(without, s.flag):
+		case s.flag == allSubjects:
+			f.Bool(s.flag, false, s.help)
+		default:
 			f.String(s.flag, "", s.help)
 		}
 	}
@@ -103,7 +118,10 @@ func parseSelector(cmd *cobra.Command, beside string) (s selector, found bool, e
 			continue
 		}
 		given = append(given, "--"+h.flag)
-		if f.Value.String() == "" {
+		switch v := f.Value.String(); {
+		case h.flag == allSubjects && v != "true":
+			return s, false, usagef("--%s=%s does not say what to hit", h.flag, v)
+		case v == "":
 			return s, false, usage("an unset shell variable, perhaps", "--%s is empty: say what to hit", h.flag)
 		}
 		if h.flag == "tenant" && s.by == "subject" {
@@ -112,6 +130,9 @@ func parseSelector(cmd *cobra.Command, beside string) (s selector, found bool, e
 			continue
 		}
 		s.by, s.value = h.flag, f.Value.String()
+	}
+	if s.by == allSubjects {
+		s = everyone
 	}
 	if beside != "" {
 		known = append(known, "--"+beside)
@@ -194,6 +215,8 @@ func selectorOf(in *pb.Selector) selector {
 		return selector{by: "ip-prefix", value: by.IpPrefix}
 	case *pb.Selector_Issuer:
 		return selector{by: "issuer", value: by.Issuer}
+	case *pb.Selector_AllSubjects:
+		return everyone
 	}
 	return selector{by: "unknown"}
 }

@@ -197,7 +197,7 @@ func (h *history) hits(e *storage.Entry, t *issued, s *session) bool {
 	case sel.Prefix.IsValid():
 		return sel.Prefix.Contains(t.ip) || sel.Prefix.Contains(s.ip)
 	}
-	return sel.Issuer == t.issuer
+	return sel.AllSubjects || sel.Issuer == t.issuer
 }
 
 // releaseAfter is the deadline that a receipt names, after the commit.

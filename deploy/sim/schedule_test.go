@@ -327,6 +327,8 @@ func (w *world) selector(c *chances) (*pb.Selector, string) {
 		return &pb.Selector{By: &pb.Selector_IpPrefix{IpPrefix: p}}, "prefix " + p
 	case n < 8:
 		return &pb.Selector{By: &pb.Selector_Issuer{Issuer: "other"}}, "issuer other"
+	case n == 8 && c.draw(4) == 0:
+		return &pb.Selector{By: &pb.Selector_AllSubjects{AllSubjects: true}}, "everyone"
 	}
 	t, s := tenants[c.draw(2)], subjects[c.draw(3)]
 	return &pb.Selector{By: &pb.Selector_Subject{Subject: &pb.Subject{Tenant: t, Subject: s}}}, "subject " + t + "/" + s

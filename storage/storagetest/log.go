@@ -229,6 +229,7 @@ var logCases = []testCase{
 			{storage.Selector{Session: s.ID}, 0, 1},
 			{storage.Selector{Prefix: netip.MustParsePrefix("192.0.2.0/24")}, 15, 4},
 			{storage.Selector{Prefix: netip.MustParsePrefix("198.51.100.0/24")}, 0, 5}, // their own address
+			{storage.Selector{AllSubjects: true}, 16, 5},
 			{storage.Selector{}, 0, 0},
 		} {
 			tokens, sessions, err := f.Count(f.ctx, c.s, f.now)

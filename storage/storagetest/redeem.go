@@ -119,6 +119,20 @@ var redeemCases = []testCase{
 			f.is(f.redeem(f.issue(c.hit)).Err, nil)
 		}
 	}},
+	{"an entry revokes everyone where that is said", func(f *fixture) {
+		used := f.issue(func(t *storage.Token) { t.MaxUses = 2 })
+		f.is(f.redeem(used).Err, nil)
+		other := f.issue(func(t *storage.Token) {
+			t.Tenant, t.Subject, t.Issuer, t.ClientIP = "other", "bob", "batch", netip.Addr{}
+		})
+		e := f.revoke(storage.Selector{AllSubjects: true})
+		f.pause()
+		for _, t := range []*storage.Token{used, other} {
+			f.is(f.redeem(t).Err, storage.ErrRevoked)
+			f.equal("revoked by", f.status(t).RevokedBy, e.Revision)
+		}
+		f.is(f.redeem(f.issue()).Err, nil)
+	}},
 	{"a revoked token id leaves other tokens alone", func(f *fixture) {
 		t, other := f.issue(), f.issue()
 		e := f.revoke(storage.Selector{Token: t.ID})

@@ -73,6 +73,7 @@ type Entry struct {
 	subject string
 	prefix  netip.Prefix
 	issuer  string
+	all     bool // everyone
 }
 
 // Hits reports whether the entry ends the session of who.
@@ -93,14 +94,14 @@ func (e *Entry) selects(who *Identity) bool {
 	case e.issuer != "":
 		return e.issuer == who.Issuer
 	}
-	return false
+	return e.all
 }
 
 // Narrow is what a one-user entry selects, so that whoever indexes sessions
 // need not look at all of them. One of the results is set, or wide; none for an
 // entry that ends nothing.
 func (e *Entry) Narrow() (session [16]byte, id token.ID, subject string, wide bool) {
-	wide = e.subject == "" && e.tenant != "" || e.prefix.IsValid() || e.issuer != ""
+	wide = e.subject == "" && e.tenant != "" || e.prefix.IsValid() || e.issuer != "" || e.all
 	return e.session, e.token, e.subject, wide
 }
 
@@ -146,6 +147,8 @@ func (e *Entry) setSelector(s *pb.Selector) (err error) {
 		err = e.setPrefix(by.IpPrefix)
 	case *pb.Selector_Issuer:
 		e.issuer = by.Issuer
+	case *pb.Selector_AllSubjects:
+		e.all = by.AllSubjects
 	}
 	return e.checkSelector(err)
 }
@@ -188,7 +191,7 @@ func (e *Entry) setPrefix(text string) error {
 // checkSelector refuses a selector that was not understood: what is not
 // understood is not enforced, and must not be acknowledged.
 func (e *Entry) checkSelector(err error) error {
-	if err != nil || e.session == [16]byte{} && e.token.IsZero() && e.subject == "" && e.tenant == "" && !e.prefix.IsValid() && e.issuer == "" {
+	if err != nil || e.session == [16]byte{} && e.token.IsZero() && e.subject == "" && e.tenant == "" && !e.prefix.IsValid() && e.issuer == "" && !e.all {
 		return errMalformedEntry
 	}
 	return nil

@@ -15,6 +15,7 @@ type index[V any] struct {
 	subjects map[subject]V
 	tenants  map[string]V
 	issuers  map[string]V
+	everyone map[struct{}]V // of one
 	prefixes map[netip.Prefix]V
 	lengths4 []length
 	lengths6 []length
@@ -30,6 +31,7 @@ func newIndex[V any]() index[V] {
 		subjects: make(map[subject]V),
 		tenants:  make(map[string]V),
 		issuers:  make(map[string]V),
+		everyone: make(map[struct{}]V),
 		prefixes: make(map[netip.Prefix]V),
 	}
 }
@@ -50,6 +52,8 @@ func (x *index[V]) get(s *storage.Selector) (v V, ok bool) {
 		v, ok = x.prefixes[storage.CanonicalPrefix(s.Prefix)]
 	case s.Issuer != "":
 		v, ok = x.issuers[s.Issuer]
+	case s.AllSubjects:
+		v, ok = x.everyone[struct{}{}]
 	}
 	return v, ok
 }
@@ -72,6 +76,8 @@ func (x *index[V]) put(s *storage.Selector, v V) {
 		x.prefixes[p] = v
 	case s.Issuer != "":
 		x.issuers[s.Issuer] = v
+	case s.AllSubjects:
+		x.everyone[struct{}{}] = v
 	}
 }
 
@@ -93,6 +99,8 @@ func (x *index[V]) remove(s *storage.Selector) {
 		delete(x.prefixes, p)
 	case s.Issuer != "":
 		delete(x.issuers, s.Issuer)
+	case s.AllSubjects:
+		clear(x.everyone)
 	}
 }
 
@@ -135,6 +143,9 @@ func (x *index[V]) hits(t *storage.Token, s *storage.Session, visit func(V) bool
 		if v, ok := x.issuers[t.Issuer]; ok && visit(v) {
 			return true
 		}
+	}
+	if v, ok := x.everyone[struct{}{}]; ok && visit(v) {
+		return true
 	}
 	if len(x.prefixes) > 0 && x.hitsAddr(t.ClientIP, visit) {
 		return true

@@ -25,7 +25,7 @@ func FuzzIndex(f *testing.F) {
 		x := &storage.Token{ID: storage.TokenID{1}, Tenant: "acme", Subject: "ada", Issuer: "login", ClientIP: ip}
 		s := &storage.Session{ID: storage.SessionID{2}, Token: x.ID, Tenant: x.Tenant, Subject: x.Subject, Issuer: x.Issuer, TokenIP: x.ClientIP, ClientIP: base}
 		var sel storage.Selector
-		switch kind % 6 {
+		switch kind % 7 {
 		case 0:
 			sel.Token = storage.TokenID{byte(bits)}
 		case 1:
@@ -38,8 +38,10 @@ func FuzzIndex(f *testing.F) {
 			sel.Prefix = netip.PrefixFrom(base, bits)
 		case 5:
 			sel.Issuer = name
+		case 6:
+			sel.AllSubjects = true
 		}
-		if sel == (storage.Selector{}) || kind%6 == 4 && !sel.Prefix.IsValid() {
+		if sel == (storage.Selector{}) || kind%7 == 4 && !sel.Prefix.IsValid() {
 			return
 		}
 		ix := newIndex[hit]()

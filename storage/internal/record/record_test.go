@@ -266,7 +266,7 @@ func TestRestRoundTrips(t *testing.T) {
 	}
 	for _, sel := range []storage.Selector{
 		{Token: storage.TokenID{1}}, {Session: storage.SessionID{2}}, {Tenant: "t", Subject: "s"}, {Tenant: "t"},
-		{Prefix: netip.MustParsePrefix("192.0.2.1/24")}, {Prefix: netip.MustParsePrefix("2001:db8::/32")}, {Issuer: "i"},
+		{Prefix: netip.MustParsePrefix("192.0.2.1/24")}, {Prefix: netip.MustParsePrefix("2001:db8::/32")}, {Issuer: "i"}, {AllSubjects: true},
 	} {
 		want := entry
 		want.Selector = sel

@@ -200,11 +200,12 @@ func EdgeKey(id uint16, b []byte) (storage.EdgeKey, error) {
 
 func selectorOut(s *storage.Selector) *storagev1.Selector {
 	m := &storagev1.Selector{
-		TokenId:   idOut(s.Token),
-		SessionId: idOut(s.Session),
-		Tenant:    s.Tenant,
-		Subject:   s.Subject,
-		Issuer:    s.Issuer,
+		TokenId:     idOut(s.Token),
+		SessionId:   idOut(s.Session),
+		Tenant:      s.Tenant,
+		Subject:     s.Subject,
+		Issuer:      s.Issuer,
+		AllSubjects: s.AllSubjects,
 	}
 	if s.Prefix.IsValid() {
 		m.IpPrefix = s.Prefix.String()
@@ -216,7 +217,7 @@ func selectorIn(m *storagev1.Selector, s *storage.Selector) bool {
 	if m == nil {
 		return true
 	}
-	s.Tenant, s.Subject, s.Issuer = m.Tenant, m.Subject, m.Issuer
+	s.Tenant, s.Subject, s.Issuer, s.AllSubjects = m.Tenant, m.Subject, m.Issuer, m.AllSubjects
 	ok := idIn(m.TokenId, &s.Token) && idIn(m.SessionId, &s.Session)
 	if m.IpPrefix != "" {
 		p, err := netip.ParsePrefix(m.IpPrefix)

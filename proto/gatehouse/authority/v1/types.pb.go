@@ -334,6 +334,7 @@ type Selector struct {
 	//	*Selector_Tenant
 	//	*Selector_IpPrefix
 	//	*Selector_Issuer
+	//	*Selector_AllSubjects
 	By            isSelector_By `protobuf_oneof:"by"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -430,6 +431,15 @@ func (x *Selector) GetIssuer() string {
 	return ""
 }
 
+func (x *Selector) GetAllSubjects() bool {
+	if x != nil {
+		if x, ok := x.By.(*Selector_AllSubjects); ok {
+			return x.AllSubjects
+		}
+	}
+	return false
+}
+
 type isSelector_By interface {
 	isSelector_By()
 }
@@ -465,6 +475,11 @@ type Selector_Issuer struct {
 	Issuer string `protobuf:"bytes,6,opt,name=issuer,proto3,oneof"`
 }
 
+type Selector_AllSubjects struct {
+	// All tokens and sessions of everyone, in every tenant. Always true.
+	AllSubjects bool `protobuf:"varint,7,opt,name=all_subjects,json=allSubjects,proto3,oneof"`
+}
+
 func (*Selector_TokenId) isSelector_By() {}
 
 func (*Selector_SessionId) isSelector_By() {}
@@ -476,6 +491,8 @@ func (*Selector_Tenant) isSelector_By() {}
 func (*Selector_IpPrefix) isSelector_By() {}
 
 func (*Selector_Issuer) isSelector_By() {}
+
+func (*Selector_AllSubjects) isSelector_By() {}
 
 // LockSelector says what a lock denies. Exactly one field is set.
 type LockSelector struct {
@@ -898,7 +915,7 @@ const file_gatehouse_authority_v1_types_proto_rawDesc = "" +
 	"\x14sessions_per_subject\x18\x03 \x01(\rR\x12sessionsPerSubject\";\n" +
 	"\aSubject\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x18\n" +
-	"\asubject\x18\x02 \x01(\tR\asubject\"\xde\x01\n" +
+	"\asubject\x18\x02 \x01(\tR\asubject\"\x83\x02\n" +
 	"\bSelector\x12\x1b\n" +
 	"\btoken_id\x18\x01 \x01(\tH\x00R\atokenId\x12\x1f\n" +
 	"\n" +
@@ -906,7 +923,8 @@ const file_gatehouse_authority_v1_types_proto_rawDesc = "" +
 	"\asubject\x18\x03 \x01(\v2\x1f.gatehouse.authority.v1.SubjectH\x00R\asubject\x12\x18\n" +
 	"\x06tenant\x18\x04 \x01(\tH\x00R\x06tenant\x12\x1d\n" +
 	"\tip_prefix\x18\x05 \x01(\tH\x00R\bipPrefix\x12\x18\n" +
-	"\x06issuer\x18\x06 \x01(\tH\x00R\x06issuerB\x04\n" +
+	"\x06issuer\x18\x06 \x01(\tH\x00R\x06issuer\x12#\n" +
+	"\fall_subjects\x18\a \x01(\bH\x00R\vallSubjectsB\x04\n" +
 	"\x02by\"\xa4\x01\n" +
 	"\fLockSelector\x12;\n" +
 	"\asubject\x18\x01 \x01(\v2\x1f.gatehouse.authority.v1.SubjectH\x00R\asubject\x12\x18\n" +
@@ -1008,6 +1026,7 @@ func file_gatehouse_authority_v1_types_proto_init() {
 		(*Selector_Tenant)(nil),
 		(*Selector_IpPrefix)(nil),
 		(*Selector_Issuer)(nil),
+		(*Selector_AllSubjects)(nil),
 	}
 	file_gatehouse_authority_v1_types_proto_msgTypes[4].OneofWrappers = []any{
 		(*LockSelector_Subject)(nil),

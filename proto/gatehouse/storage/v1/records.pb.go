@@ -800,7 +800,9 @@ type Selector struct {
 	// The CIDR prefix, as text.
 	IpPrefix string `protobuf:"bytes,5,opt,name=ip_prefix,json=ipPrefix,proto3" json:"ip_prefix,omitempty"`
 	// The issuing credential.
-	Issuer        string `protobuf:"bytes,6,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Issuer string `protobuf:"bytes,6,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Everyone.
+	AllSubjects   bool `protobuf:"varint,7,opt,name=all_subjects,json=allSubjects,proto3" json:"all_subjects,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -875,6 +877,13 @@ func (x *Selector) GetIssuer() string {
 		return x.Issuer
 	}
 	return ""
+}
+
+func (x *Selector) GetAllSubjects() bool {
+	if x != nil {
+		return x.AllSubjects
+	}
+	return false
 }
 
 // Entry is a commit of the log. Its sequence is its key.
@@ -1697,7 +1706,7 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"session_id\x18\x02 \x01(\fR\tsessionId\x12\x19\n" +
 	"\btoken_id\x18\x03 \x01(\fR\atokenId\"H\n" +
 	"\rEndedSessions\x127\n" +
-	"\bsessions\x18\x01 \x03(\v2\x1b.gatehouse.storage.v1.EndedR\bsessions\"\xab\x01\n" +
+	"\bsessions\x18\x01 \x03(\v2\x1b.gatehouse.storage.v1.EndedR\bsessions\"\xce\x01\n" +
 	"\bSelector\x12\x19\n" +
 	"\btoken_id\x18\x01 \x01(\fR\atokenId\x12\x1d\n" +
 	"\n" +
@@ -1705,7 +1714,8 @@ const file_gatehouse_storage_v1_records_proto_rawDesc = "" +
 	"\x06tenant\x18\x03 \x01(\tR\x06tenant\x12\x18\n" +
 	"\asubject\x18\x04 \x01(\tR\asubject\x12\x1b\n" +
 	"\tip_prefix\x18\x05 \x01(\tR\bipPrefix\x12\x16\n" +
-	"\x06issuer\x18\x06 \x01(\tR\x06issuer\"\x95\x02\n" +
+	"\x06issuer\x18\x06 \x01(\tR\x06issuer\x12!\n" +
+	"\fall_subjects\x18\a \x01(\bR\vallSubjects\"\x95\x02\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\rR\x04kind\x12:\n" +
 	"\bselector\x18\x02 \x01(\v2\x1e.gatehouse.storage.v1.SelectorR\bselector\x12\x17\n" +
