@@ -163,7 +163,7 @@ function ended(conn, event) {
     return;
   }
   const row = explain(event.code, reason, conn.url, conn.opened);
-  if (row.again === "same" || row.again === "trust") {
+  if (row.again === "same" || row.again === "trust" || event.code === 4500 || event.code === 4504) {
     conn.token.state = "fresh"; // a refusal by close opens first, but spends no token
   } else if (event.code === 4401) {
     conn.token.state = "dead";

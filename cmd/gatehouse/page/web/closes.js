@@ -42,7 +42,7 @@ const CLOSES = [
   { code: 4401, reason: "token_repeated", again: "token", title: "Refused: more than one token", words: "A handshake carries exactly one token." },
   { code: 4401, again: "token", title: "Refused: this token opens no socket", words: "It was used before, has expired, was revoked, or was never issued. A client is not told which, so that nobody can sound out tokens; the node’s log says." },
   { code: 4500, again: "never", title: "Refused: handshake not understood", words: "The request asks for a route, method or protocol that is not here. It would happen again." },
-  { code: 4501, again: "never", title: "The token was revoked", words: "Someone revoked this token, and every node closed its sockets: at once, or at the end of the grace they had to renew. A client must not come back by itself: the user has to log in again." },
+  { code: 4501, again: "never", title: "The token was revoked", words: "Someone revoked this token or this session, and every node closed what it had open: at once, or at the end of the grace they had to renew. A client must not come back by itself: the user has to log in again." },
   { code: 4503, again: "never", title: "Locked out", words: "The user, tenant, address or issuer is locked. A new token would be refused too, until the lock is lifted." },
   { code: 4509, again: "never", title: "Opened elsewhere", words: "This user may have only so many sockets, and newer ones took this one's place. A client must not come back by itself, or two of them would close each other for ever." },
   { code: 4504, reason: "origin_not_allowed", again: "never", title: "Refused: this page may not connect", words: "The route does not allow the Origin this page comes from." },
