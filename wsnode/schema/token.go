@@ -40,7 +40,8 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 			}
 			start, e := i, &entries[n]
 			var key int64
-			if end, last := plainText(in, i+1); uint(end) < uint(len(in)) && in[end] == '"' {
+			end, last := plainText(in, i+1)
+			if uint(end) < uint(len(in)) && in[end] == '"' {
 				size := end - i - 1
 				if key = shortKey(last, size); size >= 8 {
 					key = longKey(in[i+1 : end])
@@ -51,7 +52,7 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 				e.set(kindName, i+1, size, key)
 				i = end + 1
 			} else {
-				if i, why = t.name(e, i, g); why != nil {
+				if i, why = t.name(e, i, end, g); why != nil {
 					return i, why
 				}
 				key = e.n
@@ -86,7 +87,8 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 		o.count++
 		switch {
 		case c == '"':
-			if end, last := plainText(in, i+1); uint(end) < uint(len(in)) && in[end] == '"' {
+			end, last := plainText(in, i+1)
+			if uint(end) < uint(len(in)) && in[end] == '"' {
 				size := end - i - 1
 				key := shortKey(last, size)
 				if size >= 8 {
@@ -96,7 +98,7 @@ func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 				i = end + 1
 				break
 			}
-			if i, why = t.string(e, i, g); why != nil {
+			if i, why = t.string(e, i, end, g); why != nil {
 				return i, why
 			}
 			e.kind, e.n = kindString, unknownKey
@@ -229,7 +231,7 @@ func stops(w uint64) uint64 {
 }
 
 // plainText returns where a text stops being plain ASCII, and the bytes before that
-// in its last word. Near the end of in it gives up, and returns that.
+// in its last word. Near the end of in it stops before.
 func plainText(in []byte, i int) (end int, last uint64) {
 	for ; i+8 <= len(in); i += 8 {
 		w := binary.LittleEndian.Uint64(in[i : i+8])
@@ -237,7 +239,7 @@ func plainText(in []byte, i int) (end int, last uint64) {
 			return i + bits.TrailingZeros64(stop)>>3, w & ((stop ^ (stop - 1)) >> 8)
 		}
 	}
-	return len(in), 0
+	return i, 0
 }
 
 // plainEnd returns where a text stops being plain: at a quote, a backslash, a
@@ -268,11 +270,11 @@ func wordAt(in []byte, i int) uint64 {
 	return w
 }
 
-// string reads a string, from its opening quote on, and returns where it ends.
-// It leaves the entry's kind and links to its caller.
-func (t *tape) string(e *entry, i int, g *Guards) (int, error) {
+// string reads a string that has its opening quote at i and is plain ASCII up to
+// from, and returns where it ends. It leaves the entry's kind and links to its caller.
+func (t *tape) string(e *entry, i, from int, g *Guards) (int, error) {
 	start := i + 1
-	end, high := plainEnd(t.in, start)
+	end, high := plainEnd(t.in, from)
 	if end >= len(t.in) || t.in[end] < ' ' {
 		return end, ErrNotJSON
 	}
@@ -290,8 +292,8 @@ func (t *tape) string(e *entry, i int, g *Guards) (int, error) {
 }
 
 // name is string for a name.
-func (t *tape) name(e *entry, i int, g *Guards) (int, error) {
-	end, why := t.string(e, i, g)
+func (t *tape) name(e *entry, i, from int, g *Guards) (int, error) {
+	end, why := t.string(e, i, from, g)
 	if why != nil {
 		return end, why
 	}
