@@ -126,12 +126,13 @@ func (g *guest) connect() error {
 	return over.Handshake()
 }
 
-// write writes, and waits until the node has read it.
+// write writes, and waits until the node has read it, behind its TLS handshake if
+// there is one.
 func (g *guest) write(b string) error {
 	if _, err := g.conn.Write([]byte(b)); err != nil {
 		return err
 	}
-	for deadline := time.Now().Add(wstest.Patience); unread(g.tcp) > 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(wstest.Patience); unread(g.tcp) > 0 || g.l.metric("tls_handshakes", "") > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the node has not read all of %d bytes", len(b))
 		}
