@@ -57,7 +57,10 @@ func (c *cli) schemaBenchCommand() *cobra.Command {
 				return err
 			}
 			defer done()
-			messages, at, err := readMessages(in)
+			messages, at, err := readMessages(until(cmd.Context(), in))
+			if ended := cmd.Context().Err(); ended != nil {
+				return ended
+			}
 			if err != nil {
 				return err
 			}

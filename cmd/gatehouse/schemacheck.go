@@ -121,6 +121,18 @@ func (m *messageLines) next() (message []byte, tooBig bool, err error) {
 	}
 }
 
+// until is r until ctx ends, whatever a read of it waits for. What reads r then ends
+// with it, or with the process.
+func until(ctx context.Context, r io.Reader) io.Reader {
+	out, in := io.Pipe()
+	context.AfterFunc(ctx, func() { in.CloseWithError(ctx.Err()) })
+	go func() {
+		_, err := io.Copy(in, r)
+		in.CloseWithError(err)
+	}()
+	return out
+}
+
 // refusedMessage is a message that a node would refuse. It has nothing of what the
 // message says.
 type refusedMessage struct {
@@ -159,16 +171,16 @@ func (c *cli) checkMessages(ctx context.Context, set *schema.Set, most, limit in
 	if c.format == formatJSON {
 		out.WriteString(`{"refused": [`)
 	}
-	lines := newMessageLines(c.stdin, most)
+	lines := newMessageLines(until(ctx, c.stdin), most)
 	passed, refused := 0, 0
 	by := map[refusedBy]int{}
 	for {
-		if err := ctx.Err(); err != nil {
-			return err
-		}
 		message, tooBig, err := lines.next()
 		if errors.Is(err, io.EOF) {
 			break
+		}
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 		if err != nil {
 			return failed(exitFailure, "", "standard input: %w", err)
