@@ -357,12 +357,15 @@ func octet(text []byte) int {
 func decodeBase64(buf, text []byte, quoted bool) (b []byte, more, ok bool) {
 	b = buf[:0]
 	for len(b)+3 <= len(buf) {
-		v := sextets(text)
+		v, size := sextets(text), 4
+		if v < 0 && quoted {
+			v, size = escapedSextets(text)
+		}
 		if v < 0 {
 			return lastBase64(b, text, quoted)
 		}
 		b = append(b, byte(v>>16), byte(v>>8), byte(v))
-		if text = text[4:]; len(text) > 0 && sixes[text[0]] > 63 {
+		if text = text[size:]; len(text) > 0 && sixes[text[0]] > 63 {
 			text = nextLine(text, quoted)
 		}
 	}
@@ -371,12 +374,18 @@ func decodeBase64(buf, text []byte, quoted bool) (b []byte, more, ok bool) {
 
 // lastBase64 decodes the last two or three digits, with padding or without.
 func lastBase64(b, text []byte, quoted bool) (_ []byte, more, ok bool) {
-	n, v := 0, 0
-	for n < 3 && n < len(text) && sixes[text[n]] < 64 {
-		v = v<<6 | int(sixes[text[n]])
+	n, v, rest := 0, 0, text
+	for n < 3 {
+		if quoted {
+			rest = plainSlash(rest)
+		}
+		if len(rest) == 0 || sixes[rest[0]] > 63 {
+			break
+		}
+		v = v<<6 | int(sixes[rest[0]])
+		rest = rest[1:]
 		n++
 	}
-	rest := text[n:]
 	for i := n; i < 4 && n > 1 && len(rest) > 0 && rest[0] == '='; i++ {
 		rest = rest[1:]
 	}
@@ -399,6 +408,29 @@ func sextets(text []byte) int {
 		return -1
 	}
 	return int(a)<<18 | int(b)<<12 | int(c)<<6 | int(d)
+}
+
+// escapedSextets is sextets of a string of JSON, and how much of text that is: some
+// encoders put a backslash before each slash.
+func escapedSextets(text []byte) (v, size int) {
+	rest := text
+	for range 4 {
+		rest = plainSlash(rest)
+		if len(rest) == 0 || sixes[rest[0]] > 63 {
+			return -1, 0
+		}
+		v = v<<6 | int(sixes[rest[0]])
+		rest = rest[1:]
+	}
+	return v, len(text) - len(rest)
+}
+
+// plainSlash is text without the backslash before a slash that it begins with.
+func plainSlash(text []byte) []byte {
+	if begins(text, `\/`) {
+		return text[1:]
+	}
+	return text
 }
 
 // The values of digits; 0xff of what is none.

@@ -126,6 +126,13 @@ var ways = []struct {
 		return fmt.Appendf(nil, `451-/ns,["%x",{"_placeholder":true,"num":0}]`, b)
 	}},
 	{StringHex, false, func(b []byte) []byte { return fmt.Appendf(nil, `451-["%x",{"_placeholder":true,"num":0}]`, b) }},
+	// As json_encode of PHP writes slashes.
+	{StringBase64, false, func(b []byte) []byte {
+		return fmt.Appendf(nil, `{"data":"%s"}`, strings.ReplaceAll(base64.StdEncoding.EncodeToString(b), "/", `\/`))
+	}},
+	{StringBase64, false, func(b []byte) []byte {
+		return fmt.Appendf(nil, `{"data":"data:application\/octet-stream;base64,%s"}`, strings.ReplaceAll(base64.StdEncoding.EncodeToString(b), "/", `\/`))
+	}},
 	// As base64 of coreutils, Python, Ruby and Android, and xxd, break lines.
 	{Base64, false, func(b []byte) []byte { return lines(base64.StdEncoding.EncodeToString(b), 76, "\r\n") }},
 	{Hex, false, func(b []byte) []byte { return lines(hex.EncodeToString(b), 60, "\n") }},
