@@ -1,12 +1,14 @@
 package wsnode
 
 import (
+	"net/netip"
 	"testing"
 	"time"
 	"unsafe"
 
 	"github.com/gobwas/ws"
 
+	"github.com/gatehouse-ws/gatehouse/wsnode/limit"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
 
@@ -63,5 +65,26 @@ func TestWallClockIsSet(t *testing.T) {
 				h.gone(nil)
 			}
 		})
+	}
+}
+
+// Nor does it empty a bucket, of a socket's messages or of an address's new sockets:
+// who has sent a message before the clock is set back may send the next.
+func TestWallClockEmptiesNoBucket(t *testing.T) {
+	begin := time.Now()
+	set := setWall(t, begin.Add(time.Minute), -time.Hour)
+	rate := limit.NewRate(50, 100)
+	if !rate.Allow(begin, 1) || !rate.Allow(set, 100) {
+		t.Error("a bucket that was full again is not when the clock was set back")
+	}
+	if rate.Allow(set, 1) {
+		t.Error("a bucket has more than it holds when the clock was set back")
+	}
+	cfg := DefaultConfig().Limits
+	addresses, from := limit.NewAddresses(cfg), netip.MustParseAddr("192.0.2.1")
+	for _, at := range []time.Time{begin, set} {
+		if d := addresses.Accept(from, at); !d.Allow {
+			t.Errorf("a new socket is refused by %v", d.Rule)
+		}
 	}
 }

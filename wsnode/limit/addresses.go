@@ -104,7 +104,7 @@ func (a *Addresses) Know(addr netip.Addr, now time.Time) Decision {
 // assign decides by the limits of an address whether it has one more
 // unauthenticated socket, which the node counts too if it is a newcomer.
 func (a *Addresses) assign(r *rules, d *Decision, addr netip.Addr, now time.Time, newcomer bool) {
-	key, at := keyOf(addr), unixNanos(now)
+	key, at := keyOf(addr), nanosOf(now)
 	s, hash := a.shard(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()

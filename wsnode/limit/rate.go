@@ -18,7 +18,7 @@ type Rate struct {
 // Level is what changes in a Rate, for who has many that are alike: 8 bytes beside
 // one Rate for all. The zero Level is full.
 type Level struct {
-	fullAt int64 // Unix nanoseconds
+	fullAt int64 // see nanosOf
 }
 
 // off marks a Rate that lets everything through.
@@ -40,7 +40,8 @@ func (r *Rate) Like(other *Rate) bool {
 }
 
 // Allow takes n units at now and reports whether they were there; if not, it
-// takes none. A clock that went back costs at most one refill of the whole
+// takes none. It goes by the clock that nobody sets, where now tells of that as
+// time.Now does; another that goes back costs at most one refill of the whole
 // bucket. It allocates nothing.
 func (r *Rate) Allow(now time.Time, n int) bool { return r.level.Allow(r, now, n) }
 
@@ -55,7 +56,7 @@ func (l *Level) Allow(of *Rate, now time.Time, n int) bool {
 	// burst is below 2^32, so that neither product overflows.
 	whole := int64(of.burst) * int64(time.Second) / int64(of.perSecond)
 	cost := int64(n) * int64(time.Second) / int64(of.perSecond)
-	at := unixNanos(now)
+	at := nanosOf(now)
 	missing := missingAt(&l.fullAt, at, whole)
 	if cost > whole-missing {
 		return false
@@ -73,5 +74,13 @@ func missingAt(fullAt *int64, at, whole int64) int64 {
 	return max(*fullAt-at, 0)
 }
 
-// unixNanos is never negative, so that differences do not overflow.
-func unixNanos(t time.Time) int64 { return max(t.UnixNano(), 0) }
+// began is when the process did, by both of its clocks, and in Unix nanoseconds.
+var (
+	began     = time.Now()
+	beganUnix = began.UnixNano()
+)
+
+// nanosOf is t in Unix nanoseconds, as the wall clock would have it that nobody has
+// set since the process began. It is never negative, so that differences do not
+// overflow.
+func nanosOf(t time.Time) int64 { return max(beganUnix+int64(t.Sub(began)), 0) }

@@ -29,7 +29,7 @@ const never = math.MaxInt64
 
 type entry struct {
 	key             uint64
-	fullAt          int64 // Unix nanoseconds at which its window's bucket is full again
+	fullAt          int64 // when its window's bucket is full again; see nanosOf
 	unauthenticated uint32
 	reserved        uint32 // of the unauthenticated
 	authenticated   uint32
