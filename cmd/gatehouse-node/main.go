@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/daemon"
 	"github.com/gatehouse-ws/gatehouse/cmd/internal/noded"
@@ -34,8 +36,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		Check:    noded.Check,
 		Warn:     noded.Warn,
 		Run: func(ctx context.Context, c noded.Config) error {
-			if was := debug.SetGCPercent(garbagePercent); was != 100 { // which GOGC asks for
-				debug.SetGCPercent(was)
+			if !slices.ContainsFunc(environ, func(v string) bool { return strings.HasPrefix(v, "GOGC=") }) {
+				debug.SetGCPercent(garbagePercent)
 			}
 			log, queue := c.Log.Queue(stderr)
 			defer queue.Close()
