@@ -141,8 +141,10 @@ func (l *loop) partyOf(who *verify.Identity, userAgent, origin []byte) *party {
 	for _, s := range [...]string{who.Tenant, who.Issuer} {
 		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
 	}
-	b = append(binary.AppendUvarint(b, uint64(len(userAgent))), userAgent...)
-	b = binary.BigEndian.AppendUint64(append(b, origin...), who.Issued.Epoch)
+	for _, s := range [...][]byte{userAgent, origin} {
+		b = append(binary.AppendUvarint(b, uint64(len(s))), s...)
+	}
+	b = binary.BigEndian.AppendUint64(b, who.Issued.Epoch)
 	issued := uint32(who.Issued.Sequence >> 32)
 	b = binary.BigEndian.AppendUint32(b, issued)
 	m := l.n.live.Load().limits.Messages

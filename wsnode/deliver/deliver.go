@@ -88,7 +88,7 @@ type Identity struct {
 	Attributes map[string]string // what the application attached to the token
 
 	ClientAddr netip.Addr
-	OpenedAt   time.Time // to a hundredth of a second
+	OpenedAt   time.Time // to a hundredth of a second, within the first 497 days of the node
 	ExpiresAt  time.Time // by the node's clock; a renewal moves the end, but not this
 }
 
