@@ -106,7 +106,9 @@ func TestChoicesAskTheRest(t *testing.T) {
 // type still is there once.
 func TestDuplicateNamesAreAllChecked(t *testing.T) {
 	s := mustCompile(t, folder("chat.json", `{"properties": {"type": {"const": "chat"}, "a": {"maximum": 5}, "b": {"oneOf": [
-		{"required": ["k"], "properties": {"k": {"const": "x"}}}, {"required": ["k"], "properties": {"k": {"const": "y"}}}]}}}`), oneType(func(c *Config) {
+		{"required": ["k"], "properties": {"k": {"const": "x"}}}, {"required": ["k"], "properties": {"k": {"const": "y"}}}]},
+		"const": {"const": {"x": 1, "long name": 2}}, "enum": {"enum": [{"x": 1, "y": 2}]}, "not": {"not": {"const": {"x": 1, "y": 2}}},
+		"least": {"minProperties": 2}, "most": {"maxProperties": 2}, "unique": {"uniqueItems": true}}}`), oneType(func(c *Config) {
 		c.Guards.DuplicateNames = true
 		c.Types = append(c.Types, Type{Name: "ping", Schema: "chat.json"})
 	}))
@@ -119,6 +121,26 @@ func TestDuplicateNamesAreAllChecked(t *testing.T) {
 		`{"type":"chat","a":1,"\u0074ype":"ping"}`: ErrDuplicateName,
 		`{"type":"ping","a":1,"type":"chat"}`:      ErrDuplicateName,
 		`{"type":"ping"}`:                          ErrNotAllowed,
+
+		`{"type":"chat","const":{"long name":2,"x":1}}`:                                      nil,
+		`{"type":"chat","const":{"x":1,"x":1}}`:                                              ErrNotAllowed,
+		`{"type":"chat","const":{"long name":2,"long name":2}}`:                              ErrNotAllowed,
+		`{"type":"chat","const":{"x":1,"long name":2,"x":1}}`:                                ErrNotAllowed,
+		`{"type":"chat","enum":{"y":2,"x":1}}`:                                               nil,
+		`{"type":"chat","enum":{"y":2,"y":2}}`:                                               ErrNotAllowed,
+		`{"type":"chat","not":{"y":2,"x":1}}`:                                                ErrNotAllowed,
+		`{"type":"chat","not":{"y":2,"y":2}}`:                                                nil,
+		`{"type":"chat","least":{"x":1,"y":1,"x":1}}`:                                        nil,
+		`{"type":"chat","least":{"x":1,"\u0078":1}}`:                                         ErrNotAllowed,
+		`{"type":"chat","most":{"x":1,"y":1,"x":1}}`:                                         nil,
+		`{"type":"chat","most":{"x":1,"y":1,"z":1}}`:                                         ErrNotAllowed,
+		`{"type":"chat","unique":[{"x":1,"y":2},{"x":1,"x":1}]}`:                             nil,
+		`{"type":"chat","unique":[{"x":1,"x":1},{"x":1,"y":2}]}`:                             nil,
+		`{"type":"chat","unique":[{"x":1,"y":2,"y":2},{"x":1,"x":1,"y":2}]}`:                 nil,
+		`{"type":"chat","unique":[{"x":1,"x":2},{"x":1,"x":2}]}`:                             ErrNotAllowed,
+		`{"type":"chat","unique":[{"x":1,"y":0,"x":2},{"x":1,"x":2,"y":0}]}`:                 ErrNotAllowed,
+		`{"type":"chat","unique":[1,2,3,4,5,6,7,8,{"x":1,"y":2},{"x":1,"x":1}]}`:             nil,
+		`{"type":"chat","unique":[1,2,3,4,5,6,7,8,{"x":1,"x":1,"y":2},{"x":1,"y":2,"x":1}]}`: ErrNotAllowed,
 	} {
 		if _, err := s.Check([]byte(in)); !errors.Is(err, want) {
 			t.Errorf("%s: %v, want %v", in, err, want)

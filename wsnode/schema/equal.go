@@ -16,7 +16,7 @@ func (r *run) duplicates(array uint32) bool {
 	if r.entries[array].n <= fewItems {
 		for i := r.entries[array+1].next; i < end; i = r.entries[i].next {
 			for j := array + 1; j < i; j = r.entries[j].next {
-				if r.steps--; r.steps < 0 || r.equal(i, &r.tape, j) {
+				if r.steps--; r.steps < 0 || r.equal(j, &r.tape, i) {
 					return true
 				}
 			}
@@ -26,7 +26,7 @@ func (r *run) duplicates(array uint32) bool {
 	r.set.clear()
 	for i := array + 1; i < end; i = r.entries[i].next {
 		hash := r.hash(i)
-		if r.steps--; r.steps < 0 || r.set.add(hash, i, func(other uint32) bool { return r.equal(i, &r.tape, other) }) {
+		if r.steps--; r.steps < 0 || r.set.add(hash, i, func(other uint32) bool { return r.equal(other, &r.tape, i) }) {
 			return true
 		}
 	}
@@ -130,28 +130,47 @@ func (r *run) same(a, b []byte) bool {
 	return bytes.Equal(a, b)
 }
 
+// equalObjects compares objects of as many properties. That each one of the other's
+// is found is enough where none is there twice, as in a schema; two of a message
+// that are equal need the same ones as often.
 func (r *run) equalObjects(at uint32, other *tape, to uint32) bool {
 	end, otherEnd := r.entries[at].next, other.entries[to].next
-	j := to + 1 // mostly the order is the same
-	for i := at + 1; i < end; i = r.entries[i+1].next {
-		name := &r.entries[i]
-		text := r.bytes(name)
+	i := at + 1 // mostly the order is the same
+	for j := to + 1; j < otherEnd; j = other.entries[j+1].next {
+		name := &other.entries[j]
+		text := other.bytes(name)
 		for tries := r.entries[at].n; ; tries-- {
 			if r.steps--; r.steps < 0 || tries == 0 {
 				return false
 			}
-			if j >= otherEnd {
-				j = to + 1
+			if i >= end {
+				i = at + 1
 			}
-			if o := &other.entries[j]; o.n == name.n && (name.n >= 0 || r.same(text, other.bytes(o))) {
-				break
+			if o := &r.entries[i]; o.n == name.n && (name.n >= 0 || r.same(r.bytes(o), text)) {
+				if r.equal(i+1, other, j+1) {
+					break
+				}
+				if !r.duplicateNames {
+					return false
+				}
 			}
-			j = other.entries[j+1].next
+			i = r.entries[i+1].next
 		}
-		if !r.equal(i+1, other, j+1) {
-			return false
-		}
-		j = other.entries[j+1].next
+		i = r.entries[i+1].next
 	}
-	return true
+	return other != &r.tape || !r.duplicateNames || r.steps >= 0 && r.hash(at) == r.hash(to)
+}
+
+// distinctNames counts the names of an object that may have some of them twice.
+func (r *run) distinctNames(object uint32) int64 {
+	var count int64
+	r.set.clear()
+	for i, end := object+1, r.entries[object].next; i < end; i = r.entries[i+1].next {
+		e := &r.entries[i]
+		r.steps -= 1 + int(e.size)/comparedPerStep
+		if !r.set.add(r.hashText(e), i, func(other uint32) bool { return bytes.Equal(r.bytes(&r.entries[other]), r.bytes(e)) }) {
+			count++
+		}
+	}
+	return count
 }

@@ -7,10 +7,14 @@ const needsPerStep = 4
 // evalObject checks what applies to objects.
 func (r *run) evalObject(n, row int32, e *entry, at uint32, marks int) bool {
 	rule := &r.p.objects[row]
+	count := e.n
+	if r.duplicateNames && (rule.min > 0 || count > rule.max) {
+		count = r.distinctNames(at)
+	}
 	switch {
-	case e.n < rule.min:
+	case count < rule.min:
 		return r.fail(n, kwMinProperties, at)
-	case e.n > rule.max:
+	case count > rule.max:
 		return r.fail(n, kwMaxProperties, at)
 	}
 	r.steps -= int(e.n)

@@ -57,6 +57,8 @@ type tape struct {
 	entries []entry // in use: all that the root's next bounds
 	stack   []opened
 	set     set
+
+	duplicateNames bool // may be there
 }
 
 // opened is an array or object whose end has not come, while one within it is

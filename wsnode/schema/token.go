@@ -13,7 +13,7 @@ import (
 // the next call and does not write to it.
 func (t *tape) read(in []byte, g *Guards) (at int, why error) {
 	in = in[:len(in):len(in)] // with one bound to check
-	t.in, t.text = in, t.text[:0]
+	t.in, t.text, t.duplicateNames = in, t.text[:0], g.DuplicateNames
 	t.set.clear()
 	if len(t.stack) <= g.Depth {
 		t.stack = make([]opened, g.Depth+1)
