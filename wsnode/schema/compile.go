@@ -13,7 +13,9 @@ import (
 // Compile reads the schemas of a route and makes the Set that checks its
 // messages. Files are read from files, by the paths that cfg lists, and no
 // others: a reference to anything else is an error. The error holds every
-// problem, joined; those of a schema name its file and the JSON Pointer in it.
+// problem, joined, of the first of these that has any: cfg; the files; their
+// keywords and references; what schemas say together. Those of a schema name its
+// file and the JSON Pointer in it.
 func Compile(files fs.FS, cfg Config) (*Set, error) {
 	return compile(files, cfg, false)
 }
@@ -55,19 +57,16 @@ func compile(files fs.FS, cfg Config, untyped bool) (*Set, error) {
 		}
 		s.nodes = append(s.nodes, l.add(compiled))
 	}
-	if len(problems) > 0 {
-		return nil, errors.Join(problems...)
-	}
 	for _, d := range docs {
 		if err := d.contradictions(&c.patterns); err != nil {
 			problems = append(problems, err)
 		}
 	}
+	if s.program, err = l.finish(); err != nil {
+		problems = append(problems, err)
+	}
 	if len(problems) > 0 {
 		return nil, errors.Join(problems...)
-	}
-	if s.program, err = l.finish(); err != nil {
-		return nil, err
 	}
 	if !cfg.Guards.DuplicateNames && !untyped {
 		for i, texts := range s.types.textsOf(len(s.nodes)) { // the type has been looked at when they are asked

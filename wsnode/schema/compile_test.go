@@ -238,6 +238,14 @@ func TestCompileNamesEveryProblem(t *testing.T) {
 			t.Errorf("%v\nlacks %q", err, want)
 		}
 	}
+	_, err = Compile(folder("chat.json", `{"properties":{"a":{"enum":[0`+strings.Repeat(",0", maxEnum)+`]},"b":{"enum":[0`+strings.Repeat(",0", maxEnum+1)+`]},"c":{"minLength":2,"maxLength":1},"d":{"$ref":"#/properties/d"}}}`), oneType(func(c *Config) {
+		c.Types = append(c.Types, Type{Name: "gone", Schema: "chat.json#/gone"})
+	}))
+	for _, want := range []string{"chat.json#/properties/a: enum has 10001 values", "chat.json#/properties/b: enum has 10002 values", "chat.json#/properties/c/minLength: 2 is above", "chat.json#/properties/d: refers back to itself", "types[1].schema: refers to chat.json#/gone"} {
+		if err == nil || strings.Count(err.Error(), want) != 1 {
+			t.Errorf("%v\nhas not once %q", err, want)
+		}
+	}
 }
 
 // What waits for somebody to write would keep a start, or a reload, from ending.

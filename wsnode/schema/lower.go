@@ -3,6 +3,7 @@ package schema
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math"
@@ -30,7 +31,10 @@ type lowering struct {
 	where   []place            // of each node
 	consts  []any              // of all const and enum, but for their texts
 	choices int                // names and texts that chooser may still look at
-	err     error
+
+	full     bool // more nodes are needed than there may be
+	problems []error
+	failed   map[string]bool // the texts of problems: schemas are lowered once for each scope
 }
 
 // entering is a resource and the scope around it.
@@ -53,7 +57,7 @@ func (p place) String() string { return p.file + "#" + p.pointer }
 func (p place) below(name string) place { return place{p.file, child(p.pointer, name)} }
 
 func newLowering(c *compiler) *lowering {
-	l := &lowering{c: c, done: map[lowered]int32{}, scopes: []map[string]*jsonschema.Schema{{}}, scopeOf: map[string]int32{"": 0}, entered: map[entering]int32{}, choices: maxChoices, where: make([]place, 1)}
+	l := &lowering{c: c, done: map[lowered]int32{}, scopes: []map[string]*jsonschema.Schema{{}}, scopeOf: map[string]int32{"": 0}, entered: map[entering]int32{}, failed: map[string]bool{}, choices: maxChoices, where: make([]place, 1)}
 	l.p = &program{
 		nodes: []node{{kinds: kindAny}}, values: make([]valueRule, 1), texts: make([]textRule, 1), numbers: make([]numberRule, 1),
 		arrays: make([]arrayRule, 1), objects: make([]objectRule, 1), mixes: make([]mixRule, 1), reasons: map[reason]saying{}, copies: map[int32]int32{},
@@ -64,13 +68,13 @@ func newLowering(c *compiler) *lowering {
 // add lowers a schema and all that it needs, and returns its node.
 func (l *lowering) add(s *jsonschema.Schema) int32 { return l.lower(s, 0) }
 
-// finish completes the program.
+// finish completes the program. The error holds every problem.
 func (l *lowering) finish() (*program, error) {
-	if l.err == nil {
-		l.err = l.endless()
+	if !l.full {
+		l.endless()
 	}
-	if l.err != nil {
-		return nil, l.err
+	if len(l.problems) > 0 {
+		return nil, errors.Join(l.problems...)
 	}
 	if err := l.settleConsts(); err != nil {
 		return nil, err
@@ -106,8 +110,10 @@ func (l *lowering) settleConsts() error {
 }
 
 func (l *lowering) fail(at place, format string, args ...any) {
-	if l.err == nil {
-		l.err = &Problem{at.file, at.pointer, fmt.Errorf(format, args...)}
+	p := &Problem{at.file, at.pointer, fmt.Errorf(format, args...)}
+	if text := p.Error(); !l.failed[text] {
+		l.failed[text] = true
+		l.problems = append(l.problems, p)
 	}
 }
 
@@ -157,7 +163,11 @@ func (l *lowering) scopeWithin(scope int32, anchors map[string]*jsonschema.Schem
 
 // newNode makes a node that stands somewhere and allows everything.
 func (l *lowering) newNode(at place) int32 {
+	if l.full {
+		return 0
+	}
 	if len(l.p.nodes) >= maxNodes {
+		l.full = true
 		l.fail(at, "with all that it refers to, this is more than %d schemas; leave out what no message needs", maxNodes)
 		return 0
 	}
@@ -167,7 +177,7 @@ func (l *lowering) newNode(at place) int32 {
 }
 
 func (l *lowering) lower(s *jsonschema.Schema, scope int32) int32 {
-	if s == nil || l.err != nil || s.Bool != nil && *s.Bool {
+	if s == nil || l.full || s.Bool != nil && *s.Bool {
 		return 0
 	}
 	scope = l.enter(scope, s)

@@ -135,7 +135,7 @@ func (l *lowering) fixedTexts(s *jsonschema.Schema, to map[string][]string, refe
 }
 
 // endless looks for schemas that apply themselves to the same value again.
-func (l *lowering) endless() error {
+func (l *lowering) endless() {
 	const unseen, open, closed = 0, 1, 2
 	state := make([]uint8, len(l.p.nodes))
 	var visit func(n int32) bool
@@ -158,10 +158,9 @@ func (l *lowering) endless() error {
 	}
 	for n := 1; n < len(l.p.nodes); n++ {
 		if state[n] == unseen && !visit(int32(n)) {
-			return l.err
+			return
 		}
 	}
-	return nil
 }
 
 // beside returns the nodes that apply to the same value as n.
