@@ -195,6 +195,9 @@ func (s *schemaFiles) compile(a *schemaArgs) (*schema.Set, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.survey.CheckNames(types, a.discriminator); err != nil {
+		return nil, schemaError(err)
+	}
 	cfg := schema.Default()
 	cfg.Types, cfg.Shared, cfg.Discriminator, cfg.Annotate = types, s.names, a.discriminator, a.annotate
 	var set *schema.Set

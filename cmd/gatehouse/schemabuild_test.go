@@ -44,7 +44,7 @@ func TestSchemaBuildRefuses(t *testing.T) {
 		"what a browser would not do":    {[]string{"--out", out, twin}, exitFailure, "twin.json#/multipleOf: twin-multiple: "},
 		"a folder with somebody's files": {[]string{"--out", taken, good}, exitUsage, "index.d.ts is there, and this command has not made it"},
 		"two schemas without a type":     {[]string{"--out", out, good, other}, exitUsage, "good.json: its messages have no type"},
-		"one type twice":                 {[]string{"--out", out, one, two}, exitUsage, `"a" is the name of types[0] too`},
+		"one type twice":                 {[]string{"--out", out, one, two}, exitUsage, `two.json#/properties/type/const: "a" is the type of one.json# too`},
 		"packages that are none":         {[]string{"--out", out, "--packages", dir, good}, exitUsage, "is not in the folder node_modules"},
 		"no npm":                         {[]string{"--out", out, good}, exitFailure, "hint: install Node.js 18 or later with npm: https://nodejs.org"},
 		"no npm, with a difference":      {[]string{"--out", out, "--allow-differences", twin}, exitFailure, "warning: "},

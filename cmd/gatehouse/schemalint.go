@@ -89,7 +89,7 @@ func (c *cli) lintSchemas(a *schemaArgs, args []string, chosen map[string]bool) 
 	if err != nil {
 		return err
 	}
-	found, err := lint.Run(lint.Input{Files: s.files, Names: s.names, Places: s.lintPlaces(a.discriminator), Annotate: a.annotate})
+	found, err := lint.Run(lint.Input{Files: s.files, Names: s.names, Places: s.lintPlaces(a.discriminator), Discriminator: a.discriminator, Annotate: a.annotate})
 	if err != nil && !errors.Is(err, lint.ErrTooEntangled) {
 		return schemaError(err)
 	}

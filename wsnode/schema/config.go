@@ -116,8 +116,8 @@ func (c *Config) Validate() error {
 		} else {
 			names[t.Name] = i
 		}
-		if t.Name == "" || len(t.Name) > maxTypeBytes || !utf8.ValidString(t.Name) || strings.ContainsFunc(t.Name, unicode.IsControl) {
-			bad("types[%d].name: %q is not 1 to %d bytes of UTF-8 without control characters", i, t.Name, maxTypeBytes)
+		if !isTypeName(t.Name) {
+			bad("types[%d].name: %q is not %s", i, t.Name, typeNameWant)
 		}
 		switch {
 		case t.PerSecond > maxPerSecond:
@@ -154,4 +154,11 @@ func (c *Config) Validate() error {
 		bad("guards.max_integer: 0 is below 1; 9007199254740991 (2^53-1) is what every decoder reads exactly")
 	}
 	return errors.Join(problems...)
+}
+
+// typeNameWant is what isTypeName asks for.
+var typeNameWant = fmt.Sprintf("1 to %d bytes of UTF-8 without control characters", maxTypeBytes)
+
+func isTypeName(name string) bool {
+	return name != "" && len(name) <= maxTypeBytes && utf8.ValidString(name) && !strings.ContainsFunc(name, unicode.IsControl)
 }

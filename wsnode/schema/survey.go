@@ -2,6 +2,8 @@ package schema
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"io/fs"
 	"net/url"
 	"slices"
@@ -156,6 +158,36 @@ func (n *Node) TypeName(discriminator string) (string, bool) {
 	required, _ := n.Keywords["required"].([]any)
 	name, ok := property["const"].(string)
 	return name, ok && slices.Contains(required, any(discriminator))
+}
+
+// CheckNames reports what a node refuses of the names of a route's types, as Problems
+// at the consts that they are taken from. Those of another origin are not looked at.
+func (s *Survey) CheckNames(types []Type, discriminator string) error {
+	var problems []error
+	first := map[string]*Node{}
+	for _, t := range types {
+		n, err := s.Find(t.Schema)
+		if err != nil || n == nil {
+			continue // which Compile reports
+		}
+		name, ok := n.TypeName(discriminator)
+		if !ok {
+			continue
+		}
+		bad := func(format string, args ...any) {
+			at := child(child(n.At("properties"), discriminator), "const")
+			problems = append(problems, &Problem{n.File, at, fmt.Errorf(format, args...)})
+		}
+		if !isTypeName(name) {
+			bad("%q, the type's name, is not %s", name, typeNameWant)
+		}
+		if other := first[name]; other == nil {
+			first[name] = n
+		} else if other != n {
+			bad("%q is the type of %s too; give each type one schema", name, other.Place())
+		}
+	}
+	return errors.Join(problems...)
 }
 
 // OnlyDefs reports whether a schema is there for those in its $defs alone: by

@@ -144,6 +144,31 @@ func TestCompileOne(t *testing.T) {
 	}
 }
 
+func TestCheckNames(t *testing.T) {
+	text := `{"$defs": {"empty": ` + typed("") + `, "long": ` + typed(strings.Repeat("x", maxTypeBytes+1)) + `, "control": ` + typed(`\u0000`) + `, "fine": ` + typed(strings.Repeat("x", maxTypeBytes)) + `, "again": ` + typed("a") + `, "once": ` + typed("a") + `}}`
+	s, err := Read(folder("a.json", text), []string{"a.json"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.CheckNames(s.Roots[0].Types("kind"), "kind")
+	for _, want := range []string{
+		`a.json#/$defs/empty/properties/kind/const: "", the type's name, is not 1 to 128 bytes`, `a.json#/$defs/long/properties/kind/const: "xxx`, `a.json#/$defs/control/properties/kind/const: "\x00", the`,
+		`a.json#/$defs/once/properties/kind/const: "a" is the type of a.json#/$defs/again too`,
+	} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nlacks %q", err, want)
+		}
+	}
+	if n := strings.Count(err.Error(), "\n") + 1; n != 4 {
+		t.Errorf("%d problems: %v", n, err)
+	}
+}
+
+// typed is a schema of messages whose kind is the type.
+func typed(name string) string {
+	return `{"required": ["kind"], "properties": {"kind": {"const": "` + name + `"}}}`
+}
+
 // Parse says of a message what Check says before it looks at the type.
 func TestParse(t *testing.T) {
 	s := mustCompile(t, folder("chat.json", `false`), oneType(nil))

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/schema"
 )
@@ -36,8 +37,10 @@ type Input struct {
 	Names []string // of schema files
 	// Places are where the schemas of messages are: files, or places in them as
 	// messages.json#/$defs/chat. All else is there for these to refer to.
-	Places   []string
-	Annotate bool // as the route has it
+	Places []string
+	// As the route has them.
+	Discriminator string
+	Annotate      bool
 }
 
 // Run returns what is found, in the order of the files and of the places in them.
@@ -53,6 +56,9 @@ func Run(in Input) ([]Finding, error) {
 		verdicts: map[*schema.Node]verdict{}, sites: map[string]bool{}, blamed: map[blame]bool{}, taken: map[*schema.Node]bool{}, untaken: map[*schema.Node]string{}, mostBytes: map[string]int{}, left: maxWork,
 	}
 	if err := l.load(&in); err != nil {
+		l.broken(err)
+	}
+	if err := checkNames(s, &in); err != nil {
 		l.broken(err)
 	}
 	for _, root := range s.Roots {
@@ -136,6 +142,21 @@ func (l *linter) load(in *Input) error {
 		l.loads = err == nil
 	}
 	return err
+}
+
+// checkNames looks at the names of the types of message, of which those in one file
+// are a route's.
+func checkNames(s *schema.Survey, in *Input) error {
+	types := map[string][]schema.Type{}
+	for _, place := range in.Places {
+		file, _, _ := strings.Cut(place, "#")
+		types[file] = append(types[file], schema.Type{Schema: place})
+	}
+	var problems []error
+	for _, file := range in.Names {
+		problems = append(problems, s.CheckNames(types[file], in.Discriminator))
+	}
+	return errors.Join(problems...)
 }
 
 // broken tells why a node would not load the files.

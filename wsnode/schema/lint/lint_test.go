@@ -176,6 +176,12 @@ func TestDoesNotLoad(t *testing.T) {
 	if got := brief(found(t, false, "a.json", `{"type": "string", "format": "phone"}`)); got != "open-string , unasserted-format /format" {
 		t.Error(got)
 	}
+	one := `{"required": ["k"], "properties": {"k": {"const": "x", "type": "string"}}, "type": "object", "additionalProperties": false}`
+	files := fstest.MapFS{"a.json": {Data: []byte(`{"$defs": {"a": ` + one + `, "b/c": ` + one + `}}`)}, "b.json": {Data: []byte(one)}}
+	got, err := Run(Input{Files: files, Names: []string{"a.json", "b.json"}, Places: []string{"b.json", "a.json#/$defs/a", "a.json#/$defs/b~1c", "a.json#/$defs/a"}, Discriminator: "k"})
+	if err != nil || brief(got) != "does-not-load /$defs/b~1c/properties/k/const" || got[0].Why != `"x" is the type of a.json#/$defs/a too; give each type one schema` { // but another route may have it
+		t.Errorf("%+v, %v", got, err)
+	}
 	if _, err := Run(Input{Files: fstest.MapFS{"a.json": {Data: []byte(`{"type": }`)}}, Names: []string{"a.json"}, Places: []string{"a.json"}}); err == nil || err.Error() != "a.json:1:10: not JSON" {
 		t.Error(err)
 	}
