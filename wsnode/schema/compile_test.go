@@ -143,7 +143,11 @@ func TestCompileRefuses(t *testing.T) {
 		{"a file that is no JSON", "{\n  \"type\": \"object\",\n}", "", "chat.json:3:1: not JSON"},
 		{"a file with a comment", "{ // chat\n}", "", "chat.json:1:3: not JSON"},
 		{"a keyword twice", `{"maxLength":5,"maxLength":5000}`, "", "chat.json:1:16: duplicate property name"},
-		{"an empty file", "", "", "chat.json:1:1: not JSON"},
+		{"an empty file", "", "", "chat.json: is empty; write a schema"},
+		{"a file of spaces", " \n", "", "chat.json: is empty"},
+		{"a byte order mark", "\ufeff{}", "", "chat.json: begins with a byte order mark; save it as UTF-8 without one"},
+		{"UTF-16, little end first", "\xff\xfe{\x00}\x00", "", "chat.json: begins with a byte order mark"},
+		{"UTF-16, big end first", "\xfe\xff\x00{\x00}", "", "chat.json: begins with a byte order mark"},
 	} {
 		t.Run(test.rule, func(t *testing.T) {
 			files := []string{"chat.json", test.schema, "unlisted.json", "{}"}

@@ -79,8 +79,19 @@ func readFile(files fs.FS, name string, most int) ([]byte, error) {
 	return text, nil
 }
 
+// byteOrderMarks begin files as some editors write them: UTF-8 and both UTF-16.
+var byteOrderMarks = []string{"\xef\xbb\xbf", "\xfe\xff", "\xff\xfe"}
+
 // readDocument parses a schema file.
 func readDocument(file, at string, text []byte) (*document, error) {
+	if len(bytes.TrimSpace(text)) == 0 {
+		return nil, fmt.Errorf("%s: is empty; write a schema, or false, which allows nothing", file)
+	}
+	for _, mark := range byteOrderMarks {
+		if bytes.HasPrefix(text, []byte(mark)) {
+			return nil, fmt.Errorf("%s: begins with a byte order mark; save it as UTF-8 without one", file)
+		}
+	}
 	v, err := parse(text, schemaGuards)
 	if e := (*Error)(nil); errors.As(err, &e) {
 		line := bytes.Count(text[:e.Offset], []byte("\n")) + 1
