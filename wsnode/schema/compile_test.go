@@ -113,6 +113,9 @@ func TestCompileRefuses(t *testing.T) {
 		{"no number between its bounds", `{"minimum":1.50,"maximum":1.25}`, "", "chat.json#/minimum: 1.50 is above maximum 1.25, so no number"},
 		{"no number between bounds that touch", `{"minimum":2,"exclusiveMaximum":2.0}`, "", "chat.json#/minimum: 2 and exclusiveMaximum 2.0 leave no number between them"},
 		{"no number between bounds that touch, outside", `{"exclusiveMinimum":1e1,"exclusiveMaximum":10}`, "", "chat.json#/exclusiveMinimum: 1e1 and exclusiveMaximum 10 leave"},
+		{"no integer between its bounds", `{"type":"integer","minimum":0.2,"maximum":0.8}`, "", "chat.json#/minimum: 0.2 and maximum 0.8 leave no integer between them; write false if that is meant"},
+		{"no integer at its bound", `{"type":["integer","null"],"minimum":-0.5,"maximum":-0.50}`, "", "chat.json#/minimum: -0.5 and maximum -0.50 leave no integer"},
+		{"no integer between neighbours", `{"type":"integer","exclusiveMinimum":-1,"exclusiveMaximum":0}`, "", "chat.json#/exclusiveMinimum: -1 and exclusiveMaximum 0 leave no integer"},
 		{"a const of another type", `{"type":"string","const":5}`, "", `chat.json#/const: is refused by type "string" beside it, so nothing is allowed; write false if that is meant`},
 		{"a const that is no integer", `{"type":["integer","null"],"const":5.5}`, "", `chat.json#/const: is refused by type ["integer","null"] beside it`},
 		{"a const that is too short", `{"minLength":2,"const":"é"}`, "", "chat.json#/const: is refused by minLength 2 beside it"},
@@ -372,6 +375,11 @@ func TestCompileAccepts(t *testing.T) {
 			cfg:   oneType(nil),
 			files: folder("chat.json", `{"minProperties":2,"maxProperties":2,"required":["type","x1"],"patternProperties":{"^x":{"minimum":2,"maximum":2.0,"type":"integer","enum":["no",2,3],"const":2.0}},"properties":{"type":{"enum":["chat"],"const":"chat","type":"string"}},"additionalProperties":false}`),
 			ok:    `{"type":"chat","x1":2}`, fail: `{"type":"chat","x1":3}`,
+		}, {
+			rule:  "bounds with an integer between them, or numbers",
+			cfg:   oneType(nil),
+			files: folder("chat.json", `{"properties":{"a":{"type":"integer","exclusiveMinimum":-1,"maximum":0},"b":{"type":"integer","minimum":-1.5,"exclusiveMaximum":-0.5},"c":{"type":"integer","exclusiveMinimum":-1.5,"exclusiveMaximum":0},"d":{"type":["integer","number"],"minimum":0.2,"maximum":0.8},"e":{"minimum":0.2,"maximum":0.8}}}`),
+			ok:    `{"type":"chat","a":0,"b":-1,"c":-1.0,"d":0.5,"e":0.5}`, fail: `{"type":"chat","a":-1}`,
 		}, {
 			rule:  "one file for several types, $id and all",
 			cfg:   oneType(func(c *Config) { c.Types = append(c.Types, Type{Name: "order", Schema: "chat.json"}) }),

@@ -53,7 +53,22 @@ var opposites = []struct {
 	{"minimum", "maximum", "number", true}, {"minimum", "exclusiveMaximum", "number", false}, {"exclusiveMinimum", "maximum", "number", false}, {"exclusiveMinimum", "exclusiveMaximum", "number", false},
 }
 
+// noInteger reports whether there is none between two bounds, each of which may be
+// included.
+func noInteger(low, high *big.Rat, withLow, withHigh bool) bool {
+	first, last := new(big.Int).Div(low.Num(), low.Denom()), new(big.Int).Div(high.Num(), high.Denom()) // rounded down
+	if !withLow || !low.IsInt() {
+		first.Add(first, big.NewInt(1))
+	}
+	if !withHigh && high.IsInt() {
+		last.Sub(last, big.NewInt(1))
+	}
+	return first.Cmp(last) > 0
+}
+
 func (s placed) contradict(known *patterns, bad func(keyword, format string, args ...any)) {
+	types := s.types()
+	integers := types["integer"] && !types["number"]
 	for _, o := range opposites {
 		low, high := s.number(o.low), s.number(o.high)
 		if low == nil || high == nil || o.low == "minContains" && s.object["contains"] == nil {
@@ -64,6 +79,8 @@ func (s placed) contradict(known *patterns, bad func(keyword, format string, arg
 			bad(o.low, "%s is above %s %s, so no %s is allowed", s.object[o.low], o.high, s.object[o.high], o.what)
 		case c == 0 && !o.bothIncluded:
 			bad(o.low, "%s and %s %s leave no %s between them", s.object[o.low], o.high, s.object[o.high], o.what)
+		case o.what == "number" && integers && noInteger(low, high, o.low == "minimum", o.high == "maximum"):
+			bad(o.low, "%s and %s %s leave no integer between them", s.object[o.low], o.high, s.object[o.high])
 		}
 	}
 	s.contradictValues(known, bad)
