@@ -150,8 +150,11 @@ func noArgs(cmd *cobra.Command, args []string) error {
 // oneArg wants exactly one, which what names.
 func oneArg(what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
-		if len(args) != 1 || args[0] == "" {
+		if len(args) != 1 {
 			return usage(cmd.CommandPath()+" --help shows how", "%s takes one argument, %s, but got %d", cmd.CommandPath(), what, len(args))
+		}
+		if args[0] == "" {
+			return usage(cmd.CommandPath()+" --help shows how", "%s takes one argument, %s, which is empty", cmd.CommandPath(), what)
 		}
 		return nil
 	}

@@ -53,6 +53,11 @@ type schemaFiles struct {
 
 // open finds the files of the arguments, each FILE or FILE#/POINTER, and reads them.
 func (a *schemaArgs) open(args []string) (*schemaFiles, error) {
+	cfg := schema.Default()
+	cfg.Discriminator, cfg.Types = a.discriminator, []schema.Type{{Name: "any", Schema: "any"}}
+	if err := cfg.Validate(); err != nil { // which calls the flag by its name
+		return nil, usagef("--%w", err)
+	}
 	paths := make([]string, 0, len(args)+len(a.shared))
 	var fragments []string
 	for _, arg := range append(slices.Clone(args), a.shared...) {
