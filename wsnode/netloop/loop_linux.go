@@ -319,6 +319,7 @@ func (l *loop) runPosts() {
 		switch p.kind {
 		case postTurn:
 			r := l.records.at(p.slot)
+			l.readClock()
 			l.out = p.fn(l.now, l.out[:0])
 			for ; k < len(batch) && batch[k].kind == postTurn && batch[k].slot == p.slot; k++ {
 				l.out = batch[k].fn(l.now, l.out)

@@ -520,6 +520,26 @@ func TestLoopsListenerFails(t *testing.T) {
 	by.Close()
 }
 
+// A loop that is held up in the midst of what was posted tells those that come after
+// what time it has become.
+func TestLoopTimeOfPosts(t *testing.T) {
+	s, _ := overNarrow(t, testConfig)
+	a, b := s.next(), s.next()
+	exchange(t, s.dial(), "-")
+	exchange(t, s.dial(), "-")
+	held, holding := make(chan struct{}), make(chan struct{})
+	a.post(func(out []byte) []byte { close(holding); <-held; return out })
+	<-holding // those below come in one turn
+	var slept time.Time
+	a.post(func(out []byte) []byte { time.Sleep(20 * time.Millisecond); slept = time.Now(); return out })
+	told := make(chan time.Duration, 1)
+	b.linked().Post(func(now time.Time, out []byte) []byte { told <- slept.Sub(now); return out })
+	close(held)
+	if late := <-told; late > 0 {
+		t.Errorf("a post is told a time %v before the end of the one before", late)
+	}
+}
+
 func BenchmarkLoopPost(b *testing.B) {
 	s := overLoops(b, testConfig)
 	m := s.next()
