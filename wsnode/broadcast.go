@@ -13,8 +13,8 @@ import (
 
 // Broadcast sends one message to the live sessions of this node that to selects.
 // For those of event loops it is encoded once, and sockets whose peers read slowly
-// share it. It does not wait: nil means that every loop of the node is to send it. A session that opens
-// meanwhile may get it or not.
+// share it. It does not wait: nil means that every loop of the node is to send it. A
+// session that opens meanwhile may get it or not.
 //
 // payload is the caller's again when Broadcast returns; that of a Text message must
 // be valid UTF-8. A session gets it after what was sent to it before, by Session.Send
@@ -23,9 +23,9 @@ import (
 //
 // The error is deliver.ErrNobody, deliver.ErrNoTenant, deliver.ErrMessageTooBig,
 // deliver.ErrBusy while more than sockets.loop_bytes of broadcasts wait for the event
-// loops, or deliver.ErrNotAllowed where the schemas of a route for messages of the application
-// do not allow this one: each route's are asked once, and its sessions go on
-// without it, whatever on_refusal says; those of other routes get it.
+// loops, or deliver.ErrNotAllowed where the schemas of a route for messages of the
+// application do not allow this one: each route's are asked once, and its sessions go
+// on without it, whatever on_refusal says; those of other routes get it.
 //
 // While an event loop broadcasts it does nothing else, for some microseconds a
 // socket. Safe for concurrent use, also from within a Handler's call.
@@ -78,8 +78,15 @@ func (n *Node) routesFor(to *deliver.To, op deliver.Op, payload []byte) (routes 
 
 // gets reports whether a broadcast is for the peer, in whose turn it is asked.
 func (p *peer) gets(to *deliver.To, routes []*route, now time.Time) bool {
-	return p.admitted && !p.n.verify.Lapsed(now) && p.cause.Load() == 0 && p.conn.State() == wsconn.StateOpen &&
-		slices.Contains(routes, p.route) && (to.Tenant == "" || p.party.tenant == to.Tenant)
+	if !p.admitted || p.n.verify.Lapsed(now) || p.cause.Load() != 0 || p.conn.State() != wsconn.StateOpen ||
+		!slices.Contains(routes, p.route) || to.Tenant != "" && p.party.tenant != to.Tenant {
+		return false
+	}
+	if p.pastGrace() {
+		p.hangUp(nil) // whoever comes to enforce that finds it ended
+		return false
+	}
+	return true
 }
 
 // apart are the sessions that a broadcast is sent to one by one: those of its

@@ -10,6 +10,7 @@ import (
 	"github.com/gobwas/ws"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/wsnode/deliver"
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
 
@@ -230,4 +231,41 @@ func TestNothingIsTakenPastGrace(t *testing.T) {
 			t.Errorf("acknowledged %s", got)
 		}
 	})
+}
+
+// Nor is one sent, or a broadcast.
+func TestNothingIsSentPastGrace(t *testing.T) {
+	for what, send := range map[string]func(t *testing.T, l *lab){
+		"a message": func(t *testing.T, l *lab) {
+			if err := l.calls.newest().Send([]byte("late")); err != nil {
+				t.Error(err)
+			}
+		},
+		"a broadcast": func(t *testing.T, l *lab) {
+			p := l.calls.newest().Sockets.(*peer)
+			p.post(func(now time.Time, out []byte) []byte {
+				if p.gets(&deliver.To{All: true}, []*route{p.route}, now) {
+					t.Error("it is for a session whose grace is over")
+				}
+				return out
+			})
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			inLab(t, nil, func(l *lab) {
+				p := l.open(echoPath, wstest.Token{})
+				synctest.Wait()
+				const grace = 10*time.Second + 5*time.Millisecond
+				l.revokeWithin(grace)
+				wantRenewBy(p, grace)
+				time.Sleep(grace)
+				send(t, l)
+				p.WantClose(4501, "token revoked")
+				time.Sleep(time.Second)
+				if got := l.counted(); got != "map[1:1] []" {
+					t.Errorf("acknowledged %s", got)
+				}
+			})
+		})
+	}
 }

@@ -418,13 +418,18 @@ func (p *peer) close(cause error, out []byte) []byte {
 	if cause == errDraining {
 		text = p.n.withSlot(text)
 	}
-	// After a close frame nothing may follow, nor after the lease, and who does not
-	// read gets no more.
-	may := p.conn.State() != wsconn.StateClosed && cause != errSlowReader && cause != errFence
+	// After a close frame nothing may follow, and who does not read, or may not be
+	// here any more, gets no more.
+	may := p.conn.State() != wsconn.StateClosed && cause != errSlowReader && !barred(cause)
 	out = p.takeFrames(out, may)
 	out = p.conn.Close(code, text, p.limits(), p.now, out)
 	p.end(cause)
 	return out
+}
+
+// barred reports whether whoever ends by cause may not be sent what waits for it.
+func barred(cause error) bool {
+	return cause == errRevoked || cause == errLocked || cause == errFence
 }
 
 // end reports the session's end, once.

@@ -322,7 +322,7 @@ func (p *peer) wake(o *outbox) error {
 // flush is the turn that wake asks for.
 func (p *peer) flush(now time.Time, out []byte) []byte {
 	p.now = now
-	lapsed := p.n.verify.Lapsed(now)
+	lapsed, past := p.n.verify.Lapsed(now), p.pastGrace()
 	p.mu.Lock()
 	o := p.outbox[p]
 	o.posted = false
@@ -335,6 +335,8 @@ func (p *peer) flush(now time.Time, out []byte) []byte {
 	switch {
 	case lapsed:
 		return p.close(errFence, out)
+	case past:
+		return p.close(errRevoked, out)
 	case asked:
 		return p.close(errApplication, out)
 	}
