@@ -18,8 +18,9 @@ import (
 //
 // payload is the caller's again when Broadcast returns; that of a Text message must
 // be valid UTF-8. A session gets it after what was sent to it before, by Session.Send
-// or by an earlier Broadcast. What is sent after by Session.Send may come first.
-// Whoever has more waiting than may be is closed with 1013, as by Session.Send.
+// or by an earlier Broadcast. What Session.Send or Session.Close is asked for after it
+// may come first. Whoever has more waiting than may be is closed with 1013, as by
+// Session.Send.
 //
 // The error is deliver.ErrNobody, deliver.ErrNoTenant, deliver.ErrMessageTooBig,
 // deliver.ErrBusy while more than sockets.loop_bytes of broadcasts wait for the event
@@ -27,8 +28,8 @@ import (
 // application do not allow this one: each route's are asked once, and its sessions go
 // on without it, whatever on_refusal says; those of other routes get it.
 //
-// While an event loop broadcasts it does nothing else, for some microseconds a
-// socket. Safe for concurrent use, also from within a Handler's call.
+// An event loop broadcasts to 512 of its sockets, for some microseconds each, before it
+// looks after others again. Safe for concurrent use, also from within a Handler's call.
 func (n *Node) Broadcast(to deliver.To, op deliver.Op, payload []byte) error {
 	if err := to.Validate(); err != nil {
 		return err

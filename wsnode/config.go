@@ -56,7 +56,7 @@ type SocketConfig struct {
 	CloseTimeout     time.Duration `yaml:"close_timeout" help:"for the peer to answer a close frame"`
 	WriteTimeout     time.Duration `yaml:"write_timeout" help:"for each 64 KiB of what is sent; a peer that takes longer to read them is gone"`
 	OutboundBytes    int           `yaml:"outbound_bytes" help:"bytes that may wait for a peer to read; one that lets more wait is closed with 1013"`
-	LoopBytes        int           `yaml:"loop_bytes" help:"bytes that may wait for all peers of one event loop; the more do, the less each may let wait before it is closed with 1013"`
+	LoopBytes        int           `yaml:"loop_bytes" help:"bytes that may wait for all peers of one event loop; the more do, the less each may let wait before it is closed with 1013; also those of broadcasts that wait for the loops"`
 	Loops            int           `yaml:"loops" help:"event loops that drive the sockets, on Linux; 0 for half the processors, at least one"`
 	TLSHandshakes    int           `yaml:"tls_handshakes" help:"TLS handshakes that may be under way at once, which they are once the ClientHello has come; who comes then is reset before its own"`
 	Driver           Driver        `yaml:"driver" help:"what drives the sockets: auto, which is event loops on Linux, or portable, a goroutine for each socket as elsewhere"`

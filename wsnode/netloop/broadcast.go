@@ -26,11 +26,12 @@ func newBroadcast(frame *Frame, to func(m Machine, now time.Time) bool) *broadca
 
 // Broadcast sends a frame to each connection of the loops whose machine to says it
 // is for, without a copy for each. It does not wait. to is asked in a turn of its
-// machine, before those that are asked for later, and must not keep what it is given.
-// Who is sent more than may wait meets with Overflow, as in any turn.
+// machine, after all that was posted before, and must not keep what it is given. Who
+// is sent more than may wait meets with Overflow, as in any turn.
 //
-// A loop does nothing else until it has asked for all its connections. Broadcast
-// reports false, and sends nothing, if frames of LoopBytes wait for loops already.
+// A loop broadcasts to some hundred connections before it looks after others again:
+// what is posted later may come first. Broadcast reports false, and sends nothing, if
+// frames of LoopBytes wait for loops already.
 //
 // Connections with a goroutine of their own are not sent it: each would have to be
 // posted to, and those whose turns last have a queue without bound.

@@ -2,6 +2,7 @@ package netloop
 
 import (
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -34,24 +35,50 @@ func (d *loops) hasBroadcast(b *broadcast) {
 	}
 }
 
-// broadcast sends a frame to those that are to have it.
-func (l *loop) broadcast(b *broadcast) {
-	l.each(func(slot uint32, r *record) {
-		if r.state != stateOpen {
+// broadcasts goes on with those that wait, as far as the turn has sockets for them.
+// What is posted after them comes before the rest.
+func (l *loop) broadcasts() {
+	for len(l.casts) > 0 {
+		b := l.casts[0]
+		if b == nil {
+			l.stop()
+		} else if !l.castOn(b) {
 			return
 		}
-		m := *l.machines.at(slot)
-		if r.is&layered != 0 {
-			if m = m.(layer).Inner(); m == nil {
-				return
-			}
+		l.casts = slices.Delete(l.casts, 0, 1)
+	}
+}
+
+// castOn goes on with a broadcast, and reports whether all have it who are to.
+func (l *loop) castOn(b *broadcast) bool {
+	for ; l.castSlot < l.slots; l.castSlot++ {
+		if l.castsLeft == 0 {
+			return false
 		}
-		l.readClock()
-		if b.to(m, l.now) {
-			l.sendFrame(slot, r, b.frame)
-		}
-	})
+		l.castsLeft--
+		l.cast(b, l.castSlot)
+	}
+	l.castSlot = 1
 	l.d.hasBroadcast(b)
+	return true
+}
+
+// cast sends a broadcast to the connection of a slot, if it is to have it.
+func (l *loop) cast(b *broadcast, slot uint32) {
+	r := l.records.at(slot)
+	if r.state != stateOpen {
+		return
+	}
+	m := *l.machines.at(slot)
+	if r.is&layered != 0 {
+		if m = m.(layer).Inner(); m == nil {
+			return
+		}
+	}
+	l.readClock()
+	if b.to(m, l.now) {
+		l.sendFrame(slot, r, b.frame)
+	}
 }
 
 // sendFrame is finishTurn for a turn that has appended a frame to out, which is

@@ -221,3 +221,56 @@ func TestLoopBroadcastIsBounded(t *testing.T) {
 		t.Error("one that is larger than the bound is refused though nothing waits")
 	}
 }
+
+// However many broadcasts wait, other sockets are served in between, and what is
+// posted later, as the close of a revoked session, comes before most of them. Who is
+// stopped after them gets all.
+func TestLoopBroadcastsTakeTurns(t *testing.T) {
+	const most = 2000
+	cfg := testConfig
+	cfg.LoopBytes = 64 << 20
+	s, l := overNarrow(t, cfg)
+	sent := 0
+	m, to := newScript(t), newScript(t)
+	m.feed = func(in, out []byte) []byte {
+		if sent > most/2 {
+			t.Errorf("%d broadcasts of %d come before an echo", sent, most)
+		}
+		return append(out, in...)
+	}
+	s.machines <- m
+	c := s.dial()
+	exchange(t, c, "-")
+	s.machines <- to
+	gets := s.dial()
+	exchange(t, gets, "-")
+	held, holding := make(chan struct{}), make(chan struct{})
+	m.post(func(out []byte) []byte { close(holding); <-held; return out })
+	<-holding
+	for range most {
+		if !s.broadcast(newBroadcast(NewFrame([]byte("f")), func(m Machine, _ time.Time) bool {
+			if m == to {
+				sent++
+			}
+			return m == to
+		})) {
+			t.Fatal("refused")
+		}
+	}
+	m.post(func(out []byte) []byte {
+		if sent > most/2 {
+			t.Errorf("%d broadcasts of %d come before a post", sent, most)
+		}
+		return append(out, "posted"...)
+	})
+	if _, err := c.Write([]byte("echoed")); err != nil {
+		t.Fatal(err)
+	}
+	s.drives.Stop()
+	close(held)
+	want(t, c, "postedechoedstopped")
+	want(t, gets, strings.Repeat("f", most)+"stopped")
+	if waiting := l.d.casting.Load(); waiting != 0 {
+		t.Errorf("%d bytes count as under way", waiting)
+	}
+}

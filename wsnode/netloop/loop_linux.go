@@ -27,6 +27,8 @@ const (
 	// expiriesPerTurn bounds the deadlines of a turn, many of which may come at
 	// once.
 	expiriesPerTurn = 512
+	// castsPerTurn is to how many sockets a turn may broadcast.
+	castsPerTurn = 512
 )
 
 // loop drives its connections from one goroutine, over raw descriptors and
@@ -65,10 +67,13 @@ type loop struct {
 	from      address
 	msg       message
 	lane      lane
-	spare     []post // the batch that ran last
-	wakeAt    tick   // the deadline of file, or never
-	turns     int    // so far
-	busy      bool   // there is work that was put off to the next turn
+	spare     []post       // the batch that ran last
+	wakeAt    tick         // the deadline of file, or never
+	turns     int          // so far
+	busy      bool         // there is work that was put off to the next turn
+	casts     []*broadcast // that wait; nil stands for postStop
+	castSlot  uint32       // from which on the first of casts is to be sent
+	castsLeft int          // sockets that the turn has for casts
 	listeners map[uint32]*listener
 	lastID    uint32 // of a listener
 	paused    int    // of listeners
@@ -116,7 +121,7 @@ const (
 func newLoop(d *loops) (_ *loop, err error) {
 	l := &loop{
 		d: d, cfg: d.cfg, log: d.log, begin: time.Now(), epoll: -1, ended: make(chan struct{}),
-		blocks: newBlocks(max(d.cfg.LoopBytes/blockBytes, 1)), slots: 1, wakeAt: never,
+		blocks: newBlocks(max(d.cfg.LoopBytes/blockBytes, 1)), slots: 1, castSlot: 1, wakeAt: never,
 		in: make([]byte, loopReadBytes), events: make([]unix.EpollEvent, eventsPerTurn), listeners: map[uint32]*listener{},
 	}
 	l.wheel.records = &l.records
@@ -153,7 +158,10 @@ func (l *loop) run() {
 		l.await()
 		l.turnBegan = time.Now()
 		l.setNow(l.turnBegan)
+		l.castsLeft = castsPerTurn
+		l.broadcasts()
 		l.runPosts()
+		l.busy = len(l.casts) > 0
 		l.expire()
 		l.resumeListeners()
 		for k := range l.ready {
@@ -333,12 +341,11 @@ func (l *loop) runPosts() {
 			l.adopt(p.fd, p.ticket, p.l.tls)
 		case postListen:
 			l.listen(p.l)
-		case postBroadcast:
-			l.broadcast(p.broadcast)
+		case postBroadcast, postStop:
+			l.casts = append(l.casts, p.broadcast)
+			l.broadcasts()
 		case postLetNobodyIn:
 			l.letNobodyIn()
-		case postStop:
-			l.stop()
 		case postClose:
 			l.letNobodyIn()
 			l.closed = true
