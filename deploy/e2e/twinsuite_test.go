@@ -30,11 +30,7 @@ func TestTwinOfTheSuite(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Skipf("no JSON Schema Test Suite in %s, %v", folder, err)
 	}
-	discriminator := "type"
-	in := twin.Input{Types: map[string]string{}, Discriminator: &discriminator, Header: "// the suite"}
-	defs := map[string]any{}
-	var lines []string
-	var node []byte
+	var cases schemaCases
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -42,61 +38,88 @@ func TestTwinOfTheSuite(t *testing.T) {
 		}
 		var groups []struct {
 			Schema json.RawMessage
-			Tests  []struct{ Data json.RawMessage }
+			Tests  []struct{ Data any }
 		}
 		if err := json.Unmarshal(text, &groups); err != nil {
 			t.Fatal(err)
 		}
 		for i, g := range groups {
 			name := fmt.Sprintf("%s-%d", strings.TrimSuffix(filepath.Base(file), ".json"), i)
-			set, bundle := sharedSchema(t, name+".json", g.Schema)
-			if set == nil {
-				continue
-			}
-			defs[name+".json"] = bundle
-			defs[name] = map[string]any{
-				"type": "object", "required": []string{"type", "value"},
-				"properties": map[string]any{"type": map[string]any{"const": name}, "value": map[string]any{"$ref": "#/$defs/" + name + ".json"}},
-			}
-			in.Types[name] = "/$defs/" + name
+			var values []any
 			for _, c := range g.Tests {
-				var value any
-				if err := json.Unmarshal(c.Data, &value); err != nil {
-					t.Fatal(err)
-				}
-				line, err := json.Marshal(map[string]any{"type": name, "value": value})
-				if err != nil {
-					t.Fatal(err)
-				}
-				written, err := json.Marshal(value) // as JavaScript does
-				if err != nil {
-					t.Fatal(err)
-				}
-				mark := byte('.')
-				if _, err := set.Check(written); errors.Is(err, schema.ErrDuplicateName) {
-					mark = '?'
-				} else if err != nil {
-					mark = 'x'
-				}
-				lines, node = append(lines, string(line)), append(node, mark)
+				values = append(values, c.Data)
 			}
+			cases.add(t, name, g.Schema, values)
 		}
 	}
-	if len(in.Types) < 250 || len(lines) < 800 {
-		t.Fatalf("only %d cases of %d schemas", len(lines), len(in.Types))
+	if len(cases.types) < 250 || len(cases.lines) < 800 {
+		t.Fatalf("only %d cases of %d schemas", len(cases.lines), len(cases.types))
 	}
-	if in.Bundle, err = json.Marshal(map[string]any{"$defs": defs}); err != nil {
+	cases.compare(t)
+}
+
+// schemaCases are messages of many schemas, each wrapped with its schema's name as
+// its type, and what a node says of them.
+type schemaCases struct {
+	types map[string]string
+	defs  map[string]any
+	lines []string
+	node  []byte
+}
+
+// add holds values against a schema, if it is one that node and browser decide
+// alike by.
+func (c *schemaCases) add(t *testing.T, name string, text []byte, values []any) {
+	t.Helper()
+	set, bundle := sharedSchema(t, name+".json", text)
+	if set == nil {
+		return
+	}
+	if c.types == nil {
+		c.types, c.defs = map[string]string{}, map[string]any{}
+	}
+	c.types[name] = "/$defs/" + name
+	c.defs[name+".json"] = bundle
+	c.defs[name] = map[string]any{
+		"type": "object", "required": []string{"type", "value"},
+		"properties": map[string]any{"type": map[string]any{"const": name}, "value": map[string]any{"$ref": "#/$defs/" + name + ".json"}},
+	}
+	for _, value := range values {
+		line, err := json.Marshal(map[string]any{"type": name, "value": value})
+		if err != nil {
+			t.Fatal(err)
+		}
+		written, err := json.Marshal(value) // as JavaScript does
+		if err != nil {
+			t.Fatal(err)
+		}
+		mark := byte('.')
+		if _, err := set.Check(written); errors.Is(err, schema.ErrDuplicateName) {
+			mark = '?'
+		} else if err != nil {
+			mark = 'x'
+		}
+		c.lines, c.node = append(c.lines, string(line)), append(c.node, mark)
+	}
+}
+
+// compare makes one module of all schemas, and holds it against the node.
+func (c *schemaCases) compare(t *testing.T) {
+	t.Helper()
+	bundle, err := json.Marshal(map[string]any{"$defs": c.defs})
+	if err != nil {
 		t.Fatal(err)
 	}
-	m, err := twin.Build(context.Background(), twinPackages, in)
+	discriminator := "type"
+	m, err := twin.Build(context.Background(), twinPackages, twin.Input{Bundle: bundle, Types: c.types, Discriminator: &discriminator, Header: "// cases"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	write(t, filepath.Join(dir, "index.js"), m.JS)
 	write(t, filepath.Join(dir, "package.json"), `{"type": "module"}`)
-	compare(t, lines, node, "Node.js", underNode(t, dir, lines))
-	t.Logf("%d cases of %d schemas", len(lines), len(in.Types))
+	compare(t, c.lines, c.node, "Node.js", underNode(t, dir, c.lines))
+	t.Logf("%d cases of %d schemas, of which %d pass", len(c.lines), len(c.types), strings.Count(string(c.node), "."))
 }
 
 // sharedSchema compiles a schema, if it is one that node and browser decide alike

@@ -12,7 +12,8 @@ import { resolve } from "node:path";
 
 const require = createRequire(resolve(process.argv[2], "package.json"));
 const Ajv = require("ajv/dist/2020").default;
-const { _ } = require("ajv");
+const { _, Name } = require("ajv");
+const { mergeEvaluated } = require("ajv/dist/compile/util");
 const standalone = require("ajv/dist/standalone").default;
 const { compile } = require("json-schema-to-typescript");
 
@@ -27,6 +28,7 @@ function javascript() {
     strict: false, logger: false, validateSchema: false, ownProperties: true, unicodeRegExp: true, messages: false,
     validateFormats: !input.annotate, formats, code: { source: true, esm: true, formats: _`formats` },
   });
+  mend(ajv);
   ajv.addSchema(input.bundle, "bundle");
   const exported = {};
   names.forEach((name, i) => {
@@ -56,6 +58,55 @@ const validators = {
 ${table}
 };
 `;
+}
+
+// mend makes ajv decide as a node does by keywords by which it would not.
+function mend(ajv) {
+  const change = (keyword, changed) => {
+    const definition = ajv.getKeyword(keyword);
+    Object.assign(definition, changed(definition.code));
+  };
+  // Where an array ends before the first item to look at, ajv skips the keywords that follow.
+  change("prefixItems", (code) => ({
+    trackErrors: true,
+    code(cxt) {
+      cxt.ok = () => cxt.gen.if(_`errors === ${cxt.errsCount}`);
+      code(cxt);
+    },
+  }));
+  // ajv looks strings up in an object, where __proto__ is no name, and takes the type
+  // that items has for that of all items, also of those of prefixItems.
+  change("uniqueItems", () => ({
+    error: undefined,
+    code(cxt) {
+      if (cxt.schema) cxt.pass(_`unique(${cxt.data})`);
+    },
+  }));
+  // What is evaluated is known while the code runs where there is a name for it. It may
+  // be true, for all, or undefined: ajv writes into either, and compares with either.
+  change("patternProperties", (code) => ({
+    code(cxt) {
+      const { gen, it } = cxt, { props } = it;
+      if (props instanceof Name) it.props = {};
+      code(cxt);
+      if (props instanceof Name) it.props = mergeEvaluated.props(gen, it.props, props);
+    },
+  }));
+  change("unevaluatedItems", (code) => ({
+    code(cxt) {
+      const { gen, data, it: { items } } = cxt;
+      if (items instanceof Name) gen.assign(items, _`${items} === true ? ${data}.length : ${items} ?? 0`);
+      code(cxt);
+    },
+  }));
+  // ajv takes what every object inherits for evaluated.
+  change("unevaluatedProperties", (code) => ({
+    code(cxt) {
+      const { gen, it: { props } } = cxt;
+      if (props instanceof Name) gen.if(_`${props} !== true`, () => gen.assign(props, _`{ __proto__: null, ...${props} }`));
+      code(cxt);
+    },
+  }));
 }
 
 function fragment(pointer) {
