@@ -29,8 +29,9 @@ func TestTestssl(t *testing.T) {
 	}
 	fine := map[string]bool{}
 	for _, f := range found {
-		switch f.Severity {
-		case "OK", "INFO":
+		switch {
+		case f.ID == "engine_problem": // of the openssl that testssl.sh itself uses
+		case f.Severity == "OK", f.Severity == "INFO":
 			fine[f.ID] = true
 		default:
 			t.Errorf("%s: %s: %s", f.Severity, f.ID, f.Finding)
