@@ -2,6 +2,20 @@ package storage
 
 import "net/netip"
 
+// Selector says what an entry hits. One of Token, Session, Subject (with its
+// Tenant), Tenant alone, Prefix, Issuer and AllSubjects is set; of several the first
+// in this order counts. Append refuses an empty one.
+type Selector struct {
+	Token   TokenID
+	Session SessionID
+	Tenant  string
+	Subject string
+	Prefix  netip.Prefix
+	Issuer  string
+	// AllSubjects hits everyone, in every tenant.
+	AllSubjects bool
+}
+
 // HitsToken reports whether an entry with selector s would hit t, were it
 // younger.
 func (s *Selector) HitsToken(t *Token) bool {

@@ -456,20 +456,6 @@ const (
 	Replace
 )
 
-// Selector says what an entry hits. One of Token, Session, Subject (with its
-// Tenant), Tenant alone, Prefix, Issuer and AllSubjects is set; of several the first
-// in this order counts. Append refuses an empty one.
-type Selector struct {
-	Token   TokenID
-	Session SessionID
-	Tenant  string
-	Subject string
-	Prefix  netip.Prefix
-	Issuer  string
-	// AllSubjects hits everyone, in every tenant.
-	AllSubjects bool
-}
-
 // Entry is a commit of the log.
 type Entry struct {
 	Revision    Revision // set by Append
