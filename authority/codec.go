@@ -15,9 +15,9 @@ import (
 )
 
 // codec is grpc's own for protobuf, but for what goes to many streams, and for the
-// messages of the Redeem stream. What those usually have it reads into a few large pieces of memory and writes
-// by one pass over their fields, in a third of the time; any other it leaves to
-// grpc's, which also tells what is wrong with it.
+// messages of the Redeem stream. What those usually have it reads into a few large
+// pieces of memory and writes by one pass over their fields, in a third of the time;
+// any other it leaves to grpc's, which also tells what is wrong with it.
 type codec struct{ encoding.CodecV2 }
 
 func newCodec() codec { return codec{encoding.GetCodecV2(grpcproto.Name)} }

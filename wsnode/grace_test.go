@@ -212,15 +212,22 @@ func TestGraceWhileRenewing(t *testing.T) {
 	})
 }
 
+// openPastGrace opens a session that was revoked with a grace, and waits until that
+// is over: the turn comes before whoever looks every 20 ms.
+func (l *lab) openPastGrace() *wstest.Peer {
+	p := l.open(echoPath, wstest.Token{})
+	synctest.Wait()
+	const grace = 10*time.Second + 5*time.Millisecond
+	l.revokeWithin(grace)
+	wantRenewBy(p, grace)
+	time.Sleep(grace)
+	return p
+}
+
 // A message that comes after the end is not taken, whoever was to enforce that.
 func TestNothingIsTakenPastGrace(t *testing.T) {
 	inLab(t, nil, func(l *lab) {
-		p := l.open(echoPath, wstest.Token{})
-		synctest.Wait()
-		const grace = 10*time.Second + 5*time.Millisecond
-		l.revokeWithin(grace)
-		wantRenewBy(p, grace)
-		time.Sleep(grace) // the turn comes before whoever looks every 20 ms
+		p := l.openPastGrace()
 		p.Send("late")
 		p.WantClose(4501, "token revoked")
 		time.Sleep(time.Second)
@@ -253,12 +260,7 @@ func TestNothingIsSentPastGrace(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			inLab(t, nil, func(l *lab) {
-				p := l.open(echoPath, wstest.Token{})
-				synctest.Wait()
-				const grace = 10*time.Second + 5*time.Millisecond
-				l.revokeWithin(grace)
-				wantRenewBy(p, grace)
-				time.Sleep(grace)
+				p := l.openPastGrace()
 				send(t, l)
 				p.WantClose(4501, "token revoked")
 				time.Sleep(time.Second)

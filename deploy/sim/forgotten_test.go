@@ -57,14 +57,7 @@ var fenceless = []race{
 			}
 		}},
 		schedule: func(w *world, _ bool) {
-			w.startWithoutFence(time.Minute)
-			m := w.begin("node-0")
-			w.user(m, "ada")
-			time.Sleep(time.Second)
-			m.link.hold(true, true)
-			m.link.cut()
-			time.Sleep(admissionFence + 2*time.Second)
-			w.forget(m)
+			m := w.beginForgotten()
 			m.link.hold(false, false)
 			time.Sleep(5 * time.Second)
 			w.agreed(m)
@@ -77,14 +70,7 @@ var fenceless = []race{
 		name: "a forgotten instance begins anew though the authority restarts before it has heard so",
 		off:  rules{wrap: func(s storage.Store) storage.Store { return noneFresh{s} }},
 		schedule: func(w *world, _ bool) {
-			w.startWithoutFence(time.Minute)
-			m := w.begin("node-0")
-			w.user(m, "ada")
-			time.Sleep(time.Second)
-			m.link.hold(true, true)
-			m.link.cut()
-			time.Sleep(admissionFence + 2*time.Second)
-			w.forget(m)
+			m := w.beginForgotten()
 			m.link.hold(false, true) // it is heard, and hears nothing
 			time.Sleep(5 * time.Second)
 			if all, err := w.store.Instances(w.ctx); err != nil || len(all) != 1 {
@@ -100,6 +86,20 @@ var fenceless = []race{
 		},
 		broken: "of which the authority knows 0",
 	},
+}
+
+// beginForgotten begins a node that has a session and then, out of reach, is
+// forgotten.
+func (w *world) beginForgotten() *machine {
+	w.startWithoutFence(time.Minute)
+	m := w.begin("node-0")
+	w.user(m, "ada")
+	time.Sleep(time.Second)
+	m.link.hold(true, true)
+	m.link.cut()
+	time.Sleep(admissionFence + 2*time.Second)
+	w.forget(m)
+	return m
 }
 
 // forget has an admin forget a node's process.
