@@ -85,6 +85,9 @@ type slot uint64
 
 const shardBits = 16
 
+// noSlot is none: there is no such minute.
+const noSlot = ^slot(0)
+
 func slotOf(minute uint64, shard int) slot { return slot(minute<<shardBits | uint64(shard)) }
 
 func (s slot) minute() uint64 { return uint64(s) >> shardBits }

@@ -91,12 +91,37 @@ func (x *slots) candidates(id storage.TokenID, to []slot) []slot {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	spans := x.byMinute[minute]
-	for i := len(spans) - 1; i >= 0; i-- {
-		if spans[i].lo <= p && p <= spans[i].hi {
-			to = append(to, slotOf(minute, i))
-		}
+	for shard := newestOf(spans, p); shard >= 0; shard = newestOf(spans[:shard], p) {
+		to = append(to, slotOf(minute, shard))
 	}
 	return to
+}
+
+// newestOf is the last of spans that holds a prefix, or -1.
+func newestOf(spans []span, prefix uint64) int {
+	for i := len(spans) - 1; i >= 0; i-- {
+		if spans[i].lo <= prefix && prefix <= spans[i].hi {
+			return i
+		}
+	}
+	return -1
+}
+
+// likeliest sets the likeliest slot of each id that is not swept and has no record
+// yet; that of any other, or of one that lies in no slot, is noSlot.
+func (x *slots) likeliest(ids []storage.TokenID, records [][]byte, swept int64, to *[abreast]slot) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for i, id := range ids {
+		to[i] = noSlot
+		if records[i] != nil || id.Expiry().UnixMilli() <= swept {
+			continue
+		}
+		minute := minuteOf(id)
+		if shard := newestOf(x.byMinute[minute], prefixOf(id)); shard >= 0 {
+			to[i] = slotOf(minute, shard)
+		}
+	}
 }
 
 // finder looks tokens up in one transaction. It keeps the cursors of the slots

@@ -64,18 +64,31 @@ func (s *Store) Lookup(ctx context.Context, ids []storage.TokenID) ([]*storage.T
 		return out, record.Tokens(ids, records, out)
 	}
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
-		f := finder{slots: s.slots, tokens: tx.Bucket(tokensBucket)}
-		for i, id := range ids {
-			if records[i] == nil && id.Expiry().UnixMilli() > swept {
-				records[i] = f.find(id)
-			}
-		}
+		s.find(tx, ids, swept, records)
 		return record.Tokens(ids, records, out)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return out, nil
+}
+
+// find sets the records of ids that are not swept and have none yet. They live as
+// long as tx.
+func (s *Store) find(tx *bbolt.Tx, ids []storage.TokenID, swept int64, records [][]byte) {
+	f := finder{slots: s.slots, tokens: tx.Bucket(tokensBucket)}
+	var where [abreast]slot
+	for from := 0; from < len(ids); from += abreast {
+		to := min(from+abreast, len(ids))
+		part, found := ids[from:to], records[from:to]
+		s.slots.likeliest(part, found, swept, &where)
+		findTokens(tx, part, where[:], found)
+		for i, id := range part {
+			if found[i] == nil && where[i] != noSlot {
+				found[i] = f.find(id)
+			}
+		}
+	}
 }
 
 // Statuses tells what has become of tokens; see storage.Store.
