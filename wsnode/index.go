@@ -20,8 +20,8 @@ type index[K comparable] struct {
 type links struct{ next, prev *peer }
 
 const (
-	chunkLists   = 256
-	peersPerList = 4 // on average, at most
+	chunkLists   = 255 // with the 8 bytes that the runtime puts before pointers, 2 KB
+	peersPerList = 4   // on average, at most
 )
 
 func newIndex[K comparable](key func(*peer) K, hash func(K) uint64, links func(*peer) *links) index[K] {

@@ -4,7 +4,9 @@ package netloop
 // what at returns stays where it is. An index of 0 means none.
 type table[T any] struct{ chunks []*[chunkSize]T }
 
-const chunkSize = 256
+// chunkSize leaves room for the 8 bytes that the runtime puts before pointers:
+// with one machine more a chunk takes a fifth more memory.
+const chunkSize = 255
 
 func (t *table[T]) at(i uint32) *T { return &t.chunks[i/chunkSize][i%chunkSize] }
 
