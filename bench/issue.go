@@ -36,7 +36,7 @@ var userAgents = []string{
 // the defaults bind it.
 func issueRequest(n int) *pb.IssueTokenRequest {
 	return &pb.IssueTokenRequest{
-		Subject:   fmt.Sprintf("user-%08d", n),
+		Subject:   fmt.Sprintf("user-%010x", n),
 		Audience:  audience,
 		ClientIp:  clientIP(n).String(),
 		UserAgent: []byte(userAgents[n%len(userAgents)]),

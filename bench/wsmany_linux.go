@@ -98,8 +98,23 @@ type idle struct {
 	further       float64 // private, beyond the first tenth: without what a server has once
 }
 
-// idleEach opens n connections to a server and returns what each takes.
+// warmings is how often warmSockets come and go before what idle ones take is
+// measured.
+const warmings, warmSockets = 128, 16
+
+// idleEach opens n connections to a server and returns what each takes. Others come
+// and go before, for what the first handshakes of a process make it hold; they are
+// few at once, so that the server keeps nothing for as many as n.
 func (l *lab) idleEach(w *wsLab, server, n int, open func(n int) (closer, error)) (each idle, err error) {
+	for range l.part(warmings, 1) {
+		conns, err := open(warmSockets)
+		if err != nil {
+			return each, err
+		}
+		if err := conns.close(); err != nil {
+			return each, err
+		}
+	}
 	few := n / 10
 	read := []memory{}
 	for _, more := range []int{0, few, n - few} {
