@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/storage/internal/places"
@@ -103,13 +104,22 @@ func (f *fresh) grow(size int) *chunk {
 }
 
 // sweep drops chunks whose tokens all expire up to a Unix millisecond, as far as
-// no older one has others.
+// no older one has others. Between them it rests: to forget the tokens of all can take
+// as long as a hundred commits.
 func (f *fresh) sweep(upTo int64) {
+	for f.sweepOne(upTo) {
+		time.Sleep(rest)
+	}
+}
+
+func (f *fresh) sweepOne(upTo int64) (more bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for f.oldest <= f.newest && f.chunks[f.oldest%maxChunks].latest <= upTo {
-		f.dropOldest()
+	if f.oldest > f.newest || f.chunks[f.oldest%maxChunks].latest > upTo {
+		return false
 	}
+	f.dropOldest()
+	return true
 }
 
 func (f *fresh) dropOldest() {

@@ -86,6 +86,7 @@ func countKeys(b *bbolt.Bucket, after, upTo int64) (n int) {
 	c := b.Cursor()
 	for k, _ := c.Seek(from[:]); k != nil && bytes.Compare(k, end[:]) < 0; k, _ = c.Next() {
 		n++
+		giveWay(n)
 	}
 	return n
 }

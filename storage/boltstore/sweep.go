@@ -165,6 +165,18 @@ func (s *Store) countSwept(after, upTo int64) (n int, err error) {
 	return n, err
 }
 
+// giveWay rests after every so many steps of something long. Where there is one
+// processor, the runtime looks for what has come in from the network only when
+// nothing else can run, or every 10 ms: to yield is not enough.
+func giveWay(n int) {
+	if n%1024 == 0 {
+		time.Sleep(rest)
+	}
+}
+
+// rest is about as long as 1,024 steps take.
+const rest = 50 * time.Microsecond
+
 // stepSlots bounds how many slots one step drops, where they are small.
 const stepSlots = 256
 
@@ -211,7 +223,8 @@ func (s *Store) touchSlots(ctx context.Context, at []slot) error {
 	return s.view(ctx, func(tx *bbolt.Tx) error {
 		for _, x := range at {
 			if b := tx.Bucket(tokensBucket).Bucket(x.key()); b != nil {
-				if err := b.ForEach(func(_, _ []byte) error { return nil }); err != nil {
+				n := 0
+				if err := b.ForEach(func(_, _ []byte) error { n++; giveWay(n); return nil }); err != nil {
 					return err
 				}
 			}
@@ -249,6 +262,7 @@ func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		for _, x := range at {
 			err := tx.Bucket(usesBucket).Bucket(x.key()).ForEach(func(_, v []byte) error {
+				giveWay(len(used))
 				return record.Redemptions(v, func(r record.Redemption) { used = append(used, r.Token) })
 			})
 			if err != nil {
@@ -270,6 +284,7 @@ func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error
 		n := min(stepUses, len(used))
 		s.ledger.Forget(used[:n])
 		used = used[n:]
+		time.Sleep(rest)
 	}
 	return more, nil
 }
