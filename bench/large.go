@@ -200,10 +200,7 @@ func benchLarge(ctx context.Context, l *lab) (err error) {
 			return err
 		}
 		for i, rounds := range samples {
-			live, such := float64(few), none
-			if i >= first-1 {
-				such = medianRatio(rounds, samples[first-1], sample.cpuMicros)
-			}
+			live, such := float64(few), medianRatio(rounds, samples[min(i, first-1)], sample.cpuMicros)
 			if i >= first {
 				live = float64(many)
 				r := c.runs[i-first]
