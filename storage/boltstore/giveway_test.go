@@ -9,9 +9,9 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// What a sweep does at length beside its commits lets others run in between, also
-// what waits for a clock or the network, where there is one processor.
-func TestSweepGivesWay(t *testing.T) {
+// What is done at length beside commits lets others run in between, also what waits
+// for a clock or the network, where there is one processor.
+func TestGivesWay(t *testing.T) {
 	const tokens = 20_480
 	s := open(t, t.TempDir()+"/gatehouse.db", Options{MapBytes: 64 << 20, AheadBytes: 1, noSync: true})
 	defer s.Close()
@@ -30,6 +30,10 @@ func TestSweepGivesWay(t *testing.T) {
 		want int // how often others run, at least
 	}{
 		{"count what is swept", func() error { _, err := s.countSwept(first-1, last); return err }, tokens / 1024},
+		{"look through tokens", func() error {
+			_, err := s.countTokens(t.Context(), storage.Selector{Tenant: "acme"}, benchStart)
+			return err
+		}, tokens / 1024},
 		{"read the pages of slots", func() error { return s.touchSlots(t.Context(), at) }, tokens / 1024},
 		{"forget fresh records", func() error { s.fresh.sweep(last); return nil }, chunks},
 	} {

@@ -149,6 +149,7 @@ func (s *Store) ListSessions(ctx context.Context, q storage.SessionQuery) (stora
 					return nil
 				}
 				n++
+				giveWay(n)
 				page.Next = storage.SessionKey{ExpiresAt: x.ExpiresAt, ID: x.ID}
 				if wantedSession(&q, x) {
 					page.Sessions = append(page.Sessions, x)

@@ -174,8 +174,11 @@ func (s *Store) walkTokens(tx *bbolt.Tx, above storage.TokenID, fn func(storage.
 	}
 	var shards []shard
 	minute := minuteOf(above)
+	n := 0
 	drain := func() (more bool, err error) {
 		for len(shards) > 0 {
+			n++
+			giveWay(n)
 			low := 0
 			for i := range shards {
 				if bytes.Compare(shards[i].k, shards[low].k) < 0 {
