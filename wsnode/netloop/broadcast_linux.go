@@ -99,7 +99,7 @@ func (l *loop) sendFrame(slot uint32, r *record, f *Frame) {
 		l.ask(slot, r, x.machineDue)
 		return
 	}
-	n, err := sendNow(r.fd, f.b)
+	n, err := sendNow(r.fd, f.b, false)
 	if err != nil && err != unix.EAGAIN && err != unix.EINTR {
 		l.end(slot, r, os.NewSyscallError("write", err))
 		return

@@ -252,7 +252,7 @@ func (l *loop) send(r *record, m Machine) error {
 		if len(out) == 0 {
 			return nil
 		}
-		n, err := sendNow(r.fd, out)
+		n, err := sendNow(r.fd, out, m.Done())
 		if err != nil && err != unix.EAGAIN && err != unix.EINTR {
 			return os.NewSyscallError("write", err)
 		}
@@ -417,7 +417,7 @@ func (l *loop) expired(slot uint32, r *record) {
 // linger ends our side and reads the peer's to its end, bounded: a socket
 // closed over unread bytes resets, and the peer may lose what we sent last.
 func (l *loop) linger(slot uint32, r *record) {
-	if r.is&peerEnded != 0 || unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil {
+	if unix.Shutdown(int(r.fd), unix.SHUT_WR) != nil || r.is&peerEnded != 0 {
 		l.end(slot, r, nil)
 		return
 	}

@@ -28,9 +28,14 @@ func readNow(fd int32, b []byte) (int, error) {
 }
 
 // sendNow is send(2) to a socket that does not block; b is not empty. It raises
-// no SIGPIPE.
-func sendNow(fd int32, b []byte) (int, error) {
-	n, _, e := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), unix.MSG_NOSIGNAL, 0, 0)
+// no SIGPIPE. What is last waits for the end of our side, to go with it in one
+// packet.
+func sendNow(fd int32, b []byte, last bool) (int, error) {
+	flags := uintptr(unix.MSG_NOSIGNAL)
+	if last {
+		flags |= unix.MSG_MORE
+	}
+	n, _, e := syscall.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(&b[0])), uintptr(len(b)), flags, 0, 0)
 	return result(n, e)
 }
 
