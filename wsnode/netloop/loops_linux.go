@@ -235,12 +235,13 @@ func (l *loop) accept(li *listener) {
 				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_NODELAY, 1) // fails where the peer has gone
 			}
 			l.welcome(fd, li)
-		case unix.EAGAIN:
-			li.early = false
-			return
-		case unix.EINTR, unix.ECONNABORTED: // the next one
+		case unix.EAGAIN, unix.EINTR, unix.ECONNABORTED: // the next one
 		default:
 			l.acceptFailed(li, os.NewSyscallError("accept4", err))
+			return
+		}
+		if !somebodyWaits(li.fd) {
+			li.early = false
 			return
 		}
 	}
