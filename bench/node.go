@@ -92,6 +92,7 @@ func startNode(sp spec, edit func(*wsnode.Route)) (*server, error) {
 		}
 	}
 	var listen net.ListenConfig
+	listen.SetMultipathTCP(false) // as gatehouse-node listens
 	if sp.SendBytes > 0 {
 		listen.Control = func(_, _ string, c syscall.RawConn) error { // who is accepted has it from the listener
 			var err error

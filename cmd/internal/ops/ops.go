@@ -105,9 +105,12 @@ func OnHangup(f func()) (stop func()) {
 }
 
 // Listen opens a TCP listener; when it can't, the error names the flag or
-// setting that chooses another address.
+// setting that chooses another address. It takes no Multipath TCP (RFC 8684), with
+// which a peer sends from addresses that nobody has looked at.
 func Listen(address, setting string) (net.Listener, error) {
-	l, err := net.Listen("tcp", address)
+	var one net.ListenConfig
+	one.SetMultipathTCP(false)
+	l, err := one.Listen(context.Background(), "tcp", address)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s is in use by another process; choose another address with %s, or end the other: %w", address, setting, err)
 	}

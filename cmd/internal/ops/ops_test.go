@@ -3,6 +3,7 @@ package ops
 import (
 	"bytes"
 	"log/slog"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +30,29 @@ func TestLogger(t *testing.T) {
 		if c.want == nil && out.Len() > 0 {
 			t.Errorf("%s: below its level, logged %s", c.format, out.String())
 		}
+	}
+}
+
+func TestListenTakesOnePath(t *testing.T) {
+	l, err := Listen("127.0.0.1:0", "listeners[0].address")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	var peer net.Dialer
+	peer.SetMultipathTCP(true)
+	c, err := peer.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	taken, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	if many, err := taken.(*net.TCPConn).MultipathTCP(); many || err != nil {
+		t.Errorf("a peer may come over several paths: %v, %v", many, err)
 	}
 }
 
