@@ -49,6 +49,9 @@ func Families(userAgent []byte) (browser, os string) { return families(userAgent
 // RoleName is a role as error messages name it.
 func RoleName(r storage.Role) string { return roleName(r) }
 
+// MaxHold is how long a receipt holds tokens up at most.
+const MaxHold = maxHold
+
 // MaxConnections is how many connections a server takes.
 const MaxConnections = maxConnections
 

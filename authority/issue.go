@@ -20,6 +20,7 @@ import (
 
 // IssueToken implements TokenService.
 func (s *Service) IssueToken(ctx context.Context, req *pb.IssueTokenRequest) (*pb.IssueTokenResponse, error) {
+	s.receipts.giveWay()
 	i := issuance{req: req}
 	s.prepare(&i, callerFrom(ctx), s.now())
 	if i.err == nil {
@@ -46,6 +47,7 @@ func (s *Service) IssueTokens(ctx context.Context, req *pb.IssueTokensRequest) (
 	if n == 0 || n > maxBatch {
 		return nil, invalid("requests", "%d items are outside 1 to %d", n, maxBatch)
 	}
+	s.receipts.giveWay()
 	now := s.now()
 	items := make([]issuance, n)
 	var ready []*issuance

@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/trace"
@@ -32,8 +33,9 @@ const (
 // epoch, so that sequences name them. Safe for concurrent use; fleet's lock may
 // be taken inside its own.
 type receipts struct {
-	fleet *fleet
-	lag   *lag // set before the first entry; nil measures nothing
+	fleet  *fleet
+	lag    *lag                 // set before the first entry; nil measures nothing
+	newest atomic.Pointer[hold] // of what was opened last; nil until then
 
 	mu   sync.Mutex // guards what follows
 	kept []*receipt // in the order of their sequences
@@ -66,6 +68,7 @@ type receipt struct {
 	grace     bool
 	rows      map[storage.InstanceID]*receiptRow
 	waiting   int                // rows that are not done
+	hold      *hold              // nil where it holds nothing up
 	from      *trace.SpanContext // of the call that appended the entry; nil where that is not traced
 	watchers  []*watcher
 }
@@ -127,6 +130,10 @@ func (r *receipts) open(e *storage.Entry, from *trace.SpanContext) {
 	}
 	r.addLeft(rc)
 	r.concluded(rc, rc.committed)
+	if rc.waiting > 0 && !rc.grace {
+		rc.hold = newHold()
+		r.newest.Store(rc.hold)
+	}
 	delete(r.early, seq)
 	r.keep(rc, at)
 }
@@ -238,6 +245,10 @@ func (r *receipts) settle(rc *receipt, id storage.InstanceID, at *storage.Progre
 // it has; mu is held.
 func (r *receipts) concluded(rc *receipt, now time.Time) {
 	if rc.waiting == 0 {
+		if rc.hold != nil {
+			rc.hold.end()
+			rc.hold = nil
+		}
 		r.lag.completed(rc, now)
 		r.completed = append(r.completed, rc)
 	}
