@@ -17,7 +17,8 @@ import (
 
 // stock fills a store with minutes of very different numbers of tokens, among them
 // some that lie in their slot's own element, in pages of overflow and in trees of
-// three levels, and returns their ids.
+// three levels, and some whose ids differ in their last half alone, and returns their
+// ids.
 func stock(t testing.TB, s *Store) (ids []storage.TokenID) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for minute, n := range []int{1, 2, 40, 0, 700, 3, 5, 9000} {
@@ -29,6 +30,9 @@ func stock(t testing.TB, s *Store) (ids []storage.TokenID) {
 			}
 			at := time.UnixMilli(1_800_000_000_000 + int64(minute)*msPerMinute + r.Int64N(msPerMinute))
 			binary.BigEndian.PutUint64(x.ID[:], uint64(at.UnixMilli())<<16|r.Uint64N(1<<16))
+			if n == 700 && i%3 == 1 { // a minute of one slot: those of others must not overlap
+				copy(x.ID[:8], batch[i-1].ID[:8])
+			}
 			binary.BigEndian.PutUint64(x.ID[8:], r.Uint64())
 			batch[i] = x
 			ids = append(ids, x.ID)
@@ -105,29 +109,81 @@ func findFirst(s *Store, tx *bbolt.Tx, ids []storage.TokenID, records [][]byte) 
 	findTokens(tx, ids, where[:], records)
 }
 
+// closed is a stocked store as its file says, and some of its tokens.
+type closed struct {
+	file     []byte
+	pageSize int
+	root     uint64 // of the bucket of tokens
+	ids      []storage.TokenID
+	slots    []slot
+}
+
+func stockedFile(t testing.TB) (c closed) {
+	path := t.TempDir() + "/gatehouse.db"
+	s := open(t, path, Options{MapBytes: 64 << 20, AheadBytes: 1, freshBytes: 1000, noSync: true})
+	for i, id := range stock(t, s) {
+		if i%150 == 0 {
+			c.ids = append(c.ids, id)
+		}
+	}
+	c.ids = c.ids[:min(len(c.ids), abreast)]
+	var where [abreast]slot
+	s.slots.likeliest(c.ids, make([][]byte, len(c.ids)), 0, &where)
+	c.slots = where[:]
+	must(t, s.view(t.Context(), func(tx *bbolt.Tx) error {
+		c.root = uint64(tx.Bucket(tokensBucket).Root())
+		return nil
+	}))
+	c.pageSize = s.pageSize
+	must(t, s.Close())
+	var err error
+	c.file, err = os.ReadFile(path)
+	must(t, err)
+	return c
+}
+
+// find goes down the file as it says.
+func (c *closed) find() (d descent, records [][]byte) {
+	d = descent{file: c.file, pageSize: c.pageSize, n: len(c.ids)}
+	records = make([][]byte, len(c.ids))
+	d.tokens(c.root, c.ids, c.slots, records)
+	return d, records
+}
+
+// What is no token with the whole key is not taken for one, and what goes round ends.
+func TestDescentOfDamage(t *testing.T) {
+	sound := stockedFile(t)
+	d, records := sound.find()
+	if i := slices.IndexFunc(records, func(r []byte) bool { return r == nil }); i >= 0 {
+		t.Fatalf("token %x is not found in a sound file", sound.ids[i])
+	}
+	const at = 40 // of the tokens, the one whose page is damaged
+	leaf, element, root := d.at[at], d.elements[at]+d.base[at]*leafElement, d.page(sound.root)
+	for name, damage := range map[string]func(b []byte){
+		"a bucket":           func(b []byte) { binary.NativeEndian.PutUint32(b[element:], bucketFlag) },
+		"a shorter key":      func(b []byte) { binary.NativeEndian.PutUint32(b[element+8:], 15) },
+		"another key":        func(b []byte) { b[d.from[at]-1]++ },
+		"a leaf without any": func(b []byte) { binary.NativeEndian.PutUint16(b[leaf+10:], 0) },
+		"a branch of itself": func(b []byte) {
+			binary.NativeEndian.PutUint16(b[root+8:], branchFlag)
+			binary.NativeEndian.PutUint16(b[root+10:], 1)
+			binary.NativeEndian.PutUint64(b[root+pageHeaderSize+8:], sound.root)
+		},
+	} {
+		damaged := sound
+		damaged.file = bytes.Clone(sound.file)
+		damage(damaged.file)
+		if _, records := damaged.find(); records[at] != nil {
+			t.Errorf("%s: found as a token", name)
+		}
+	}
+}
+
 // FuzzDescent proves that going down a damaged file ends, and finds nothing outside
 // of it. The input says which bytes of a small sound file are changed.
 func FuzzDescent(f *testing.F) {
-	path := f.TempDir() + "/gatehouse.db"
-	s := open(f, path, Options{MapBytes: 64 << 20, AheadBytes: 1, freshBytes: 1000, noSync: true})
-	var ids []storage.TokenID
-	for i, id := range stock(f, s) {
-		if i%150 == 0 {
-			ids = append(ids, id)
-		}
-	}
-	ids = ids[:min(len(ids), abreast)]
-	var where [abreast]slot
-	s.slots.likeliest(ids, make([][]byte, len(ids)), 0, &where)
-	var root uint64
-	must(f, s.view(f.Context(), func(tx *bbolt.Tx) error {
-		root = uint64(tx.Bucket(tokensBucket).Root())
-		return nil
-	}))
-	must(f, s.Close())
-	whole, err := os.ReadFile(path)
-	must(f, err)
-	pages := len(whole) / 4096
+	sound := stockedFile(f)
+	root, pages := sound.root, len(sound.file)/sound.pageSize
 
 	f.Add(uint32(root), []byte{})
 	f.Add(uint32(root), []byte{8, 0, branchFlag})
@@ -135,10 +191,11 @@ func FuzzDescent(f *testing.F) {
 	f.Add(uint32(root), []byte{20, 0, 255, 22, 0, 255})
 	f.Add(uint32(root), []byte{24, 0, 7})
 	f.Fuzz(func(t *testing.T, page uint32, edits []byte) {
-		b := bytes.Clone(whole)
-		at := int(page) % pages * 4096
+		damaged := sound
+		damaged.file = bytes.Clone(sound.file)
+		at := int(page) % pages * sound.pageSize
 		for ; len(edits) >= 3; edits = edits[3:] {
-			b[at+int(binary.LittleEndian.Uint16(edits))%4096] = edits[2]
+			damaged.file[at+int(binary.LittleEndian.Uint16(edits))%sound.pageSize] = edits[2]
 		}
 		defer func() {
 			if r := recover(); r != nil {
@@ -147,11 +204,9 @@ func FuzzDescent(f *testing.F) {
 				}
 			}
 		}()
-		d := descent{file: b, pageSize: 4096, n: len(ids)}
-		records := make([][]byte, len(ids))
-		d.tokens(root, ids, where[:], records)
+		d, records := damaged.find()
 		for i, record := range records {
-			if record != nil && (d.from[i] < 0 || d.to[i] > len(b)) {
+			if record != nil && (d.from[i] < 0 || d.to[i] > len(damaged.file)) {
 				t.Fatalf("a record from %d to %d", d.from[i], d.to[i])
 			}
 		}
