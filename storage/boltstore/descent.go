@@ -16,8 +16,8 @@ import (
 // memory, each of which says where the next is. Those of other keys wait for none
 // of them, and the processor has a dozen under way at a time.
 //
-// All keys of a tree must have one size, of 8 or 16 bytes. Of a damaged page it
-// panics or finds nothing.
+// All keys of a tree must have one size, of 8 or 16 bytes. Damaged pages can have it
+// panic, or miss a key, and never read what is not of the file.
 type descent struct {
 	file     []byte // as it is mapped
 	pageSize int
@@ -70,7 +70,8 @@ func (d *descent) tokens(bucket uint64, ids []storage.TokenID, slots []slot, rec
 	}
 }
 
-// mapped is the file as tx sees it, while tx lasts.
+// mapped is the file as tx sees it. Of where it lies bbolt tells the number alone;
+// it stays there while tx lasts.
 func mapped(tx *bbolt.Tx) []byte {
 	info := tx.DB().Info()
 	return unsafe.Slice(*(**byte)(unsafe.Pointer(&info.Data)), tx.Size())
@@ -126,13 +127,10 @@ func (d *descent) leaves(size int, flags uint32) {
 	}
 	for i := range d.n {
 		d.from[i], d.to[i] = 0, 0
-		if d.left[i] == 0 {
-			continue
-		}
 		at := d.elements[i] + d.base[i]*leafElement
 		e := d.file[at : at+leafElement]
 		k := at + int(u32(e[4:]))
-		if u32(e) == flags && int(u32(e[8:])) == size && d.wide(k, size) == d.key[i] {
+		if d.left[i] != 0 && u32(e) == flags && int(u32(e[8:])) == size && d.wide(k, size) == d.key[i] {
 			d.from[i] = k + size
 			d.to[i] = d.from[i] + int(u32(e[12:]))
 		}
@@ -146,20 +144,14 @@ func (d *descent) begin(kind uint16) (most int) {
 	for i := range d.n {
 		d.elements[i], d.keys[i], d.base[i], d.left[i] = 0, 0, 0, 0
 		at := d.at[i]
-		if at == 0 {
+		if at == 0 || u16(d.file[at+8:]) != kind {
 			continue
 		}
-		p := d.file[at : at+pageHeaderSize]
-		if binary.NativeEndian.Uint16(p[8:]) != kind {
-			continue
+		if n := int(u16(d.file[at+10:])); n != 0 {
+			d.elements[i], d.left[i] = at+pageHeaderSize, n
+			d.keys[i] = d.elements[i] + n*branchElement
+			most = max(most, n)
 		}
-		n := int(binary.NativeEndian.Uint16(p[10:]))
-		if n == 0 {
-			continue
-		}
-		d.elements[i], d.left[i] = at+pageHeaderSize, n
-		d.keys[i] = d.elements[i] + n*branchElement
-		most = max(most, n)
 	}
 	return most
 }
