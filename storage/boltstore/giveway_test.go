@@ -1,7 +1,9 @@
 package boltstore
 
 import (
+	"math"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -15,12 +17,18 @@ func TestGivesWay(t *testing.T) {
 	const tokens = 20_480
 	s := open(t, t.TempDir()+"/gatehouse.db", Options{MapBytes: 64 << 20, AheadBytes: 1, noSync: true})
 	defer s.Close()
+	must(t, s.PutInstance(t.Context(), &storage.Instance{ID: benchNode, Node: "node-1"}))
 	ids := benchIDs(tokens, 1000) // a third of a minute
 	for i := 0; i < tokens; i += 2048 {
 		must(t, insertIDs(t.Context(), s, ids[i:i+2048]))
 	}
+	for part := range slices.Chunk(ids, 1000) {
+		must(t, redeemIDs(t.Context(), s, part, benchStart.Add(30*time.Second)))
+	}
 	first, last := ids[0].Expiry().UnixMilli(), ids[tokens-1].Expiry().UnixMilli()
 	at := []slot{slotOf(minuteOf(ids[0]), 0)}
+	uses, _, err := s.overSlots(t.Context(), usesBucket, math.MaxInt64)
+	must(t, err)
 	chunks := int(s.fresh.newest - s.fresh.oldest + 1)
 
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
@@ -35,6 +43,7 @@ func TestGivesWay(t *testing.T) {
 			return err
 		}, tokens / 1024},
 		{"read the pages of slots", func() error { return s.touchSlots(t.Context(), at) }, tokens / 1024},
+		{"read uses", func() error { _, err := s.usedIn(t.Context(), uses); return err }, tokens / 1024},
 		{"forget fresh records", func() error { s.fresh.sweep(last); return nil }, chunks},
 	} {
 		var others atomic.Int64

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -258,19 +259,7 @@ func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error
 	if err != nil || len(at) == 0 {
 		return false, err
 	}
-	var used []storage.TokenID
-	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		for _, x := range at {
-			err := tx.Bucket(usesBucket).Bucket(x.key()).ForEach(func(_, v []byte) error {
-				giveWay(len(used))
-				return record.Redemptions(v, func(r record.Redemption) { used = append(used, r.Token) })
-			})
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	used, err := s.usedIn(ctx, at)
 	if err != nil {
 		return false, err
 	}
@@ -280,13 +269,30 @@ func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error
 	for _, x := range at {
 		s.slots.forgetUses(x.minute())
 	}
-	for len(used) > 0 {
-		n := min(stepUses, len(used))
-		s.ledger.Forget(used[:n])
-		used = used[n:]
+	for part := range slices.Chunk(used, stepUses) {
+		s.ledger.Forget(part)
 		time.Sleep(rest)
 	}
 	return more, nil
+}
+
+// usedIn reads which tokens slots of uses tell of.
+func (s *Store) usedIn(ctx context.Context, at []slot) (used []storage.TokenID, err error) {
+	err = s.view(ctx, func(tx *bbolt.Tx) error {
+		for _, x := range at {
+			err := tx.Bucket(usesBucket).Bucket(x.key()).ForEach(func(_, v []byte) error {
+				return record.Redemptions(v, func(r record.Redemption) {
+					used = append(used, r.Token)
+					giveWay(len(used))
+				})
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return used, err
 }
 
 // sweepSessions ends the sessions whose time is over and takes out their
