@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"iter"
 
 	"go.etcd.io/bbolt"
 
@@ -71,24 +72,24 @@ func (s *Store) rebuildSlots(tx *bbolt.Tx, swept int64) (tokens int, err error) 
 			return errStop
 		}
 		if at.ended() > swept {
-			tokens -= countKeys(b, -1, swept)
+			for range between(b, -1, swept) {
+				tokens--
+			}
 		}
 		return nil
 	})
 	return tokens, err
 }
 
-// countKeys counts the tokens of a slot that expire after one Unix millisecond
+// between yields the ids in a slot of tokens that expire after one Unix millisecond
 // and not after another.
-func countKeys(b *bbolt.Bucket, after, upTo int64) (n int) {
-	end := firstID(upTo + 1)
-	from := firstID(after + 1)
-	c := b.Cursor()
-	for k, _ := c.Seek(from[:]); k != nil && bytes.Compare(k, end[:]) < 0; k, _ = c.Next() {
-		n++
-		giveWay(n)
+func between(b *bbolt.Bucket, after, upTo int64) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		from, end := firstID(after+1), firstID(upTo+1)
+		c := b.Cursor()
+		for k, _ := c.Seek(from[:]); k != nil && bytes.Compare(k, end[:]) < 0 && yield(k); k, _ = c.Next() {
+		}
 	}
-	return n
 }
 
 // errStop ends eachSlot early, without an error.
