@@ -65,9 +65,17 @@ func TestFreshIsBounded(t *testing.T) {
 			}))
 		}
 	}
+	f := s.fresh
+	oldest, latest := f.oldest, f.chunks[f.oldest%maxChunks].latest
+	if f.sweep(latest - 1); f.oldest != oldest {
+		t.Error("a chunk was dropped before all its tokens had expired")
+	}
+	if f.sweep(latest); f.oldest == oldest {
+		t.Error("a chunk was left after all its tokens had expired")
+	}
 	_, err := s.Sweep(t.Context(), expiry.Add(time.Hour), 0)
 	must(t, err)
-	if f := s.fresh; f.places.Len() != 0 || f.bytes != 0 || f.newest >= f.oldest {
+	if f.places.Len() != 0 || f.bytes != 0 || f.newest >= f.oldest {
 		t.Errorf("after a sweep of all: %d records, %d bytes", f.places.Len(), f.bytes)
 	}
 }
