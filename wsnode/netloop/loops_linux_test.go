@@ -367,10 +367,6 @@ func TestLoopDeadlines(t *testing.T) {
 // Without descriptors accept pauses; the loop does not turn for nothing
 // meanwhile, and takes who waits once there are some.
 func TestLoopWithoutDescriptors(t *testing.T) {
-	var was unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
-		t.Fatal(err)
-	}
 	d := newDoor(t)
 	logs := &lines{}
 	cfg := testConfig
@@ -392,17 +388,7 @@ func TestLoopWithoutDescriptors(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(fd)
-	low := was
-	low.Cur = 3 // whatever is open stays
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
-		t.Fatal(err)
-	}
-	raise := sync.OnceFunc(func() {
-		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
-			t.Error(err)
-		}
-	})
-	defer raise()
+	raise := limitDescriptors(t, 3) // whatever is open stays
 	before := turns()
 	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: s.l.Addr().(*net.TCPAddr).Port}); err != nil {
 		t.Fatal(err)
@@ -421,6 +407,62 @@ func TestLoopWithoutDescriptors(t *testing.T) {
 	}
 	_ = unix.Close(fd)
 	_ = late.wantGone()
+}
+
+// limitDescriptors has none opened from n on, until the test ends or raise is called.
+func limitDescriptors(t *testing.T, n int) (raise func()) {
+	t.Helper()
+	var was unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+		t.Fatal(err)
+	}
+	low := was
+	low.Cur = uint64(n)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &low); err != nil {
+		t.Fatal(err)
+	}
+	raise = sync.OnceFunc(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &was); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(raise)
+	return raise
+}
+
+// Nobody is accepted in vain: accept4 takes a descriptor before it looks for
+// somebody, and once the last one is taken it fails.
+func TestLoopsAcceptNobodyInVain(t *testing.T) {
+	d := newDoor(t)
+	logs := &lines{}
+	s := d.serve(newLoops(testConfig, d, slog.New(slog.NewTextHandler(logs, nil)), newShakes(testConfig)).(*loops), listen(t), nil, nil)
+	s.next()
+	exchange(t, s.dial(), "-") // the loop is there
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	last, err := unix.Dup(fd) // the lowest that is free
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = unix.Close(last)
+	raise := limitDescriptors(t, last+1)
+	s.next()
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}, Port: s.l.Addr().(*net.TCPAddr).Port}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := unix.Write(fd, []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := unix.Read(fd, make([]byte, 1)); n != 1 || err != nil {
+		t.Errorf("%d bytes and %v, want the echo", n, err)
+	}
+	raise()
+	if n := logs.count("accept failed"); n > 0 {
+		t.Errorf("accept has failed %d times", n)
+	}
 }
 
 // lines is a log.
