@@ -76,7 +76,9 @@ func Example() {
 		return
 	}
 	node.Start()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	var onePath net.ListenConfig
+	onePath.SetMultipathTCP(false)
+	l, err := onePath.Listen(context.Background(), "tcp", "127.0.0.1:0")
 	if err != nil {
 		fmt.Println(err)
 		return

@@ -145,6 +145,10 @@ func (n *Node) Start() {
 // tlsConfig is not nil. l is Serve's from now on. An error of l that time does
 // not mend ends it before, and is returned. What tlsConfig has called in a handshake
 // must not wait: all handshakes of the node may wait for it.
+//
+// l should take no Multipath TCP (RFC 8684), which net.Listen may ask for: its peers
+// may send from other addresses too, and limits, bindings and revocations know the
+// first alone. net.ListenConfig.SetMultipathTCP turns it off.
 func (n *Node) Serve(l net.Listener, tlsConfig *tls.Config) error {
 	n.mu.Lock()
 	if n.draining.Load() {
