@@ -1,10 +1,10 @@
 // Package boltstore keeps Gatehouse's state durably in one bbolt file.
 //
 // All writes go through one committer, which decides them in order, writes the
-// group in one transaction and only then answers. Tokens lie in slots: by the
-// minute in which they expire, and within it by shards of about 25,000, so that
-// a slot can be forgotten whole and quickly. Redemptions are appended beside
-// them, by the same minute. Sessions are keyed by their end. What decisions
+// group in one transaction and only then answers. Tokens lie in slots of about
+// 25,000, by the minute in which they expire or, where they live for long, by more
+// of those, so that a slot can be forgotten whole and quickly. Redemptions are keyed
+// by until when they are kept. Sessions are keyed by their end. What decisions
 // need is also held in memory (storage/internal/ledger) and rebuilt at the
 // start. The file never shrinks by itself; freed pages are used again.
 package boltstore

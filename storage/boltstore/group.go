@@ -24,6 +24,7 @@ type group struct {
 	finder  finder
 
 	tokens  []tokenPut
+	puts    []*tokenPut // of one stretch
 	uses    []record.Redemption
 	grants  []sessionsPut
 	ends    []record.Ended
@@ -35,6 +36,7 @@ type group struct {
 type tokenPut struct {
 	id    storage.TokenID
 	value []byte
+	over  stretch
 }
 
 func newGroup(s *Store) *group { return &group{store: s} }
@@ -47,13 +49,14 @@ func (g *group) begin(tx *bbolt.Tx) {
 func (g *group) reset() {
 	clear(g.calls)
 	clear(g.tokens)
+	clear(g.puts[:cap(g.puts)])
 	clear(g.grants)
 	clear(g.entries)
 	clear(g.finder.open)
 	*g = group{
 		store:  g.store,
 		finder: finder{open: g.finder.open[:0], where: g.finder.where},
-		calls:  g.calls[:0], tokens: g.tokens[:0], uses: g.uses[:0], grants: g.grants[:0], ends: g.ends[:0],
+		calls:  g.calls[:0], tokens: g.tokens[:0], puts: g.puts[:0], uses: g.uses[:0], grants: g.grants[:0], ends: g.ends[:0],
 		entries: g.entries[:0],
 	}
 }
@@ -139,6 +142,8 @@ func (g *group) write() error {
 	return nil
 }
 
+// writeTokens puts each token into the slot of its stretch or, where that is full,
+// into one that stretches less.
 func (g *group) writeTokens() error {
 	slices.SortFunc(g.tokens, func(a, b tokenPut) int {
 		if c := cmp.Compare(prefixOf(a.id), prefixOf(b.id)); c != 0 {
@@ -148,98 +153,61 @@ func (g *group) writeTokens() error {
 	})
 	all := g.tx.Bucket(tokensBucket)
 	all.FillPercent = fillPercent
-	for rest := g.tokens; len(rest) > 0; {
-		minute := minuteOf(rest[0].id)
-		n := 1
-		for n < len(rest) && minuteOf(rest[n].id) == minute {
-			n++
+	for over := longest; over >= oneMinute; over-- {
+		g.puts = g.puts[:0]
+		for i := range g.tokens {
+			if g.tokens[i].over == over {
+				g.puts = append(g.puts, &g.tokens[i])
+			}
 		}
-		if err := g.writeMinute(all, minute, rest[:n]); err != nil {
-			return err
+		for rest := g.puts; len(rest) > 0; {
+			at := slotOf(minuteOf(rest[0].id), over, 0)
+			n := 1
+			for n < len(rest) && slotOf(minuteOf(rest[n].id), over, 0) == at {
+				n++
+			}
+			if err := g.writeSlot(all, at, rest[:n]); err != nil {
+				return err
+			}
+			rest = rest[n:]
 		}
-		rest = rest[n:]
 	}
 	return nil
 }
 
-// writeMinute fills the newest shard of a minute and begins others as needed.
-func (g *group) writeMinute(all *bbolt.Bucket, minute uint64, puts []tokenPut) error {
-	shard := g.store.slots.newest(minute)
-	for ; len(puts) > 0; shard++ {
-		at := slotOf(minute, shard)
+// writeSlot fills the newest shard of a slot's minutes, and begins others as needed
+// where that is a single one.
+func (g *group) writeSlot(all *bbolt.Bucket, at slot, puts []*tokenPut) error {
+	for at = g.store.slots.newest(at); len(puts) > 0; at++ {
 		b, err := all.CreateBucketIfNotExists(at.key())
 		if err != nil {
 			return err
 		}
 		have := int(b.Sequence())
-		n := min(len(puts), g.store.opts.slotTokens-have)
-		if n <= 0 {
+		n := min(len(puts), max(g.store.opts.slotTokens-have, 0))
+		if at.shard() == lastShard {
+			n = len(puts)
+		}
+		if at.over() != oneMinute {
+			for _, p := range puts[n:] {
+				p.over--
+			}
+			puts = puts[:n]
+		}
+		if n == 0 {
 			continue
 		}
 		b.FillPercent = fillPercent
-		for i := range puts[:n] {
-			if err := b.Put(puts[i].id[:], puts[i].value); err != nil {
+		for _, p := range puts[:n] {
+			if err := b.Put(p.id[:], p.value); err != nil {
 				return err
 			}
 		}
 		if err := b.SetSequence(uint64(have + n)); err != nil {
 			return err
 		}
-		g.store.slots.extend(at, prefixOf(puts[0].id), prefixOf(puts[n-1].id))
+		g.store.slots.extend(at, prefixOf(puts[0].id), prefixOf(puts[n-1].id), n)
 		puts = puts[n:]
-	}
-	return nil
-}
-
-// usesPerRecord is how many uses, or ended sessions, go into one value: four
-// such values fill a page of 4 KiB to fillPercent.
-const usesPerRecord = 18
-
-func (g *group) writeUses() error {
-	slices.SortStableFunc(g.uses, func(a, b record.Redemption) int {
-		return cmp.Compare(a.Slot, b.Slot)
-	})
-	all := g.tx.Bucket(usesBucket)
-	all.FillPercent = fillPercent
-	for rest := g.uses; len(rest) > 0; {
-		minute := rest[0].Slot
-		n := 1
-		for n < len(rest) && rest[n].Slot == minute {
-			n++
-		}
-		if err := g.writeMinuteUses(all, minute, rest[:n]); err != nil {
-			return err
-		}
-		rest = rest[n:]
-	}
-	return nil
-}
-
-func (g *group) writeMinuteUses(all *bbolt.Bucket, minute uint64, uses []record.Redemption) error {
-	for shard := g.store.slots.newestUse(minute); len(uses) > 0; shard++ {
-		b, err := all.CreateBucketIfNotExists(slotOf(minute, shard).key())
-		if err != nil {
-			return err
-		}
-		have := int(b.Sequence())
-		room := g.store.opts.slotTokens - have
-		if room <= 0 {
-			continue
-		}
-		g.store.slots.use(slotOf(minute, shard))
-		b.FillPercent = fillPercent
-		n := min(len(uses), room)
-		for i := 0; i < n; i += usesPerRecord {
-			j := min(i+usesPerRecord, n)
-			value := record.AppendRedemptions(make([]byte, 0, record.RedemptionsSize(j-i)), uses[i:j])
-			if err := b.Put(number(uint64(have+i)), value); err != nil {
-				return err
-			}
-		}
-		if err := b.SetSequence(uint64(have + n)); err != nil {
-			return err
-		}
-		uses = uses[n:]
 	}
 	return nil
 }

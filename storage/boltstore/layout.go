@@ -11,8 +11,8 @@ import (
 //
 //	meta         format, epoch, created, swept: numbers, big endian; system
 //	tokens       slot -> token id -> Token; a slot's sequence counts its tokens
-//	uses         slot -> number of the first use -> Redemptions; a slot's
-//	             sequence counts its uses
+//	uses         minute, number of the first use -> Redemptions; the bucket's
+//	             sequence is the next number. The minute is useMinute's
 //	sessions     end, number -> Sessions; the bucket's sequence is the last
 //	             number. In a file that began as format 1 also end, session id
 //	             -> Session
@@ -29,10 +29,9 @@ import (
 //	credentials  name -> Credential
 //	edgekeys     id -> EdgeKey
 //
-// A slot is (minute, shard). One minute per slot, not one second: tokens that
-// live for weeks would lie one or two to a page, and those that live for a
-// minute would be redeemed in sixty buckets at a time. Uses of tokens that live
-// for longer share slots of more minutes, named by their last: see useMinute.
+// A slot of tokens is (first minute, stretch, shard): a minute or, for tokens that
+// live for long, 16 or 256; see stretch. Tokens of many lives would else lie in as
+// many small trees as there are minutes in the longest.
 var (
 	metaBucket        = []byte("meta")
 	tokensBucket      = []byte("tokens")
@@ -75,54 +74,68 @@ var (
 //
 //	1  a record for each session
 //	2  a record for what sessions of a batch have in common
-const format = 2
+//	3  slots of tokens that stretch over more than a minute, and uses that lie in no slot
+const format = 3
 
 // fillPercent is how full bbolt makes the pages of keys that come in order.
 const fillPercent = 0.9
 
-// slot names a bucket of tokens or uses.
+// slot names a bucket of tokens.
 type slot uint64
 
-const shardBits = 16
+const (
+	minuteBits  = 16
+	stretchBits = 14
+	lastShard   = 1<<stretchBits - 1 // takes all that comes
+)
 
 // noSlot is none: there is no such minute.
 const noSlot = ^slot(0)
 
-func slotOf(minute uint64, shard int) slot { return slot(minute<<shardBits | uint64(shard)) }
+// slotOf is the slot of a stretch that a minute lies in.
+func slotOf(minute uint64, over stretch, shard int) slot {
+	return slot(minute&^(over.minutes()-1)<<minuteBits | uint64(over)<<stretchBits | uint64(shard))
+}
 
-func (s slot) minute() uint64 { return uint64(s) >> shardBits }
-func (s slot) shard() int     { return int(s & (1<<shardBits - 1)) }
+func (s slot) minute() uint64 { return uint64(s) >> minuteBits } // its first
+func (s slot) over() stretch  { return stretch(s >> stretchBits & (1<<(minuteBits-stretchBits) - 1)) }
+func (s slot) shard() int     { return int(s & (1<<stretchBits - 1)) }
+
+func (s slot) first() slot { return s &^ (1<<stretchBits - 1) } // of its shards
 
 func (s slot) key() []byte { return number(uint64(s)) }
 
-// ended is the last millisecond of the slot's minute.
-func (s slot) ended() int64 { return int64(s.minute()+1)*msPerMinute - 1 }
+// began and ended are the first and the last millisecond of the slot's minutes.
+func (s slot) began() int64 { return int64(s.minute()) * msPerMinute }
+func (s slot) ended() int64 { return int64(s.minute()+s.over().minutes())*msPerMinute - 1 }
+
+// A stretch is over how many minutes a slot of tokens is: 1, 16 or 256.
+type stretch int
+
+const (
+	oneMinute stretch = iota
+	_
+	longest
+	stretches = int(longest) + 1
+)
+
+func (s stretch) minutes() uint64 { return 1 << (4 * s) }
+
+// stretchOf is over how many minutes the slot of a token may be: an eighth of its life
+// at most, since the token stays in the file until all of its slot have expired.
+func stretchOf(life time.Duration) stretch {
+	s := longest
+	for s > oneMinute && life < 8*time.Duration(s.minutes())*time.Minute {
+		s--
+	}
+	return s
+}
 
 const msPerMinute = 60_000
 
 func minuteOf(id storage.TokenID) uint64 {
 	return uint64(id.Expiry().UnixMilli()) / msPerMinute
 }
-
-// useMinute is the minute of the slot that takes the uses of a token: the one in
-// which the token expires or, of a token that lives for long, the last of the 4,
-// 16, 64 and so on that expire with it there. Tokens of many lives are redeemed
-// side by side, and each slot that a commit writes to costs it some pages. So a use
-// may lie in a later slot than its token, and outlive it: by less than four times
-// what the token has lived, or than a minute where that is more, and by maxUseSpan
-// at most.
-func useMinute(id storage.TokenID, issued time.Time) uint64 {
-	minute := minuteOf(id)
-	life := id.Expiry().Sub(issued) / time.Minute
-	span := uint64(1)
-	for span < maxUseSpan && life >= time.Duration(span) {
-		span *= 4
-	}
-	return minute | (span - 1)
-}
-
-// maxUseSpan is in minutes: about eleven days.
-const maxUseSpan = 1 << 14
 
 // prefixOf is the beginning of an id, its time and 16 of its random bits, as a
 // number that orders as ids do.

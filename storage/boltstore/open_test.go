@@ -86,6 +86,12 @@ func TestOpenRefuses(t *testing.T) {
 		p := encodeSessions([]storage.Session{{ID: id, Token: token, Instance: testNode, Node: "node-1", ExpiresAt: ends}})[0]
 		return put(sessionsBucket, append(p.end[:], number(1<<40)...), p.value)
 	}
+	slotNamed := func(n uint64) func(t *testing.T, path string) {
+		return func(t *testing.T, path string) {
+			must(t, os.WriteFile(path, whole, 0o600))
+			edit(t, path, func(tx *bbolt.Tx) error { _, err := tx.Bucket(tokensBucket).CreateBucket(number(n)); return err })
+		}
+	}
 	one := testSession(4)
 	session := binary.BigEndian.AppendUint64(number(uint64(benchStart.UnixMilli())), 1<<40)
 	for name, c := range map[string]struct {
@@ -125,10 +131,13 @@ func TestOpenRefuses(t *testing.T) {
 			write(whole)(t, path)
 			edit(t, path, func(tx *bbolt.Tx) error { return tx.DeleteBucket(usesBucket) })
 		}, storage.ErrCorrupt, "uses"},
-		"a use of a newer version":            {editSlot(whole, usesBucket, number(1<<40), []byte{9}), storage.ErrNewer, "redemption"},
-		"a damaged use":                       {editSlot(whole, usesBucket, number(1<<40), []byte{1, 10}), storage.ErrCorrupt, "redemption"},
-		"a token under no token's key":        {editSlot(whole, tokensBucket, []byte{0xff}, []byte{1}), storage.ErrCorrupt, "token"},
+		"a use of a newer version":            {put(usesBucket, useKey(1<<40, 0), []byte{9}), storage.ErrNewer, "redemption"},
+		"a damaged use":                       {put(usesBucket, useKey(1<<40, 0), []byte{1, 10}), storage.ErrCorrupt, "redemption"},
+		"a token under no token's key":        {inSlot(whole, []byte{0xff}, []byte{1}), storage.ErrCorrupt, "token"},
 		"something that is no slot of tokens": {put(tokensBucket, []byte("x"), []byte("y")), storage.ErrCorrupt, "slot"},
+		"a slot of no known stretch":          {slotNamed(1<<40 + 3<<stretchBits), storage.ErrCorrupt, "slot"},
+		"a slot that begins within another":   {slotNamed(1<<minuteBits + uint64(longest)<<stretchBits), storage.ErrCorrupt, "slot"},
+		"a use under no use's key":            {put(usesBucket, number(1<<40), []byte{1}), storage.ErrCorrupt, "redemption"},
 		"a bucket that is no slot of the uses": {func(t *testing.T, path string) {
 			write(whole)(t, path)
 			edit(t, path, func(tx *bbolt.Tx) error { _, err := tx.Bucket(usesBucket).CreateBucket([]byte("x")); return err })
@@ -159,13 +168,13 @@ func TestOpenRefuses(t *testing.T) {
 	}
 }
 
-// editSlot puts something into the first slot of tokens or uses.
-func editSlot(whole, bucket, key, value []byte) func(t *testing.T, path string) {
+// inSlot puts something into the first slot of tokens.
+func inSlot(whole, key, value []byte) func(t *testing.T, path string) {
 	return func(t *testing.T, path string) {
 		must(t, os.WriteFile(path, whole, 0o600))
 		edit(t, path, func(tx *bbolt.Tx) error {
-			k, _ := tx.Bucket(bucket).Cursor().First()
-			return tx.Bucket(bucket).Bucket(k).Put(key, value)
+			k, _ := tx.Bucket(tokensBucket).Cursor().First()
+			return tx.Bucket(tokensBucket).Bucket(k).Put(key, value)
 		})
 	}
 }
@@ -180,7 +189,7 @@ func TestDamagedToken(t *testing.T) {
 		path := filled(t)
 		id := testID(5)
 		edit(t, path, func(tx *bbolt.Tx) error {
-			return tx.Bucket(tokensBucket).Bucket(slotOf(minuteOf(id), 0).key()).Put(id[:], c.value)
+			return tx.Bucket(tokensBucket).Bucket(slotOf(minuteOf(id), oneMinute, 0).key()).Put(id[:], c.value)
 		})
 		s := open(t, path, small)
 		if _, err := s.Lookup(t.Context(), []storage.TokenID{id}); !errors.Is(err, c.want) {

@@ -27,7 +27,7 @@ func testID(n int) storage.TokenID {
 }
 
 func testToken(n int) *storage.Token {
-	return &storage.Token{ID: testID(n), Tenant: "acme", Subject: "ada", Issuer: "login", MaxUses: 1, UserAgent: benchBrowser}
+	return &storage.Token{ID: testID(n), Tenant: "acme", Subject: "ada", Issuer: "login", MaxUses: 1, UserAgent: benchBrowser, IssuedAt: benchStart}
 }
 
 func testSession(n int) *storage.Session {

@@ -45,10 +45,7 @@ func (s *Store) rebuild() error {
 
 func (s *Store) rebuildSlots(tx *bbolt.Tx, swept int64) (tokens int, err error) {
 	all := tx.Bucket(tokensBucket)
-	err = eachSlot(all, 0, func(at slot, b *bbolt.Bucket) error {
-		if at.ended() <= swept {
-			return nil // the next Sweep drops it
-		}
+	err = eachSlot(all, swept+1, func(at slot, b *bbolt.Bucket) error { // the next Sweep drops the others
 		c := b.Cursor()
 		lo, _ := c.First()
 		hi, _ := c.Last()
@@ -58,20 +55,9 @@ func (s *Store) rebuildSlots(tx *bbolt.Tx, swept int64) (tokens int, err error) 
 		if len(lo) != len(storage.TokenID{}) || len(hi) != len(lo) {
 			return fmt.Errorf("%w: key of a token in slot %x", storage.ErrCorrupt, at.key())
 		}
-		s.slots.extend(at, prefixOf(storage.TokenID(lo)), prefixOf(storage.TokenID(hi)))
+		s.slots.extend(at, prefixOf(storage.TokenID(lo)), prefixOf(storage.TokenID(hi)), int(b.Sequence()))
 		tokens += int(b.Sequence())
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	// Of the minute in which the last Sweep ended, some are swept.
-	minute := uint64(swept) / msPerMinute
-	err = eachSlot(all, minute, func(at slot, b *bbolt.Bucket) error {
-		if at.minute() > minute {
-			return errStop
-		}
-		if at.ended() > swept {
+		if at.began() <= swept {
 			for range between(b, -1, swept) {
 				tokens--
 			}
@@ -95,16 +81,20 @@ func between(b *bbolt.Bucket, after, upTo int64) iter.Seq[[]byte] {
 // errStop ends eachSlot early, without an error.
 var errStop = errors.New("stop")
 
-// eachSlot calls fn for each slot from minute on, in order.
-func eachSlot(all *bbolt.Bucket, minute uint64, fn func(slot, *bbolt.Bucket) error) error {
+// eachSlot calls fn for the slots that do not end before a Unix millisecond, in the
+// order of their first minutes.
+func eachSlot(all *bbolt.Bucket, from int64, fn func(slot, *bbolt.Bucket) error) error {
 	c := all.Cursor()
-	for k, _ := c.Seek(slotOf(minute, 0).key()); k != nil; k, _ = c.Next() {
-		n, ok := numberOf(k)
-		b := all.Bucket(k)
-		if !ok || b == nil {
-			return fmt.Errorf("%w: slot %x", storage.ErrCorrupt, k)
+	first := slotOf(uint64(max(from, 0))/msPerMinute, longest, 0).minute()
+	for k, _ := c.Seek(slotOf(first, oneMinute, 0).key()); k != nil; k, _ = c.Next() {
+		at, b, err := slotAt(all, k)
+		if err != nil {
+			return err
 		}
-		switch err := fn(slot(n), b); {
+		if at.ended() < from {
+			continue
+		}
+		switch err := fn(at, b); {
 		case err == errStop:
 			return nil
 		case err != nil:
@@ -114,16 +104,15 @@ func eachSlot(all *bbolt.Bucket, minute uint64, fn func(slot, *bbolt.Bucket) err
 	return nil
 }
 
-func (s *Store) rebuildUses(tx *bbolt.Tx, swept int64) error {
-	return eachSlot(tx.Bucket(usesBucket), 0, func(at slot, b *bbolt.Bucket) error {
-		if at.ended() <= swept {
-			return nil
-		}
-		s.slots.use(at)
-		return b.ForEach(func(_, v []byte) error {
-			return record.Redemptions(v, s.ledger.LoadUse)
-		})
-	})
+// slotAt is the slot that a key of a bucket of slots names.
+func slotAt(all *bbolt.Bucket, k []byte) (slot, *bbolt.Bucket, error) {
+	n, ok := numberOf(k)
+	b := all.Bucket(k)
+	at := slot(n)
+	if !ok || b == nil || at.over() > longest || slotOf(at.minute(), at.over(), at.shard()) != at {
+		return 0, nil, fmt.Errorf("%w: slot %x", storage.ErrCorrupt, k)
+	}
+	return at, b, nil
 }
 
 func (s *Store) rebuildSessions(tx *bbolt.Tx) error {

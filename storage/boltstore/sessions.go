@@ -57,7 +57,7 @@ func (g *group) grant(batch []storage.Redemption, sessions []storage.Session, ob
 		asOf = x.AsOf
 		g.uses = append(g.uses, record.Redemption{
 			Token: x.Token, Session: x.ID, Observation: observations[i],
-			Slot: useMinute(x.Token, batch[i].Token.IssuedAt),
+			Minute: useMinute(x.Token, batch[i].Token.IssuedAt),
 		})
 		granted++
 	}

@@ -9,14 +9,20 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// slots knows which shards of a minute a token can lie in: for each, the lowest
-// and highest id that was ever put there, by their prefixes. Tokens come
-// roughly in the order of their ids, so mostly one shard is in question and
-// for a new token none. It may know of more than was committed, never of less.
+// slots knows which slots a token can lie in: for each shard, the lowest and
+// highest id that was ever put there, by their prefixes. Tokens come roughly in the
+// order of their ids, so mostly one shard is in question and for a new token none.
+// It may know of more than was committed, and of less only of what is swept.
 type slots struct {
-	mu       sync.RWMutex
-	byMinute map[uint64][]span // in the order of shards
-	used     map[uint64]int    // the shard of a minute that takes uses, where it is not 0
+	mu      sync.RWMutex
+	tokens  map[slot]shards // by their first
+	stretch [stretches]int  // how many of those stretch so far
+}
+
+// shards are the slots of the same minutes, and how many tokens they have.
+type shards struct {
+	spans  []span
+	tokens int
 }
 
 type span struct{ lo, hi uint64 }
@@ -25,76 +31,98 @@ type span struct{ lo, hi uint64 }
 var noSpan = span{lo: ^uint64(0)}
 
 func newSlots() *slots {
-	return &slots{byMinute: make(map[uint64][]span), used: make(map[uint64]int)}
+	return &slots{tokens: make(map[slot]shards)}
 }
 
-// newestUse is the shard of a minute that takes uses.
-func (x *slots) newestUse(minute uint64) int {
+// newest is the shard that takes tokens, of those of a slot's minutes.
+func (x *slots) newest(s slot) slot {
+	first := s.first()
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return x.used[minute]
+	return first + slot(max(len(x.tokens[first].spans)-1, 0))
 }
 
-// use says that there is a slot of uses.
-func (x *slots) use(s slot) {
-	if s.shard() == 0 {
-		return
+// extend says that the slot holds so many more tokens, with ids from lo to hi.
+func (x *slots) extend(s slot, lo, hi uint64, tokens int) {
+	first := s.first()
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	of, known := x.tokens[first]
+	if !known {
+		x.stretch[s.over()]++
 	}
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	x.used[s.minute()] = max(x.used[s.minute()], s.shard())
-}
-
-// forgetUses forgets a minute's slots of uses.
-func (x *slots) forgetUses(minute uint64) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	delete(x.used, minute)
-}
-
-// newest is the shard of a minute that takes tokens.
-func (x *slots) newest(minute uint64) int {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	return max(len(x.byMinute[minute])-1, 0)
-}
-
-// extend says that the slot holds ids from lo to hi.
-func (x *slots) extend(s slot, lo, hi uint64) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	spans := x.byMinute[s.minute()]
-	for len(spans) <= s.shard() {
-		spans = append(spans, noSpan)
+	for len(of.spans) <= s.shard() {
+		of.spans = append(of.spans, noSpan)
 	}
-	p := &spans[s.shard()]
+	p := &of.spans[s.shard()]
 	p.lo, p.hi = min(p.lo, lo), max(p.hi, hi)
-	x.byMinute[s.minute()] = spans
+	of.tokens += tokens
+	x.tokens[first] = of
 }
 
-// forget forgets a slot; a minute is forgotten with its last one.
+// forget forgets a slot; those of the same minutes are forgotten with the last.
 func (x *slots) forget(s slot) {
+	first := s.first()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	spans := x.byMinute[s.minute()]
-	if s.shard() < len(spans) {
-		spans[s.shard()] = noSpan
+	of, known := x.tokens[first]
+	if s.shard() < len(of.spans) {
+		of.spans[s.shard()] = noSpan
 	}
-	if !slices.ContainsFunc(spans, func(p span) bool { return p != noSpan }) {
-		delete(x.byMinute, s.minute())
+	if known && !slices.ContainsFunc(of.spans, func(p span) bool { return p != noSpan }) {
+		delete(x.tokens, first)
+		x.stretch[s.over()]--
 	}
 }
 
-// candidates appends the slots that id can lie in, the likeliest first.
+// candidates appends the slots that id can lie in, the likeliest first: those with
+// the most tokens to a minute, and of their shards the newest.
 func (x *slots) candidates(id storage.TokenID, to []slot) []slot {
-	minute, p := minuteOf(id), prefixOf(id)
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	spans := x.byMinute[minute]
-	for shard := newestOf(spans, p); shard >= 0; shard = newestOf(spans[:shard], p) {
-		to = append(to, slotOf(minute, shard))
+	return x.likely(id, to)
+}
+
+func (x *slots) likely(id storage.TokenID, to []slot) []slot {
+	var density [stretches]int // of what was appended, by stretch
+	began := len(to)
+	minute, p := minuteOf(id), prefixOf(id)
+	for over := longest; over >= oneMinute; over-- {
+		if x.stretch[over] == 0 {
+			continue
+		}
+		first := slotOf(minute, over, 0)
+		of := x.tokens[first]
+		density[over] = of.tokens * int(longest.minutes()/over.minutes())
+		at := began
+		for at < len(to) && density[to[at].over()] > density[over] {
+			at++
+		}
+		for shard := newestOf(of.spans, p); shard >= 0; shard = newestOf(of.spans[:shard], p) {
+			to = slices.Insert(to, at, first+slot(shard))
+			at++
+		}
 	}
 	return to
+}
+
+// next sets, for each id that is not swept and has no record yet, the slot that is the
+// n-th likeliest, and noSlot for the others and where there are not as many. It
+// reports whether it has set any.
+func (x *slots) next(n int, ids []storage.TokenID, records [][]byte, swept int64, to *[abreast]slot) (any bool) {
+	var buf [4]slot
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	for i, id := range ids {
+		to[i] = noSlot
+		if records[i] != nil || id.Expiry().UnixMilli() <= swept {
+			continue
+		}
+		if at := x.likely(id, buf[:0]); n < len(at) {
+			to[i], any = at[n], true
+		}
+	}
+	return any
 }
 
 // newestOf is the last of spans that holds a prefix, or -1.
@@ -105,23 +133,6 @@ func newestOf(spans []span, prefix uint64) int {
 		}
 	}
 	return -1
-}
-
-// likeliest sets the likeliest slot of each id that is not swept and has no record
-// yet; that of any other, or of one that lies in no slot, is noSlot.
-func (x *slots) likeliest(ids []storage.TokenID, records [][]byte, swept int64, to *[abreast]slot) {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	for i, id := range ids {
-		to[i] = noSlot
-		if records[i] != nil || id.Expiry().UnixMilli() <= swept {
-			continue
-		}
-		minute := minuteOf(id)
-		if shard := newestOf(x.byMinute[minute], prefixOf(id)); shard >= 0 {
-			to[i] = slotOf(minute, shard)
-		}
-	}
 }
 
 // finder looks tokens up in one transaction. It keeps the cursors of the slots

@@ -5,14 +5,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"slices"
 	"time"
 
 	"go.etcd.io/bbolt"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
 	"github.com/gatehouse-ws/gatehouse/storage/internal/ledger"
-	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
 )
 
 // Sweep forgets what is over; see storage.Store.
@@ -95,22 +93,24 @@ func (s *Store) latestToken(ctx context.Context, prior, upTo int64) (latest int6
 		all := tx.Bucket(tokensBucket)
 		slots := all.Cursor()
 		last := firstID(upTo + 1)
-		k, _ := slots.Seek(slotOf(minuteOf(last)+1, 0).key())
+		k, _ := slots.Seek(slotOf(minuteOf(last)+1, oneMinute, 0).key())
 		if k == nil {
 			k, _ = slots.Last()
 		} else {
 			k, _ = slots.Prev()
 		}
-		for found := uint64(0); k != nil; k, _ = slots.Prev() {
-			n, ok := numberOf(k)
-			b := all.Bucket(k)
-			if !ok || b == nil {
-				return fmt.Errorf("%w: slot %x", storage.ErrCorrupt, k)
+		for ; k != nil; k, _ = slots.Prev() {
+			at, b, err := slotAt(all, k)
+			switch {
+			case err != nil:
+				return err
+			case at.began()+int64(longest.minutes())*msPerMinute <= latest:
+				return nil // so do all before it
+			case at.ended() <= latest:
+				continue
 			}
-			if at := slot(n); at.ended() <= prior || latest > prior && at.minute() != found {
-				return nil
-			} else if id := lastBefore(b, last); id != nil {
-				found, latest = at.minute(), max(latest, storage.TokenID(id).Expiry().UnixMilli())
+			if id := lastBefore(b, last); id != nil {
+				latest = max(latest, storage.TokenID(id).Expiry().UnixMilli())
 			}
 		}
 		return nil
@@ -139,12 +139,11 @@ func lastBefore(b *bbolt.Bucket, id storage.TokenID) []byte {
 func (s *Store) countSwept(after, upTo int64) (n int, err error) {
 	var at []slot
 	err = s.view(context.Background(), func(tx *bbolt.Tx) error {
-		return eachSlot(tx.Bucket(tokensBucket), uint64(max(after, 0))/msPerMinute, func(x slot, b *bbolt.Bucket) error {
-			began := x.ended() - msPerMinute + 1
+		return eachSlot(tx.Bucket(tokensBucket), after+1, func(x slot, b *bbolt.Bucket) error {
 			switch {
-			case began > upTo:
+			case x.began() > upTo:
 				return errStop
-			case after < began && x.ended() <= upTo:
+			case after < x.began() && x.ended() <= upTo:
 				n += int(b.Sequence())
 			default:
 				at = append(at, x)
@@ -185,13 +184,25 @@ const rest = 50 * time.Microsecond
 // stepSlots bounds how many slots one step drops, where they are small.
 const stepSlots = 256
 
-// overSlots finds slots whose minute is swept, of about one full slot in all.
-func (s *Store) overSlots(ctx context.Context, bucket []byte, swept int64) (at []slot, more bool, err error) {
+// isOver reports whether all tokens of a slot are swept.
+func isOver(x slot, b *bbolt.Bucket, swept int64) bool {
+	if x.ended() <= swept {
+		return true
+	}
+	k, _ := b.Cursor().Last()
+	return len(k) == len(storage.TokenID{}) && storage.TokenID(k).Expiry().UnixMilli() <= swept
+}
+
+// overSlots finds slots that are over, of about one full slot in all.
+func (s *Store) overSlots(ctx context.Context, swept int64) (at []slot, more bool, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
 		items := 0
-		return eachSlot(tx.Bucket(bucket), 0, func(x slot, b *bbolt.Bucket) error {
-			if x.ended() > swept {
+		return eachSlot(tx.Bucket(tokensBucket), 0, func(x slot, b *bbolt.Bucket) error {
+			switch {
+			case x.began() > swept:
 				return errStop
+			case !isOver(x, b, swept):
+				return nil
 			}
 			n := int(b.Sequence())
 			if len(at) > 0 && (items+n > s.opts.slotTokens || len(at) == stepSlots) {
@@ -206,15 +217,20 @@ func (s *Store) overSlots(ctx context.Context, bucket []byte, swept int64) (at [
 	return at, more, err
 }
 
-// dropSlots drops slots in a transaction of their own.
-func (s *Store) dropSlots(ctx context.Context, bucket []byte, at []slot) error {
+// dropSlots drops slots in a transaction of their own, but for those to which tokens
+// have come since.
+func (s *Store) dropSlots(ctx context.Context, at []slot, swept int64) error {
 	return s.do(ctx, &call{items: s.opts.GroupItems, sweep: true, decide: func(g *group) error {
 		g.pages += len(at)
-		return g.bucket(bucket, func(b *bbolt.Bucket) error {
+		return g.bucket(tokensBucket, func(all *bbolt.Bucket) error {
 			for _, x := range at {
-				if err := b.DeleteBucket(x.key()); err != nil {
+				if b := all.Bucket(x.key()); b == nil || !isOver(x, b, swept) {
+					continue
+				}
+				if err := all.DeleteBucket(x.key()); err != nil {
 					return fmt.Errorf("slot %x: %w", x.key(), err)
 				}
+				s.slots.forget(x) // before the group's tokens come to it
 			}
 			return nil
 		})
@@ -239,64 +255,14 @@ func (s *Store) touchSlots(ctx context.Context, at []slot) error {
 }
 
 func (s *Store) dropTokens(ctx context.Context, swept int64) (more bool, err error) {
-	at, more, err := s.overSlots(ctx, tokensBucket, swept)
+	at, more, err := s.overSlots(ctx, swept)
 	if err != nil || len(at) == 0 {
 		return false, err
 	}
 	if err := s.touchSlots(ctx, at); err != nil {
 		return false, err
 	}
-	if err := s.dropSlots(ctx, tokensBucket, at); err != nil {
-		return false, err
-	}
-	for _, x := range at {
-		s.slots.forget(x)
-	}
-	return more, nil
-}
-
-// stepUses is how many tokens are taken from the ledger at once.
-const stepUses = 1000
-
-func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error) {
-	at, more, err := s.overSlots(ctx, usesBucket, swept)
-	if err != nil || len(at) == 0 {
-		return false, err
-	}
-	used, err := s.usedIn(ctx, at)
-	if err != nil {
-		return false, err
-	}
-	if err := s.dropSlots(ctx, usesBucket, at); err != nil {
-		return false, err
-	}
-	for _, x := range at {
-		s.slots.forgetUses(x.minute())
-	}
-	for part := range slices.Chunk(used, stepUses) {
-		s.ledger.Forget(part)
-		time.Sleep(rest)
-	}
-	return more, nil
-}
-
-// usedIn reads which tokens slots of uses tell of.
-func (s *Store) usedIn(ctx context.Context, at []slot) (used []storage.TokenID, err error) {
-	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		for _, x := range at {
-			err := tx.Bucket(usesBucket).Bucket(x.key()).ForEach(func(_, v []byte) error {
-				return record.Redemptions(v, func(r record.Redemption) {
-					used = append(used, r.Token)
-					giveWay(len(used))
-				})
-			})
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	return used, err
+	return more, s.dropSlots(ctx, at, swept)
 }
 
 // sweepSessions ends the sessions whose time is over and takes out their

@@ -22,7 +22,10 @@ func (s *Store) Insert(ctx context.Context, tokens []*storage.Token) ([]storage.
 		}
 		for i := range results {
 			if r := &results[i]; r.Err == nil {
-				g.tokens = append(g.tokens, tokenPut{tokens[i].ID, record.AppendIssued(values[i], r.IssuedRevision)})
+				g.tokens = append(g.tokens, tokenPut{
+					id: tokens[i].ID, value: record.AppendIssued(values[i], r.IssuedRevision),
+					over: stretchOf(tokens[i].ID.Expiry().Sub(tokens[i].IssuedAt)),
+				})
 			}
 		}
 		return nil
@@ -81,15 +84,19 @@ func (s *Store) find(tx *bbolt.Tx, ids []storage.TokenID, swept int64, records [
 	for from := 0; from < len(ids); from += abreast {
 		to := min(from+abreast, len(ids))
 		part, found := ids[from:to], records[from:to]
-		s.slots.likeliest(part, found, swept, &where)
-		findTokens(tx, part, where[:], found)
+		for n := 0; n < tries && s.slots.next(n, part, found, swept, &where); n++ {
+			findTokens(tx, part, where[:], found)
+		}
 		for i, id := range part {
-			if found[i] == nil && where[i] != noSlot {
+			if found[i] == nil && id.Expiry().UnixMilli() > swept {
 				found[i] = f.find(id)
 			}
 		}
 	}
 }
+
+// tries is how many slots are searched for tokens abreast before they are for one.
+const tries = stretches
 
 // Statuses tells what has become of tokens; see storage.Store.
 func (s *Store) Statuses(ctx context.Context, tokens []*storage.Token) ([]storage.TokenStatus, error) {
@@ -166,64 +173,65 @@ func wanted(q *storage.TokenQuery, t *storage.Token) bool {
 }
 
 // walkTokens calls fn for the tokens above an id, in the order of ids, until it
-// returns false. Of a minute's shards the one that stands lowest comes next.
+// returns false. Of the slots that the id may lie in, the one that stands lowest comes
+// next.
 func (s *Store) walkTokens(tx *bbolt.Tx, above storage.TokenID, fn func(storage.TokenID, []byte) (bool, error)) error {
-	type shard struct {
+	type standing struct {
 		cursor *bbolt.Cursor
 		k, v   []byte
 	}
-	var shards []shard
-	minute := minuteOf(above)
+	var in []standing
 	n := 0
-	drain := func() (more bool, err error) {
-		for len(shards) > 0 {
+	// drain goes on as far as the tokens below an id, or all where that is nil.
+	drain := func(below []byte) (more bool, err error) {
+		for len(in) > 0 {
 			n++
 			giveWay(n)
 			low := 0
-			for i := range shards {
-				if bytes.Compare(shards[i].k, shards[low].k) < 0 {
+			for i := range in {
+				if bytes.Compare(in[i].k, in[low].k) < 0 {
 					low = i
 				}
 			}
-			at := &shards[low]
+			at := &in[low]
 			if len(at.k) != len(above) {
 				return false, fmt.Errorf("%w: key of a token: %x", storage.ErrCorrupt, at.k)
+			}
+			if below != nil && bytes.Compare(at.k, below) >= 0 {
+				return true, nil
 			}
 			if more, err := fn(storage.TokenID(at.k), at.v); !more || err != nil {
 				return false, err
 			}
 			if at.k, at.v = at.cursor.Next(); at.k == nil {
-				shards = append(shards[:low], shards[low+1:]...)
+				in = append(in[:low], in[low+1:]...)
 			}
 		}
 		return true, nil
 	}
 	stopped := false
-	err := eachSlot(tx.Bucket(tokensBucket), minute, func(at slot, b *bbolt.Bucket) error {
-		if at.minute() != minute {
-			more, err := drain()
-			if err != nil {
-				return err
-			}
-			if !more {
-				stopped = true
-				return errStop
-			}
-			minute = at.minute()
+	err := eachSlot(tx.Bucket(tokensBucket), above.Expiry().UnixMilli(), func(at slot, b *bbolt.Bucket) error {
+		first := firstID(at.began())
+		switch more, err := drain(first[:]); {
+		case err != nil:
+			return err
+		case !more:
+			stopped = true
+			return errStop
 		}
-		x := shard{cursor: b.Cursor()}
+		x := standing{cursor: b.Cursor()}
 		x.k, x.v = x.cursor.Seek(above[:])
 		if x.k != nil && bytes.Equal(x.k, above[:]) {
 			x.k, x.v = x.cursor.Next()
 		}
 		if x.k != nil {
-			shards = append(shards, x)
+			in = append(in, x)
 		}
 		return nil
 	})
 	if err != nil || stopped {
 		return err
 	}
-	_, err = drain()
+	_, err = drain(nil)
 	return err
 }

@@ -83,7 +83,7 @@ func (m *model) drawToken(t *rapid.T) *storage.Token {
 		Audience: "chat",
 		ClientIP: netip.AddrFrom4([4]byte{192, 0, 2, byte(n)}),
 		MaxUses:  uint32(n % 4),
-		IssuedAt: start,
+		IssuedAt: start.Add(-[]time.Duration{0, 3 * time.Hour, 40 * time.Hour}[n/3%3]), // a store may go by lives
 	}
 	if n == 7 {
 		x.ClientIP = netip.Addr{}

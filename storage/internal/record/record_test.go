@@ -228,7 +228,7 @@ func TestHandMatchesGenerated(t *testing.T) {
 			},
 			AsOfEpoch: 5, AsOfSequence: 1<<64 - 1,
 		}},
-		"redemptions": {AppendRedemptions(nil, []Redemption{{Token: x.ID, Session: s.ID, Observation: 77, Slot: 9}, {}}), &storagev1.Redemptions{
+		"redemptions": {AppendRedemptions(nil, []Redemption{{Token: x.ID, Session: s.ID, Observation: 77, Minute: 9}, {}}), &storagev1.Redemptions{
 			Redemptions: []*storagev1.Redemption{
 				{TokenId: x.ID[:], SessionId: s.ID[:], Observation: 77},
 				{TokenId: make([]byte, 16), SessionId: make([]byte, 16)},

@@ -234,8 +234,8 @@ type Redemption struct {
 	Token       storage.TokenID
 	Session     storage.SessionID
 	Observation uint64
-	// Slot is for a store to note where it puts the record; no part of it.
-	Slot uint64
+	// Minute is for a store to note where it puts the record; no part of it.
+	Minute uint64
 }
 
 const redemptionSize = 18 + 18 + 9
