@@ -117,9 +117,11 @@ const (
 	_
 	longest
 	stretches = int(longest) + 1
+
+	stretchStep = 4 // each has 2^4 of the one before
 )
 
-func (s stretch) minutes() uint64 { return 1 << (4 * s) }
+func (s stretch) minutes() uint64 { return 1 << (int(s) * stretchStep) }
 
 // stretchOf is over how many minutes the slot of a token may be: an eighth of its life
 // at most, since the token stays in the file until all of its slot have expired.

@@ -14,10 +14,19 @@ import (
 // order of their ids, so mostly one shard is in question and for a new token none.
 // It may know of more than was committed, and of less only of what is swept.
 type slots struct {
-	mu      sync.RWMutex
-	tokens  map[slot]shards // by their first
-	stretch [stretches]int  // how many of those stretch so far
+	mu     sync.RWMutex
+	frames map[uint64]*frame // by their minutes' number of longest stretches
 }
+
+// frame is the slots of one longest stretch.
+type frame struct {
+	at   [framed]uint16 // where in all, from 1, the shards of a slot are; 0: nowhere yet
+	all  []shards
+	live int // of all, those that are known
+}
+
+// framed is how many slots a frame has, shards apart.
+const framed = 1 + 1<<stretchStep + 1<<(2*stretchStep)
 
 // shards are the slots of the same minutes, and how many tokens they have.
 type shards struct {
@@ -30,26 +39,61 @@ type span struct{ lo, hi uint64 }
 // noSpan holds nothing.
 var noSpan = span{lo: ^uint64(0)}
 
-func newSlots() *slots {
-	return &slots{tokens: make(map[slot]shards)}
+func newSlots() *slots { return &slots{frames: make(map[uint64]*frame)} }
+
+// place is where in its frame a slot is: the longest come first.
+func place(minute uint64, over stretch) int {
+	const mask = 1<<(2*stretchStep) - 1
+	first := [stretches]int{oneMinute: 1 + 1<<stretchStep, 1: 1, longest: 0}
+	return first[over] + int(minute&mask)>>(int(over)*stretchStep)
+}
+
+func frameOf(minute uint64) uint64 { return minute >> (int(longest) * stretchStep) }
+
+// of is the shards of a slot's minutes, or nil.
+func (x *slots) of(s slot) *shards {
+	f := x.frames[frameOf(s.minute())]
+	if f == nil {
+		return nil
+	}
+	return f.shards(s.minute(), s.over())
+}
+
+func (f *frame) shards(minute uint64, over stretch) *shards {
+	n := f.at[place(minute, over)]
+	if n == 0 || f.all[n-1].spans == nil {
+		return nil
+	}
+	return &f.all[n-1]
 }
 
 // newest is the shard that takes tokens, of those of a slot's minutes.
 func (x *slots) newest(s slot) slot {
-	first := s.first()
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	return first + slot(max(len(x.tokens[first].spans)-1, 0))
+	if of := x.of(s); of != nil {
+		return s.first() + slot(len(of.spans)-1)
+	}
+	return s.first()
 }
 
 // extend says that the slot holds so many more tokens, with ids from lo to hi.
 func (x *slots) extend(s slot, lo, hi uint64, tokens int) {
-	first := s.first()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	of, known := x.tokens[first]
-	if !known {
-		x.stretch[s.over()]++
+	f := x.frames[frameOf(s.minute())]
+	if f == nil {
+		f = new(frame)
+		x.frames[frameOf(s.minute())] = f
+	}
+	n := &f.at[place(s.minute(), s.over())]
+	if *n == 0 {
+		f.all = append(f.all, shards{})
+		*n = uint16(len(f.all))
+	}
+	of := &f.all[*n-1]
+	if of.spans == nil {
+		f.live++
 	}
 	for len(of.spans) <= s.shard() {
 		of.spans = append(of.spans, noSpan)
@@ -57,21 +101,26 @@ func (x *slots) extend(s slot, lo, hi uint64, tokens int) {
 	p := &of.spans[s.shard()]
 	p.lo, p.hi = min(p.lo, lo), max(p.hi, hi)
 	of.tokens += tokens
-	x.tokens[first] = of
 }
 
 // forget forgets a slot; those of the same minutes are forgotten with the last.
 func (x *slots) forget(s slot) {
-	first := s.first()
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	of, known := x.tokens[first]
+	of := x.of(s)
+	if of == nil {
+		return
+	}
 	if s.shard() < len(of.spans) {
 		of.spans[s.shard()] = noSpan
 	}
-	if known && !slices.ContainsFunc(of.spans, func(p span) bool { return p != noSpan }) {
-		delete(x.tokens, first)
-		x.stretch[s.over()]--
+	if slices.ContainsFunc(of.spans, func(p span) bool { return p != noSpan }) {
+		return
+	}
+	*of = shards{}
+	f := x.frames[frameOf(s.minute())]
+	if f.live--; f.live == 0 {
+		delete(x.frames, frameOf(s.minute()))
 	}
 }
 
@@ -84,20 +133,24 @@ func (x *slots) candidates(id storage.TokenID, to []slot) []slot {
 }
 
 func (x *slots) likely(id storage.TokenID, to []slot) []slot {
+	minute, p := minuteOf(id), prefixOf(id)
+	f := x.frames[frameOf(minute)]
+	if f == nil {
+		return to
+	}
 	var density [stretches]int // of what was appended, by stretch
 	began := len(to)
-	minute, p := minuteOf(id), prefixOf(id)
 	for over := longest; over >= oneMinute; over-- {
-		if x.stretch[over] == 0 {
+		of := f.shards(minute, over)
+		if of == nil {
 			continue
 		}
-		first := slotOf(minute, over, 0)
-		of := x.tokens[first]
-		density[over] = of.tokens * int(longest.minutes()/over.minutes())
+		density[over] = of.tokens << (int(longest-over) * stretchStep)
 		at := began
 		for at < len(to) && density[to[at].over()] > density[over] {
 			at++
 		}
+		first := slotOf(minute, over, 0)
 		for shard := newestOf(of.spans, p); shard >= 0; shard = newestOf(of.spans[:shard], p) {
 			to = slices.Insert(to, at, first+slot(shard))
 			at++

@@ -78,8 +78,8 @@ func TestCandidates(t *testing.T) {
 	x.forget(slotOf(minute, oneMinute, 2))
 	x.forget(slotOf(minute, oneMinute, 0))
 	x.forget(slotOf(minute, longest, 0))
-	if want(); len(x.tokens) != 0 || x.stretch != [stretches]int{} {
-		t.Errorf("%d slots are left, %v", len(x.tokens), x.stretch)
+	if want(); len(x.frames) != 0 {
+		t.Errorf("%d frames are left", len(x.frames))
 	}
 }
 
