@@ -90,13 +90,8 @@ func worse(a, b float64) float64 {
 // else the machine does meets them alike. The samples of contender i are
 // result[i], one a round.
 func (l *lab) inTurns(contenders ...contender) ([][]sample, error) {
-	return l.turns(l.rounds, contenders...)
-}
-
-// turns is inTurns of so many rounds.
-func (l *lab) turns(rounds int, contenders ...contender) ([][]sample, error) {
 	out := make([][]sample, len(contenders))
-	for n := range rounds {
+	for n := range l.rounds {
 		a, err := l.round(contenders)
 		if err != nil {
 			return nil, err
@@ -109,7 +104,7 @@ func (l *lab) turns(rounds int, contenders ...contender) ([][]sample, error) {
 		for i, c := range contenders {
 			s := a.samples[i]
 			out[i] = append(out[i], s)
-			l.say("  round %d of %d: %s: %v/s, %v CPU-µs%s", n+1, rounds, c.name, Number(s.rate()), Number(s.cpuMicros()), disturbed)
+			l.say("  round %d of %d: %s: %v/s, %v CPU-µs%s", n+1, l.rounds, c.name, Number(s.rate()), Number(s.cpuMicros()), disturbed)
 		}
 	}
 	return out, nil

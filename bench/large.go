@@ -113,16 +113,11 @@ func ofStock(_ context.Context, s *stocked, n int) ([]ticket, error) {
 	return s.stock.tickets(s.taken-1, n), nil
 }
 
-// shortTurns is into how many each round of other tables is cut here: a virtual
-// machine's disk and memory cost more at one time than at another, and a ratio is to be
-// of the same seconds.
-const shortTurns = 2
-
 // redeemStocked measures a Redeem stream: requests of 64, 16 under way, of tokens
 // in random order.
 func (l *lab) redeemStocked(ctx context.Context, s *stocked, of tickets) (all sample, err error) {
 	const batch, window = 64, 16
-	total := l.part(100_000/shortTurns, 2*batch*window)
+	total := l.part(100_000, 2*batch*window)
 	chunk := min(total, 10_240)
 	for all.ops < total {
 		tickets, err := of(ctx, s, chunk)
@@ -197,7 +192,7 @@ func benchLarge(ctx context.Context, l *lab) (err error) {
 		for _, r := range c.runs {
 			contenders = append(contenders, contender{"many, " + c.name + ", " + r.name, func() (sample, error) { return l.redeemStocked(ctx, big, r.of) }})
 		}
-		samples, err := l.turns(shortTurns*l.rounds, contenders...)
+		samples, err := l.inTurns(contenders...)
 		if err == nil {
 			err = size(c.name, big)
 		}
