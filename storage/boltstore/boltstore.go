@@ -45,6 +45,7 @@ type Options struct {
 
 	// For tests.
 	slotTokens int                         // 0 is 25,000
+	useRecords int                         // that one step of a sweep drops; 0 is 1,000
 	counts     uint64                      // 0 is storage.MaxCounts
 	departed   uint64                      // 0 is storage.MaxDeparted
 	freshBytes int                         // 0 is 64 MiB
@@ -59,6 +60,7 @@ const (
 	defaultAheadBytes = 16 << 20
 	defaultGroupItems = 4096
 	defaultSlotTokens = 25_000
+	defaultUseRecords = 1000
 	defaultPurgeMin   = 50_000
 	defaultFreshBytes = 64 << 20 // about 150,000 usual records
 
@@ -80,6 +82,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.slotTokens == 0 {
 		o.slotTokens = defaultSlotTokens
+	}
+	if o.useRecords == 0 {
+		o.useRecords = defaultUseRecords
 	}
 	if o.freshBytes == 0 {
 		o.freshBytes = defaultFreshBytes

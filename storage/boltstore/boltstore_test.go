@@ -12,7 +12,7 @@ import (
 )
 
 // small makes stores of few tokens behave as large ones do, and costs little.
-var small = Options{MapBytes: 1 << 20, AheadBytes: 1, slotTokens: 50, purgeMin: 10, freshBytes: 2_000, GroupItems: 64}
+var small = Options{MapBytes: 1 << 20, AheadBytes: 1, slotTokens: 50, useRecords: 7, purgeMin: 10, freshBytes: 2_000, GroupItems: 64}
 
 func open(t testing.TB, path string, opts Options) *Store {
 	t.Helper()

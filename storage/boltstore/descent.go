@@ -28,8 +28,6 @@ type descent struct {
 
 	// Of the search within a page, which goes on among left elements from base on.
 	elements, keys, base, left [abreast]int
-
-	fetched byte // so that what fetch reads is read
 }
 
 // abreast is how many keys go down at once: more than the processor has fetches
@@ -118,9 +116,7 @@ func (d *descent) branches(size int) bool {
 
 // leaves finds the values of the keys that are at a leaf.
 func (d *descent) leaves(size int, flags uint32) {
-	most := d.begin(leafFlag)
-	d.fetch()
-	for ; most > 1; most -= most / 2 {
+	for most := d.begin(leafFlag); most > 1; most -= most / 2 {
 		for i := range d.n {
 			half := d.left[i] / 2
 			probe := d.base[i] + half
@@ -158,20 +154,6 @@ func (d *descent) begin(kind uint16) (most int) {
 		}
 	}
 	return most
-}
-
-// fetch has the elements of all leaves fetched from memory at once: a step that had
-// to wait for one would wait for the key that it tells of after that.
-func (d *descent) fetch() {
-	const line = 64
-	sum := byte(0)
-	for i := range d.n {
-		end := d.elements[i] + d.left[i]*leafElement
-		for at := d.elements[i] + line; at < end; at += line {
-			sum += d.file[at]
-		}
-	}
-	d.fetched = sum
 }
 
 // reaches is all ones where the key at k is not above the i-th of those abreast,

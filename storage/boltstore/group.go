@@ -34,9 +34,9 @@ type group struct {
 }
 
 type tokenPut struct {
-	id    storage.TokenID
-	value []byte
-	over  stretch
+	id      storage.TokenID
+	value   []byte
+	stretch stretch
 }
 
 func newGroup(s *Store) *group { return &group{store: s} }
@@ -156,7 +156,7 @@ func (g *group) writeTokens() error {
 	for over := longest; over >= oneMinute; over-- {
 		g.puts = g.puts[:0]
 		for i := range g.tokens {
-			if g.tokens[i].over == over {
+			if g.tokens[i].stretch == over {
 				g.puts = append(g.puts, &g.tokens[i])
 			}
 		}
@@ -188,9 +188,9 @@ func (g *group) writeSlot(all *bbolt.Bucket, at slot, puts []*tokenPut) error {
 		if at.shard() == lastShard {
 			n = len(puts)
 		}
-		if at.over() != oneMinute {
+		if at.stretch() != oneMinute {
 			for _, p := range puts[n:] {
-				p.over--
+				p.stretch--
 			}
 			puts = puts[:n]
 		}

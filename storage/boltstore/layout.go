@@ -97,9 +97,9 @@ func slotOf(minute uint64, over stretch, shard int) slot {
 	return slot(minute&^(over.minutes()-1)<<minuteBits | uint64(over)<<stretchBits | uint64(shard))
 }
 
-func (s slot) minute() uint64 { return uint64(s) >> minuteBits } // its first
-func (s slot) over() stretch  { return stretch(s >> stretchBits & (1<<(minuteBits-stretchBits) - 1)) }
-func (s slot) shard() int     { return int(s & (1<<stretchBits - 1)) }
+func (s slot) minute() uint64   { return uint64(s) >> minuteBits } // its first
+func (s slot) stretch() stretch { return stretch(s >> stretchBits & (1<<(minuteBits-stretchBits) - 1)) }
+func (s slot) shard() int       { return int(s & (1<<stretchBits - 1)) }
 
 func (s slot) first() slot { return s &^ (1<<stretchBits - 1) } // of its shards
 
@@ -107,14 +107,14 @@ func (s slot) key() []byte { return number(uint64(s)) }
 
 // began and ended are the first and the last millisecond of the slot's minutes.
 func (s slot) began() int64 { return int64(s.minute()) * msPerMinute }
-func (s slot) ended() int64 { return int64(s.minute()+s.over().minutes())*msPerMinute - 1 }
+func (s slot) ended() int64 { return int64(s.minute()+s.stretch().minutes())*msPerMinute - 1 }
 
 // A stretch is over how many minutes a slot of tokens is: 1, 16 or 256.
 type stretch int
 
 const (
 	oneMinute stretch = iota
-	_
+	longer
 	longest
 	stretches = int(longest) + 1
 

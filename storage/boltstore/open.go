@@ -155,31 +155,28 @@ func (s *Store) upgrade() error {
 	older := false
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		f, _ := numberOf(tx.Bucket(metaBucket).Get(formatKey))
-		older = f < format || lastSlot(tx.Bucket(usesBucket)) != nil // it was stopped on the way
+		older = f < format
 		for _, name := range laterBuckets {
 			older = older || tx.Bucket(name) == nil
 		}
 		return nil
 	})
-	for err == nil && older {
-		err = s.db.Update(func(tx *bbolt.Tx) (err error) {
-			for _, name := range laterBuckets {
-				if _, err := tx.CreateBucketIfNotExists(name); err != nil {
-					return err
-				}
-			}
-			if err := tx.Bucket(metaBucket).Put(formatKey, number(format)); err != nil {
-				return err
-			}
-			if older, err = slotless(tx); err != nil {
-				return err
-			}
-			s.visible.Store(uint64(tx.ID()))
-			s.room.used = tx.Size()
-			return nil
-		})
+	if err != nil || !older {
+		return describe(s.path, err)
 	}
-	return describe(s.path, err)
+	return describe(s.path, s.db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range laterBuckets {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		if err := tx.Bucket(metaBucket).Put(formatKey, number(format)); err != nil {
+			return err
+		}
+		s.visible.Store(uint64(tx.ID()))
+		s.room.used = tx.Size()
+		return nil
+	}))
 }
 
 // inspect reads all of the file without changing it.

@@ -141,7 +141,7 @@ func TestOpenRefuses(t *testing.T) {
 		"a bucket that is no slot of the uses": {func(t *testing.T, path string) {
 			write(whole)(t, path)
 			edit(t, path, func(tx *bbolt.Tx) error { _, err := tx.Bucket(usesBucket).CreateBucket([]byte("x")); return err })
-		}, storage.ErrCorrupt, "slot"},
+		}, storage.ErrCorrupt, "redemption"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "gatehouse.db")

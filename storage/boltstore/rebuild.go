@@ -109,7 +109,7 @@ func slotAt(all *bbolt.Bucket, k []byte) (slot, *bbolt.Bucket, error) {
 	n, ok := numberOf(k)
 	b := all.Bucket(k)
 	at := slot(n)
-	if !ok || b == nil || at.over() > longest || slotOf(at.minute(), at.over(), at.shard()) != at {
+	if !ok || b == nil || at.stretch() > longest || slotOf(at.minute(), at.stretch(), at.shard()) != at {
 		return 0, nil, fmt.Errorf("%w: slot %x", storage.ErrCorrupt, k)
 	}
 	return at, b, nil

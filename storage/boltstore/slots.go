@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
@@ -15,7 +16,7 @@ import (
 // It may know of more than was committed, and of less only of what is swept.
 type slots struct {
 	mu     sync.RWMutex
-	frames map[uint64]*frame // by their minutes' number of longest stretches
+	frames map[uint64]*frame // by frameOf their minutes
 }
 
 // frame is the slots of one longest stretch.
@@ -28,7 +29,7 @@ type frame struct {
 // framed is how many slots a frame has, shards apart.
 const framed = 1 + 1<<stretchStep + 1<<(2*stretchStep)
 
-// shards are the slots of the same minutes, and how many tokens they have.
+// shards are the slots of the same minutes, and how many tokens were put there.
 type shards struct {
 	spans  []span
 	tokens int
@@ -44,7 +45,7 @@ func newSlots() *slots { return &slots{frames: make(map[uint64]*frame)} }
 // place is where in its frame a slot is: the longest come first.
 func place(minute uint64, over stretch) int {
 	const mask = 1<<(2*stretchStep) - 1
-	first := [stretches]int{oneMinute: 1 + 1<<stretchStep, 1: 1, longest: 0}
+	first := [stretches]int{oneMinute: 1 + 1<<stretchStep, longer: 1, longest: 0}
 	return first[over] + int(minute&mask)>>(int(over)*stretchStep)
 }
 
@@ -56,7 +57,7 @@ func (x *slots) of(s slot) *shards {
 	if f == nil {
 		return nil
 	}
-	return f.shards(s.minute(), s.over())
+	return f.shards(s.minute(), s.stretch())
 }
 
 func (f *frame) shards(minute uint64, over stretch) *shards {
@@ -86,7 +87,7 @@ func (x *slots) extend(s slot, lo, hi uint64, tokens int) {
 		f = new(frame)
 		x.frames[frameOf(s.minute())] = f
 	}
-	n := &f.at[place(s.minute(), s.over())]
+	n := &f.at[place(s.minute(), s.stretch())]
 	if *n == 0 {
 		f.all = append(f.all, shards{})
 		*n = uint16(len(f.all))
@@ -124,6 +125,15 @@ func (x *slots) forget(s slot) {
 	}
 }
 
+// forgetSwept forgets what is left of slots that have ended by a Unix millisecond: those
+// of groups that failed.
+func (x *slots) forgetSwept(swept int64) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	now := frameOf(uint64(max(swept, 0)) / msPerMinute)
+	maps.DeleteFunc(x.frames, func(n uint64, _ *frame) bool { return n < now })
+}
+
 // candidates appends the slots that id can lie in, the likeliest first: those with
 // the most tokens to a minute, and of their shards the newest.
 func (x *slots) candidates(id storage.TokenID, to []slot) []slot {
@@ -147,7 +157,7 @@ func (x *slots) likely(id storage.TokenID, to []slot) []slot {
 		}
 		density[over] = of.tokens << (int(longest-over) * stretchStep)
 		at := began
-		for at < len(to) && density[to[at].over()] > density[over] {
+		for at < len(to) && density[to[at].stretch()] > density[over] {
 			at++
 		}
 		first := slotOf(minute, over, 0)
@@ -162,7 +172,7 @@ func (x *slots) likely(id storage.TokenID, to []slot) []slot {
 // next sets, for each id that is not swept and has no record yet, the slot that is the
 // n-th likeliest, and noSlot for the others and where there are not as many. It
 // reports whether it has set any.
-func (x *slots) next(n int, ids []storage.TokenID, records [][]byte, swept int64, to *[abreast]slot) (any bool) {
+func (x *slots) next(n int, ids []storage.TokenID, records [][]byte, swept int64, to *[abreast]slot) (some bool) {
 	var buf [4]slot
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -172,10 +182,10 @@ func (x *slots) next(n int, ids []storage.TokenID, records [][]byte, swept int64
 			continue
 		}
 		if at := x.likely(id, buf[:0]); n < len(at) {
-			to[i], any = at[n], true
+			to[i], some = at[n], true
 		}
 	}
-	return any
+	return some
 }
 
 // newestOf is the last of spans that holds a prefix, or -1.

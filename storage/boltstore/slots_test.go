@@ -3,6 +3,7 @@ package boltstore
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -29,12 +30,12 @@ func TestStretchOf(t *testing.T) {
 			t.Errorf("a token that lives for %v lies in a slot of %d minutes, want %d", c.life, got, c.minutes)
 		}
 	}
-	for _, over := range []stretch{oneMinute, 1, longest} {
+	for _, over := range []stretch{oneMinute, longer, longest} {
 		at := slotOf(30_000_000+255, over, 7)
-		if first := at.minute(); first%over.minutes() != 0 || first > 30_000_255 || at.over() != over || at.shard() != 7 ||
+		if first := at.minute(); first%over.minutes() != 0 || first > 30_000_255 || at.stretch() != over || at.shard() != 7 ||
 			at.began() > 30_000_255*msPerMinute || at.ended() < 30_000_256*msPerMinute-1 ||
 			at.ended()-at.began() != int64(over.minutes())*msPerMinute-1 || at.first() != slotOf(30_000_255, over, 0) {
-			t.Errorf("slot %x: minute %d, stretch %d, shard %d, from %d to %d", at, at.minute(), at.over(), at.shard(), at.began(), at.ended())
+			t.Errorf("slot %x: minute %d, stretch %d, shard %d, from %d to %d", at, at.minute(), at.stretch(), at.shard(), at.began(), at.ended())
 		}
 	}
 }
@@ -69,15 +70,26 @@ func TestCandidates(t *testing.T) {
 	want()
 	fill(longest, 2560) // 10 to a minute
 	want(slotOf(minute, longest, 0))
-	fill(1, 1600) // 100
+	fill(longer, 1600) // 100
 	fill(oneMinute, 20, 20, 10)
-	want(slotOf(minute, 1, 0), slotOf(minute, oneMinute, 2), slotOf(minute, oneMinute, 1), slotOf(minute, oneMinute, 0), slotOf(minute, longest, 0))
-	x.forget(slotOf(minute, 1, 0))
+	want(slotOf(minute, longer, 0), slotOf(minute, oneMinute, 2), slotOf(minute, oneMinute, 1), slotOf(minute, oneMinute, 0), slotOf(minute, longest, 0))
+	x.forget(slotOf(minute, longer, 0))
 	x.forget(slotOf(minute, oneMinute, 1))
 	want(slotOf(minute, oneMinute, 2), slotOf(minute, oneMinute, 0), slotOf(minute, longest, 0))
 	x.forget(slotOf(minute, oneMinute, 2))
 	x.forget(slotOf(minute, oneMinute, 0))
 	x.forget(slotOf(minute, longest, 0))
+	for range 2 { // a slot is known again, beside another that stays
+		fill(longest, 1)
+		fill(longer, 1)
+		want(slotOf(minute, longer, 0), slotOf(minute, longest, 0))
+		x.forget(slotOf(minute, longest, 0))
+		want(slotOf(minute, longer, 0))
+		fill(longest, 1)
+		x.forget(slotOf(minute, longest, 0))
+		want(slotOf(minute, longer, 0))
+		x.forget(slotOf(minute, longer, 0))
+	}
 	if want(); len(x.frames) != 0 {
 		t.Errorf("%d frames are left", len(x.frames))
 	}
@@ -94,7 +106,7 @@ func TestDropSparesNewTokens(t *testing.T) {
 	}
 	lies := func(x *storage.Token) slot { return slotOf(minuteOf(x.ID), stretchOf(x.ID.Expiry().Sub(issued)), 0) }
 	old, late := token(1, 10*day), token(2, 10*day+time.Minute)
-	if lies(old) != lies(late) || lies(old).over() != longest {
+	if lies(old) != lies(late) || lies(old).stretch() != longest {
 		t.Fatalf("slots %x and %x", lies(old), lies(late))
 	}
 	for _, when := range []string{"never", "before", "in the same group"} {
@@ -162,7 +174,7 @@ func TestDropSparesNewTokens(t *testing.T) {
 func TestTokensOfMixedLives(t *testing.T) {
 	const n = 3000
 	opts := small
-	opts.slotTokens, opts.GroupItems = 40, 512
+	opts.slotTokens, opts.GroupItems = 6, 512
 	path := t.TempDir() + "/gatehouse.db"
 	s := open(t, path, opts)
 	r := rand.New(rand.NewPCG(3, 4))
@@ -183,6 +195,9 @@ func TestTokensOfMixedLives(t *testing.T) {
 		}
 	}
 	slices.SortFunc(live, func(a, b *storage.Token) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	if at, more, err := s.overSlots(t.Context(), math.MaxInt64); err != nil || !more || len(at) > opts.slotTokens {
+		t.Errorf("one step would drop %d slots, and is not the last: %v; they may have %d tokens in all; %v", len(at), more, opts.slotTokens, err)
+	}
 
 	for _, at := range []time.Duration{
 		-12 * time.Hour, -time.Hour, 0, 30 * time.Minute, time.Hour, 5 * time.Hour, 24 * time.Hour, 25 * time.Hour,
@@ -198,6 +213,9 @@ func TestTokensOfMixedLives(t *testing.T) {
 		if swept.Tokens != gone {
 			t.Fatalf("after %v %d tokens were swept, want %d", at, swept.Tokens, gone)
 		}
+		if n := len(s.slots.frames); len(live) == gone && n != 0 {
+			t.Errorf("%d frames are known of an empty store", n)
+		}
 		dead := live[:min(gone, 50)]
 		live = live[gone:]
 		for _, restarted := range []bool{false, true} {
@@ -207,7 +225,78 @@ func TestTokensOfMixedLives(t *testing.T) {
 			}
 			has(t, s, live, dead)
 		}
-		stretched(t, s, len(live))
+		stretched(t, s, live)
+	}
+	check(t, s)
+}
+
+// What is swept ends at any millisecond: around the edges of slots of every stretch
+// each token, and that it was used, is kept as long as it must be and counted once.
+func TestSweepAtEdges(t *testing.T) {
+	for _, life := range []time.Duration{time.Minute, 200 * time.Minute, 3000 * time.Minute} {
+		for _, step := range []int{1, 5} { // with 5, from one slot's first millisecond to the next one's
+			sweepAtEdges(t, life, step)
+		}
+	}
+}
+
+func sweepAtEdges(t *testing.T, life time.Duration, step int) {
+	const base = 30_000_128 &^ 255 * msPerMinute
+	minutes := stretchOf(life).minutes()
+	var ends []int64
+	for edge := range int64(3) {
+		for d := int64(-2); d <= 2; d++ {
+			ends = append(ends, base+edge*int64(minutes)*msPerMinute+d)
+		}
+	}
+	path := t.TempDir() + "/gatehouse.db"
+	s := open(t, path, small)
+	must(t, s.PutInstance(t.Context(), &storage.Instance{ID: testNode, Node: "node-1", RegisteredAt: benchStart}))
+	n := 0
+	use := func(x *storage.Token) error {
+		n++
+		r, err := s.Redeem(t.Context(), []storage.Redemption{{Token: x, Session: testSession(n)}})
+		must(t, err)
+		return r[0].Err
+	}
+	var live []*storage.Token
+	for i, ms := range ends {
+		x := &storage.Token{Tenant: "acme", Subject: "ada", MaxUses: 1, IssuedAt: time.UnixMilli(ms).Add(-life)}
+		binary.BigEndian.PutUint64(x.ID[:], uint64(ms)<<16)
+		x.ID[15] = byte(i)
+		live = append(live, x)
+	}
+	_, err := s.Insert(t.Context(), live)
+	must(t, err)
+	for _, x := range live {
+		must(t, use(x))
+	}
+	for i, ms := range ends {
+		if i%step != step/2 && i != len(ends)-1 {
+			continue
+		}
+		now := time.UnixMilli(ms + 1)
+		gone := 0
+		for gone < len(live) && live[gone].ID.Expiry().Before(now) {
+			gone++
+		}
+		swept, err := s.Sweep(t.Context(), now, 0)
+		must(t, err)
+		if swept.Tokens != gone {
+			t.Errorf("slots of %d minutes, at %d: %d tokens were swept, want %d", minutes, ms-base, swept.Tokens, gone)
+		}
+		dead := live[:gone]
+		live = live[gone:]
+		for range 2 {
+			has(t, s, live, dead)
+			for _, x := range live {
+				if err := use(x); !errors.Is(err, storage.ErrUsed) {
+					t.Errorf("slots of %d minutes, at %d: a used token: %v", minutes, ms-base, err)
+				}
+			}
+			check(t, s)
+			s = open(t, path, small)
+		}
 	}
 	check(t, s)
 }
@@ -263,18 +352,28 @@ func has(t *testing.T, s *Store, live, dead []*storage.Token) {
 	}
 }
 
-// stretched proves that slots are as full as they may be, that what is over is gone, and
-// that few tokens lie in more slots than they need.
-func stretched(t *testing.T, s *Store, live int) {
+// stretched proves that slots hold what they may, and are gone when they are over; and
+// where there are many tokens, that each stretch has some, the longer one also some that
+// the longest had no room for.
+func stretched(t *testing.T, s *Store, live []*storage.Token) {
 	t.Helper()
-	seen := map[stretch]int{}
+	seen, spilled := map[stretch]int{}, 0
+	wants := map[storage.TokenID]stretch{}
+	for _, x := range live {
+		wants[x.ID] = stretchOf(x.ID.Expiry().Sub(x.IssuedAt))
+	}
 	must(t, s.view(t.Context(), func(tx *bbolt.Tx) error {
 		return eachSlot(tx.Bucket(tokensBucket), 0, func(at slot, b *bbolt.Bucket) error {
 			n := 0
 			must(t, b.ForEach(func(k, _ []byte) error {
 				n++
-				if id := storage.TokenID(k); slotOf(minuteOf(id), at.over(), at.shard()) != at {
+				id := storage.TokenID(k)
+				want, alive := wants[id]
+				if slotOf(minuteOf(id), at.stretch(), at.shard()) != at || alive && want < at.stretch() {
 					return fmt.Errorf("token %x lies in slot %x", k, at)
+				}
+				if alive && want == longest && at.stretch() == longer {
+					spilled++
 				}
 				return nil
 			}))
@@ -284,11 +383,11 @@ func stretched(t *testing.T, s *Store, live int) {
 			if n == 0 || n > s.opts.slotTokens || n != int(b.Sequence()) {
 				return fmt.Errorf("slot %x has %d tokens and counts %d, at most %d are allowed", at, n, b.Sequence(), s.opts.slotTokens)
 			}
-			seen[at.over()]++
+			seen[at.stretch()]++
 			return nil
 		})
 	}))
-	if len(seen) < stretches && live > 1500 {
-		t.Errorf("slots by their stretch: %v", seen)
+	if len(live) > 1500 && (len(seen) < stretches || spilled == 0) {
+		t.Errorf("slots by their stretch: %v; %d tokens spilled over", seen, spilled)
 	}
 }

@@ -68,6 +68,7 @@ func (s *Store) sweepTokens(ctx context.Context, upTo int64) (int, error) {
 	}
 	swept := s.ledger.Swept()
 	s.fresh.sweep(swept)
+	s.slots.forgetSwept(swept)
 	for {
 		more, err := s.dropTokens(ctx, swept)
 		if err != nil {

@@ -24,7 +24,7 @@ func (s *Store) Insert(ctx context.Context, tokens []*storage.Token) ([]storage.
 			if r := &results[i]; r.Err == nil {
 				g.tokens = append(g.tokens, tokenPut{
 					id: tokens[i].ID, value: record.AppendIssued(values[i], r.IssuedRevision),
-					over: stretchOf(tokens[i].ID.Expiry().Sub(tokens[i].IssuedAt)),
+					stretch: stretchOf(tokens[i].ID.Expiry().Sub(tokens[i].IssuedAt)),
 				})
 			}
 		}

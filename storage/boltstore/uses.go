@@ -5,7 +5,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -45,12 +44,34 @@ func useKey(minute, number uint64) []byte {
 
 const useKeyBytes = 16
 
+// useSlotBits is what lies below the minute in the key of a slot: before format 3 the
+// records of a minute lay in buckets, which are read and dropped as they are. They lie
+// above all minutes, from firstUseSlot on, but for those of early 1970.
+const (
+	useSlotBits  = 16
+	firstUseSlot = 1 << 33
+)
+
 // keptUntil is the last millisecond for which the uses under a key are kept.
-func keptUntil(k []byte) (int64, error) {
-	if len(k) != useKeyBytes {
-		return 0, fmt.Errorf("%w: key of a redemption: %x", storage.ErrCorrupt, k)
+func keptUntil(k, v []byte) (int64, error) {
+	var minute uint64
+	switch {
+	case v != nil && len(k) == useKeyBytes:
+		minute = binary.BigEndian.Uint64(k)
+	case v == nil && len(k) == 8:
+		minute = binary.BigEndian.Uint64(k) >> useSlotBits
+	default:
+		return 0, fmt.Errorf("%w: key of redemptions: %x", storage.ErrCorrupt, k)
 	}
-	return int64(binary.BigEndian.Uint64(k)+1)*msPerMinute - 1, nil
+	return int64(minute+1)*msPerMinute - 1, nil
+}
+
+// eachUse calls each for the uses under a key, in the order of their commits.
+func eachUse(b *bbolt.Bucket, k, v []byte, each func(record.Redemption)) error {
+	if v != nil {
+		return record.Redemptions(v, each)
+	}
+	return b.Bucket(k).ForEach(func(_, v []byte) error { return record.Redemptions(v, each) })
 }
 
 func (g *group) writeUses() error {
@@ -79,34 +100,27 @@ func (g *group) writeUses() error {
 	return b.SetSequence(number)
 }
 
-// rebuildUses tells the ledger of all uses that are not swept.
+// rebuildUses tells the ledger of all uses that are not swept, those of slots first:
+// they are older than others of the same token.
 func (s *Store) rebuildUses(tx *bbolt.Tx, swept int64) error {
-	load := func(v []byte) error { return record.Redemptions(v, s.ledger.LoadUse) }
 	b := tx.Bucket(usesBucket)
-	c := b.Cursor()
-	for k, v := c.Seek(useKey(uint64(swept+1)/msPerMinute, 0)); k != nil; k, v = c.Next() {
-		if v == nil { // of before format 3
-			if err := eachOfSlot(b, k, load); err != nil {
+	for _, from := range [][]byte{number(firstUseSlot), useKey(uint64(swept+1)/msPerMinute, 0)} {
+		c := b.Cursor()
+		for k, v := c.Seek(from); k != nil; k, v = c.Next() {
+			if len(from) == useKeyBytes && bytes.Compare(k, number(firstUseSlot)) >= 0 {
+				break
+			}
+			kept, err := keptUntil(k, v)
+			if err == nil && kept > swept {
+				err = eachUse(b, k, v, s.ledger.LoadUse)
+			}
+			if err != nil {
 				return err
 			}
-			continue
-		}
-		if _, err := keptUntil(k); err != nil {
-			return err
-		}
-		if err := load(v); err != nil {
-			return err
 		}
 	}
 	return nil
 }
-
-// stepUses is how many tokens are taken from the ledger at once, and stepRecords how
-// many records of uses from the file.
-const (
-	stepUses    = 1000
-	stepRecords = 1000
-)
 
 // dropUses drops the oldest uses that are swept.
 func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error) {
@@ -115,7 +129,19 @@ func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error
 		return false, err
 	}
 	err = s.do(ctx, &call{items: s.opts.GroupItems, sweep: true, decide: func(g *group) error {
-		return g.deleteAll(usesBucket, keys)
+		g.pages += len(keys) / 4
+		return g.bucket(usesBucket, func(b *bbolt.Bucket) error {
+			for _, k := range keys {
+				remove := b.Delete
+				if len(k) != useKeyBytes {
+					remove = b.DeleteBucket
+				}
+				if err := remove(k); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
 	}})
 	if err != nil {
 		return false, err
@@ -124,79 +150,42 @@ func (s *Store) dropUses(ctx context.Context, swept int64) (more bool, err error
 		s.ledger.Forget(part)
 		time.Sleep(rest)
 	}
-	return len(keys) == stepRecords, nil
+	return true, nil
 }
 
-// overUses finds the oldest records of uses that are swept, and of which tokens they
-// tell.
+// stepUses is how many tokens are taken from the ledger at once.
+const stepUses = 1000
+
+// overUses finds the keys of the oldest uses that are swept, and of which tokens those
+// are: useRecords of them, or a slot.
 func (s *Store) overUses(ctx context.Context, swept int64) (keys [][]byte, used []storage.TokenID, err error) {
 	err = s.view(ctx, func(tx *bbolt.Tx) error {
-		c := tx.Bucket(usesBucket).Cursor()
-		for k, v := c.First(); k != nil && len(keys) < stepRecords; k, v = c.Next() {
-			kept, err := keptUntil(k)
+		b := tx.Bucket(usesBucket)
+		c := b.Cursor()
+		for k, v := c.First(); k != nil && len(keys) < s.opts.useRecords; {
+			kept, err := keptUntil(k, v)
 			if err != nil {
 				return err
 			}
-			if kept > swept {
+			slot := v == nil
+			switch {
+			case kept <= swept:
+				keys = append(keys, bytes.Clone(k))
+				err := eachUse(b, k, v, func(r record.Redemption) {
+					used = append(used, r.Token)
+					giveWay(len(used))
+				})
+				if err != nil || slot {
+					return err
+				}
+				k, v = c.Next()
+			case slot:
 				return nil
-			}
-			keys = append(keys, bytes.Clone(k))
-			err = record.Redemptions(v, func(r record.Redemption) {
-				used = append(used, r.Token)
-				giveWay(len(used))
-			})
-			if err != nil {
-				return err
+			default:
+				k, v = c.Seek(number(firstUseSlot))
 			}
 		}
 		return nil
 	})
 	return keys, used, err
-}
-
-// Before format 3 each minute of uses had slots: buckets whose keys were its number
-// times 2^16, and so above those of format 3, and the shard.
-
-// eachOfSlot calls fn for each record of such a slot.
-func eachOfSlot(b *bbolt.Bucket, k []byte, fn func(v []byte) error) error {
-	slot := b.Bucket(k)
-	if _, ok := numberOf(k); !ok || slot == nil {
-		return fmt.Errorf("%w: slot %x of uses", storage.ErrCorrupt, k)
-	}
-	return slot.ForEach(func(_, v []byte) error { return fn(v) })
-}
-
-// lastSlot is the key of the last such slot, or nil.
-func lastSlot(b *bbolt.Bucket) []byte {
-	if k, v := b.Cursor().Last(); v == nil {
-		return bytes.Clone(k)
-	}
-	return nil
-}
-
-// slotless takes uses out of their slots, of about stepRecords records, and reports whether
-// there are more.
-func slotless(tx *bbolt.Tx) (more bool, err error) {
-	b := tx.Bucket(usesBucket)
-	b.FillPercent = fillPercent
-	for n := 0; n < stepRecords; {
-		k := lastSlot(b)
-		if k == nil {
-			return false, nil
-		}
-		at, _ := numberOf(k)
-		number := b.Sequence()
-		err := eachOfSlot(b, k, func(v []byte) error {
-			n++
-			number += usesPerRecord // it has no more
-			return b.Put(useKey(at>>16, number-usesPerRecord), bytes.Clone(v))
-		})
-		if err == nil {
-			err = errors.Join(b.DeleteBucket(k), b.SetSequence(number))
-		}
-		if err != nil {
-			return false, err
-		}
-	}
-	return true, nil
 }

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/gatehouse-ws/gatehouse/storage"
+	"github.com/gatehouse-ws/gatehouse/storage/internal/record"
 )
 
 // Uses go with others of tokens that live about as long: to few places, which last for
@@ -67,9 +68,18 @@ func TestUsesOfMixedLives(t *testing.T) {
 		must(t, err)
 		return r[0].Err
 	}
-	for range 2 {
+	for range 2 { // together, as they are written side by side
+		var batch []storage.Redemption
 		for _, x := range tokens {
-			must(t, use(x))
+			n++
+			y := testSession(n)
+			y.ExpiresAt = benchStart.Add(60 * 24 * time.Hour)
+			batch = append(batch, storage.Redemption{Token: x, Session: y})
+		}
+		results, err := s.Redeem(t.Context(), batch)
+		must(t, err)
+		for i := range results {
+			must(t, results[i].Err)
 		}
 	}
 	for _, x := range tokens {
@@ -103,12 +113,12 @@ func TestUsesOfMixedLives(t *testing.T) {
 	check(t, s)
 }
 
-// asFormat2 rewrites a file as format 2 had it: slots of a minute for tokens, buckets
-// named by a minute and a shard for uses.
+// asFormat2 rewrites a file as format 2 had it: slots of a minute for tokens, and for
+// the uses of a minute slots too, here of three records each.
 func asFormat2(t *testing.T, path string) {
+	type put struct{ k, v []byte }
 	edit(t, path, func(tx *bbolt.Tx) error {
 		all := tx.Bucket(tokensBucket)
-		type put struct{ k, v []byte }
 		var tokens []put
 		var names [][]byte
 		must(t, eachSlot(all, 0, func(at slot, b *bbolt.Bucket) error {
@@ -136,7 +146,8 @@ func asFormat2(t *testing.T, path string) {
 		must(t, uses.SetSequence(0))
 		for i, p := range used {
 			must(t, uses.Delete(p.k))
-			b, err := uses.CreateBucketIfNotExists(number(binary.BigEndian.Uint64(p.k)<<16 | uint64(i%3)))
+			minute := binary.BigEndian.Uint64(p.k)
+			b, err := uses.CreateBucketIfNotExists(number(minute<<16 | uint64(i/3)))
 			must(t, err)
 			must(t, b.Put(number(uint64(i)), p.v))
 		}
@@ -144,75 +155,97 @@ func asFormat2(t *testing.T, path string) {
 	})
 }
 
-// A file of format 2 opens with its tokens and uses, and becomes one of this format,
-// also when that is cut short: used tokens stay used, others can be, and all go.
+// A file of format 2 opens with its tokens and uses, and is of this format from then
+// on. Uses stay in the order of their commits, through restarts and beside later ones,
+// and all are dropped in their time.
 func TestFormat2(t *testing.T) {
 	path := filled(t)
 	s := open(t, path, small)
-	want, err := s.ListTokens(t.Context(), storage.TokenQuery{Limit: 1000})
+	often := testToken(299) // expires last
+	often.MaxUses = 100
+	_, err := s.Insert(t.Context(), []*storage.Token{often})
 	must(t, err)
-	used := uint32(0)
-	for _, x := range want.Tokens {
-		st, err := s.Statuses(t.Context(), []*storage.Token{x})
+	session := 1000
+	use := func(s *Store) {
+		session++
+		r, err := s.Redeem(t.Context(), []storage.Redemption{{Token: often, Session: testSession(session)}})
 		must(t, err)
-		used += st[0].Uses
+		must(t, r[0].Err)
 	}
+	for range 8 {
+		use(s)
+	}
+	statuses := func(s *Store) (tokens []*storage.Token, st []storage.TokenStatus) {
+		page, err := s.ListTokens(t.Context(), storage.TokenQuery{Limit: 1000})
+		must(t, err)
+		st, err = s.Statuses(t.Context(), page.Tokens)
+		must(t, err)
+		return page.Tokens, st
+	}
+	tokens, want := statuses(s)
 	check(t, s)
 	asFormat2(t, path)
-	edit(t, path, func(tx *bbolt.Tx) error { // as one of the steps of an upgrade would leave it
-		b := tx.Bucket(usesBucket)
-		k := lastSlot(b)
-		at, _ := numberOf(k)
-		n := uint64(0)
-		must(t, eachOfSlot(b, k, func(v []byte) error { n += usesPerRecord; return b.Put(useKey(at>>16, n), bytes.Clone(v)) }))
-		must(t, b.SetSequence(n+usesPerRecord))
-		must(t, b.DeleteBucket(k))
-		return tx.Bucket(metaBucket).Put(formatKey, number(3))
-	})
-	for range 2 {
-		s = open(t, path, small)
-		got, err := s.ListTokens(t.Context(), storage.TokenQuery{Limit: 1000})
+	const early = 100 // minutes after the beginning of 1970, of a clock that was not set
+	edit(t, path, func(tx *bbolt.Tx) error {
+		b, err := tx.Bucket(usesBucket).CreateBucket(number(early << 16))
 		must(t, err)
-		if !reflect.DeepEqual(got, want) || s.Stats().Tokens != len(want.Tokens) || used < 50 {
-			t.Fatalf("%d tokens, and %d by the count, want %d; %d uses", len(got.Tokens), s.Stats().Tokens, len(want.Tokens), used)
+		return b.Put(number(0), record.AppendRedemptions(nil, []record.Redemption{{Token: firstID(early * msPerMinute)}}))
+	})
+	for round := range 3 {
+		s = open(t, path, small)
+		gotTokens, got := statuses(s)
+		if !reflect.DeepEqual(gotTokens, tokens) || s.Stats().Tokens != len(tokens) || len(tokens) < 100 {
+			t.Fatalf("%d tokens, and %d by the count, want %d", len(gotTokens), s.Stats().Tokens, len(tokens))
 		}
-		n := uint32(0)
-		for _, x := range got.Tokens {
-			st, err := s.Statuses(t.Context(), []*storage.Token{x})
-			must(t, err)
-			n += st[0].Uses
+		if !reflect.DeepEqual(got, want) {
+			t.Fatalf("round %d: statuses\n%+v, want\n%+v", round, got, want)
 		}
-		if n != used {
-			t.Fatalf("%d uses, want %d", n, used)
-		}
-		must(t, s.view(t.Context(), func(tx *bbolt.Tx) error {
-			if f, _ := numberOf(tx.Bucket(metaBucket).Get(formatKey)); f != format {
-				t.Errorf("format %d, want %d", f, format)
-			}
-			return tx.Bucket(usesBucket).ForEach(func(k, v []byte) error {
-				if v == nil || len(k) != useKeyBytes {
-					t.Errorf("%x is no key of uses", k)
-				}
-				return nil
-			})
-		}))
+		use(s)
+		_, want = statuses(s)
 		check(t, s)
 	}
-	s = open(t, path, small)
-	must(t, insert(t, s, 500))
-	must(t, redeem(t, s, 500, 500))
-	swept, err := s.Sweep(t.Context(), benchStart.Add(100*24*time.Hour), 0)
-	must(t, err)
-	if swept.Tokens != len(want.Tokens)+1 || s.Stats().Tokens != 0 {
-		t.Fatalf("%d tokens were swept, want %d; %d are left", swept.Tokens, len(want.Tokens)+1, s.Stats().Tokens)
-	}
-	must(t, s.view(t.Context(), func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{tokensBucket, usesBucket} {
-			if k, _ := tx.Bucket(name).Cursor().First(); k != nil {
-				t.Errorf("%s: %x is left", name, k)
-			}
+	edit(t, path, func(tx *bbolt.Tx) error {
+		if f, _ := numberOf(tx.Bucket(metaBucket).Get(formatKey)); f != format {
+			t.Errorf("format %d, want %d", f, format)
 		}
 		return nil
-	}))
+	})
+	s = open(t, path, small)
+	day := 24 * time.Hour
+	mid, late, last := tokenOf(t, 97, 10, benchStart.Add(time.Hour)), tokenOf(t, 98, 10, benchStart.Add(100*day)), tokenOf(t, 99, 10, benchStart.Add(200*day))
+	for _, x := range []*storage.Token{mid, late, last} {
+		x.IssuedAt, x.MaxUses = benchStart, 1
+	}
+	_, err = s.Insert(t.Context(), []*storage.Token{mid, late, last})
+	must(t, err)
+	redeem := func(x *storage.Token, n int) {
+		y := testSession(n)
+		y.ExpiresAt = benchStart.Add(time.Hour)
+		r, err := s.Redeem(t.Context(), []storage.Redemption{{Token: x, Session: y}})
+		must(t, err)
+		if r[0].Err != nil {
+			t.Errorf("session %d: %v", n, r[0].Err)
+		}
+	}
+	redeem(late, 2000)
+	left := func() (n int) {
+		must(t, s.view(t.Context(), func(tx *bbolt.Tx) error {
+			return tx.Bucket(usesBucket).ForEach(func(_, _ []byte) error { n++; return nil })
+		}))
+		return n
+	}
+	for _, c := range []struct {
+		at           time.Duration
+		tokens, uses int
+	}{{2 * time.Hour, len(tokens) + 1, 1}, {150 * day, 1, 2}, {300 * day, 1, 1}} {
+		swept, err := s.Sweep(t.Context(), benchStart.Add(c.at), 0)
+		must(t, err)
+		if n := left(); swept.Tokens != c.tokens || n != c.uses {
+			t.Errorf("after %v: %d tokens were swept, want %d; %d records of uses are left, want %d", c.at, swept.Tokens, c.tokens, n, c.uses)
+		}
+		if c.at == 2*time.Hour {
+			redeem(last, session) // the id is free, since its use is forgotten
+		}
+	}
 	check(t, s)
 }
