@@ -193,19 +193,53 @@ func nodesOf(instances []storage.Instance, head storage.Revision) string {
 	return strings.Join(names, " ")
 }
 
+// signed changes a backup, and gives it the sums that fit it.
+func signed(t testing.TB, whole []byte, edit func(h *header, pages []byte) []byte) []byte {
+	t.Helper()
+	h, err := parseHeader(whole[:headerSize])
+	must(t, err)
+	pages := edit(&h, bytes.Clone(whole[headerSize:len(whole)-trailerSize]))
+	b := append(appendHeader(nil, &h), pages...)
+	sum := sha256.Sum256(b)
+	return append(b, sum[:]...)
+}
+
+// A backup of an older format is restored with its tokens and their uses.
+func TestRestoreOfFormat2(t *testing.T) {
+	path := example(t)
+	known := func(path string) (tokens []storage.TokenID, uses []uint32) {
+		s := open(t, path, small)
+		defer check(t, s)
+		page, err := s.ListTokens(t.Context(), storage.TokenQuery{Limit: 1000})
+		must(t, err)
+		st, err := s.Statuses(t.Context(), page.Tokens)
+		must(t, err)
+		for i, x := range page.Tokens {
+			tokens, uses = append(tokens, x.ID), append(uses, st[i].Uses)
+		}
+		return tokens, uses
+	}
+	tokens, uses := known(path)
+	whole := backupFrom(t, path)
+	asFormat2(t, path)
+	old, err := os.ReadFile(path)
+	must(t, err)
+	backup := signed(t, whole, func(h *header, _ []byte) []byte {
+		h.pages = int64(len(old))
+		return old
+	})
+	again := filepath.Join(t.TempDir(), "gatehouse.db")
+	restored(t, again, backup)
+	if got, n := known(again); !slices.Equal(got, tokens) || !slices.Equal(n, uses) || slices.Max(uses) == 0 {
+		t.Errorf("%d tokens with uses %v, want %d with %v", len(got), n, len(tokens), uses)
+	}
+}
+
 func TestRestoreRefuses(t *testing.T) {
 	path := example(t)
 	whole := backupFrom(t, path)
 	other := backupFrom(t, example(t))
-	// signed gives a backup the sums that fit it.
-	signed := func(edit func(h *header, pages []byte) []byte) []byte {
-		h, err := parseHeader(whole[:headerSize])
-		must(t, err)
-		pages := edit(&h, bytes.Clone(whole[headerSize:len(whole)-trailerSize]))
-		b := append(appendHeader(nil, &h), pages...)
-		sum := sha256.Sum256(b)
-		return append(b, sum[:]...)
-	}
+	signed := func(edit func(h *header, pages []byte) []byte) []byte { return signed(t, whole, edit) }
 	flipped := func(at int) []byte {
 		b := bytes.Clone(whole)
 		b[at] ^= 0x10
