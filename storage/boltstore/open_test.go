@@ -131,12 +131,13 @@ func TestOpenRefuses(t *testing.T) {
 			write(whole)(t, path)
 			edit(t, path, func(tx *bbolt.Tx) error { return tx.DeleteBucket(usesBucket) })
 		}, storage.ErrCorrupt, "uses"},
-		"a use of a newer version":            {put(usesBucket, useKey(1<<40, 0), []byte{9}), storage.ErrNewer, "redemption"},
-		"a damaged use":                       {put(usesBucket, useKey(1<<40, 0), []byte{1, 10}), storage.ErrCorrupt, "redemption"},
+		"a use of a newer version":            {put(usesBucket, useKey(1<<32, 0), []byte{9}), storage.ErrNewer, "redemption"},
+		"a damaged use":                       {put(usesBucket, useKey(1<<32, 0), []byte{1, 10}), storage.ErrCorrupt, "redemption"},
 		"a token under no token's key":        {inSlot(whole, []byte{0xff}, []byte{1}), storage.ErrCorrupt, "token"},
 		"something that is no slot of tokens": {put(tokensBucket, []byte("x"), []byte("y")), storage.ErrCorrupt, "slot"},
 		"a slot of no known stretch":          {slotNamed(1<<40 + 3<<stretchBits), storage.ErrCorrupt, "slot"},
 		"a slot that begins within another":   {slotNamed(1<<minuteBits + uint64(longest)<<stretchBits), storage.ErrCorrupt, "slot"},
+		"a use of a minute beyond all times":  {put(usesBucket, useKey(firstUseSlot, 0), []byte{1}), storage.ErrCorrupt, "redemption"},
 		"a use under no use's key":            {put(usesBucket, number(1<<40), []byte{1}), storage.ErrCorrupt, "redemption"},
 		"a bucket that is no slot of the uses": {func(t *testing.T, path string) {
 			write(whole)(t, path)

@@ -54,13 +54,14 @@ const (
 
 // keptUntil is the last millisecond for which the uses under a key are kept.
 func keptUntil(k, v []byte) (int64, error) {
-	var minute uint64
+	minute := uint64(firstUseSlot)
 	switch {
 	case v != nil && len(k) == useKeyBytes:
 		minute = binary.BigEndian.Uint64(k)
 	case v == nil && len(k) == 8:
 		minute = binary.BigEndian.Uint64(k) >> useSlotBits
-	default:
+	}
+	if minute >= firstUseSlot {
 		return 0, fmt.Errorf("%w: key of redemptions: %x", storage.ErrCorrupt, k)
 	}
 	return int64(minute+1)*msPerMinute - 1, nil
