@@ -28,7 +28,7 @@ type lease struct {
 	from      time.Duration // when the answered heartbeat was sent
 	fenced    bool          // sessions were ended since
 	attached  chan struct{} // closed once the instance was ever registered
-	next      chan struct{} // closed when it is registered the next time
+	attach    event         // each time that it is registered
 
 	// For lapsed, which takes no lock.
 	end    atomic.Int64 // when live sessions must end; never where that is without end
@@ -41,7 +41,8 @@ const never = math.MaxInt64
 const maxFence = 366 * 24 * time.Hour
 
 func (l *lease) init(clock func() time.Duration) {
-	l.clock, l.attached, l.next = clock, make(chan struct{}), make(chan struct{})
+	l.clock, l.attached = clock, make(chan struct{})
+	l.attach.init()
 	l.end.Store(never)
 }
 
@@ -54,8 +55,7 @@ func (l *lease) set(admission, session time.Duration) {
 	if !l.registered() {
 		close(l.attached)
 	}
-	close(l.next)
-	l.next = make(chan struct{})
+	l.attach.happen()
 }
 
 func (l *lease) setEnd() {
@@ -74,13 +74,6 @@ func (l *lease) registered() bool {
 	default:
 		return false
 	}
-}
-
-// nextAttach is closed when the instance is registered the next time.
-func (l *lease) nextAttach() <-chan struct{} {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.next
 }
 
 // waitAttached waits until the instance was registered.

@@ -10,7 +10,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"sync"
@@ -19,6 +18,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 
@@ -160,7 +160,7 @@ type Client struct {
 	log      *slog.Logger
 	clock    func() time.Duration
 	api      pb.NodeServiceClient
-	conn     io.Closer // nil where api is not ours to close
+	conn     *grpc.ClientConn // nil where api is not ours to close
 
 	ring   atomic.Pointer[token.Ring]
 	told   atomic.Pointer[reading]
@@ -171,6 +171,8 @@ type Client struct {
 	counts counts
 	graces graces
 	ends   ends
+
+	reached event // the authority, after connections had failed
 
 	goodbye chan struct{} // closed by Goodbye
 	left    chan struct{} // closed when the authority has taken it
@@ -226,6 +228,7 @@ func Over(api pb.NodeServiceClient, clock func() time.Duration, cfg Config, dead
 	c.graces.init()
 	c.queue.init(cfg.MaxPending)
 	c.ends.init()
+	c.reached.init()
 	return c, nil
 }
 
@@ -236,9 +239,10 @@ func (c *Client) Instance() [16]byte { return c.instance }
 // still waits and closes the client.
 func (c *Client) Run(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { c.again(ctx, "attach", c.attach, func() <-chan struct{} { return nil }) })
-	wg.Go(func() { c.again(ctx, "redeem", c.redeem, c.lease.nextAttach) })
-	wg.Go(func() { c.again(ctx, "report", c.report, c.lease.nextAttach) })
+	wg.Go(func() { c.again(ctx, "attach", c.attach, &c.reached) })
+	wg.Go(func() { c.again(ctx, "redeem", c.redeem, &c.lease.attach) })
+	wg.Go(func() { c.again(ctx, "report", c.report, &c.lease.attach) })
+	wg.Go(func() { c.reach(ctx) })
 	wg.Go(func() { c.watch(ctx) })
 	wg.Go(func() { c.endGraces(ctx) })
 	wg.Wait()
@@ -255,13 +259,13 @@ func (c *Client) Close() {
 }
 
 // again runs one stream after another. It waits between them, the longer the more
-// have failed, but not long once what sooner gave before the stream is closed:
-// the authority was found to be there.
-func (c *Client) again(ctx context.Context, what string, stream func(context.Context) error, sooner func() <-chan struct{}) {
+// have failed, but not long if there happened since the last began: the authority
+// was found.
+func (c *Client) again(ctx context.Context, what string, stream func(context.Context) error, there *event) {
 	const low, high = 50 * time.Millisecond, 3 * time.Second
 	wait := low
 	for ctx.Err() == nil {
-		began, there := time.Now(), sooner()
+		began, found := time.Now(), there.next()
 		err := stream(ctx)
 		if ctx.Err() != nil || errors.Is(err, errLeft) {
 			return
@@ -274,7 +278,7 @@ func (c *Client) again(ctx context.Context, what string, stream func(context.Con
 		case <-time.After(wait):
 			wait = min(2*wait, high)
 			continue
-		case <-there:
+		case <-found:
 			wait = low
 		case <-ctx.Done():
 			return
@@ -283,6 +287,30 @@ func (c *Client) again(ctx context.Context, what string, stream func(context.Con
 		case <-time.After(wait):
 		case <-ctx.Done():
 		}
+	}
+}
+
+// reach tells of each connection that comes about after others have failed. The
+// waits between those are gRPC's, which a stream can't see.
+func (c *Client) reach(ctx context.Context) {
+	if c.conn == nil {
+		return
+	}
+	failed, state := false, c.conn.GetState()
+	for {
+		switch state {
+		case connectivity.TransientFailure:
+			failed = true
+		case connectivity.Ready:
+			if failed {
+				c.reached.happen()
+			}
+			failed = false
+		}
+		if !c.conn.WaitForStateChange(ctx, state) {
+			return
+		}
+		state = c.conn.GetState()
 	}
 }
 
