@@ -4,9 +4,7 @@ package e2e
 
 import (
 	"crypto/tls"
-	"errors"
 	"log/slog"
-	"net/http"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -100,17 +98,7 @@ func (r *rotation) works(what string) {
 	}
 	r.issuer.Connect() // its connection may have ended with a CA
 	eventually(r.t, what+": the issuer calls", func() bool { return r.issuer.GetState() == connectivity.Ready })
-	var tok *pb.IssueTokenResponse
-	var sock *socket
-	eventually(r.t, what+": a socket opens", func() (ok bool) { // not while the node attaches anew
-		var err error
-		tok = r.system.issue(r.issuer, &pb.IssueTokenRequest{Subject: "passing"})
-		sock, err = open(r.t, offer{url: "ws://" + r.node.plain + "/chat", bearer: tok.GetToken()})
-		if e := (&errStatus{}); err != nil && !(errors.As(err, &e) && e.code == http.StatusServiceUnavailable) {
-			r.t.Fatal(err)
-		}
-		return err == nil
-	})
+	tok, sock := r.admitted(r.issuer, r.node)
 	sock.echo(hello)
 	r.cli("revoke", "--token", tok.GetTokenId()).want(r.t, 0)
 	sock.wantClose(4501, "token revoked")

@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -403,6 +404,22 @@ func (s *system) issue(conn *grpc.ClientConn, req *pb.IssueTokenRequest) *pb.Iss
 	}
 	secrets.add(resp.GetToken())
 	return resp
+}
+
+// admitted opens a socket with a new token, as soon as the node admits one. While
+// it attaches, anew too, handshakes are told to come back.
+func (s *system) admitted(conn *grpc.ClientConn, n *node) (tok *pb.IssueTokenResponse, sock *socket) {
+	s.t.Helper()
+	eventually(s.t, n.name+" admits a socket", func() bool {
+		tok = s.issue(conn, &pb.IssueTokenRequest{Subject: "passing"})
+		var err error
+		sock, err = open(s.t, offer{url: "ws://" + n.plain + "/chat", bearer: tok.GetToken()})
+		if e := (&errStatus{}); err != nil && !(errors.As(err, &e) && e.code == http.StatusServiceUnavailable) {
+			s.t.Fatal(err)
+		}
+		return err == nil
+	})
+	return tok, sock
 }
 
 // cli runs gatehouse as the first admin.
