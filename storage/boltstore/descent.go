@@ -26,8 +26,11 @@ type descent struct {
 	at       [abreast]int // the page that a key has come to; 0: it is not looked up
 	from, to [abreast]int // then its value; 0: there is none
 
-	// Of the search within a page, which goes on among left elements from base on.
-	elements, keys, base, left [abreast]int
+	// Of the search within a page, which goes on among left elements from base on,
+	// by the key at probe.
+	elements, keys, base, left, probe [abreast]int
+
+	fetched byte // of no use but that fetch is not optimized away
 }
 
 // abreast is how many keys go down at once: more than the processor has fetches
@@ -100,15 +103,17 @@ func (d *descent) branches(size int) bool {
 	}
 	for ; most > 1; most -= most / 2 {
 		for i := range d.n {
-			half := d.left[i] / 2
-			probe := d.base[i] + half
-			d.base[i] += half & d.reaches(i, d.keys[i]+probe*size, size)
-			d.left[i] -= half
+			d.probe[i] = d.keys[i] + (d.base[i]+d.left[i]/2)*size
 		}
+		d.halve(size)
 	}
 	for i := range d.n {
+		d.probe[i] = d.elements[i] + d.base[i]*branchElement
+	}
+	d.fetch(d.probe[:d.n])
+	for i, e := range d.probe[:d.n] {
 		if d.left[i] != 0 {
-			d.at[i] = d.page(u64(d.file[d.elements[i]+d.base[i]*branchElement+8:]))
+			d.at[i] = d.page(u64(d.file[e+8:]))
 		}
 	}
 	return true
@@ -118,12 +123,13 @@ func (d *descent) branches(size int) bool {
 func (d *descent) leaves(size int, flags uint32) {
 	for most := d.begin(leafFlag); most > 1; most -= most / 2 {
 		for i := range d.n {
-			half := d.left[i] / 2
-			probe := d.base[i] + half
-			e := d.elements[i] + probe*leafElement
-			d.base[i] += half & d.reaches(i, e+int(u32(d.file[e+4:])), size)
-			d.left[i] -= half
+			d.probe[i] = d.elements[i] + (d.base[i]+d.left[i]/2)*leafElement
 		}
+		d.fetch(d.probe[:d.n])
+		for i, e := range d.probe[:d.n] {
+			d.probe[i] = e + int(u32(d.file[e+4:]))
+		}
+		d.halve(size)
 	}
 	for i := range d.n {
 		d.from[i], d.to[i] = 0, 0
@@ -141,6 +147,7 @@ func (d *descent) leaves(size int, flags uint32) {
 // one with the most has. Keys that are at no such page take part with none left and
 // at the file's beginning, so that no step has to ask.
 func (d *descent) begin(kind uint16) (most int) {
+	d.fetch(d.at[:d.n])
 	for i := range d.n {
 		d.elements[i], d.keys[i], d.base[i], d.left[i] = 0, 0, 0, 0
 		at := d.at[i]
@@ -154,6 +161,26 @@ func (d *descent) begin(kind uint16) (most int) {
 		}
 	}
 	return most
+}
+
+// halve goes on with the half of each search that its probe tells.
+func (d *descent) halve(size int) {
+	d.fetch(d.probe[:d.n])
+	for i := range d.n {
+		half := d.left[i] / 2
+		d.base[i] += half & d.reaches(i, d.probe[i], size)
+		d.left[i] -= half
+	}
+}
+
+// fetch has the processor fetch what lies at these places all at once. In a loop
+// that does more for each it looks only a few of them ahead.
+func (d *descent) fetch(places []int) {
+	var sum byte
+	for _, at := range places {
+		sum += d.file[at]
+	}
+	d.fetched = sum
 }
 
 // reaches is all ones where the key at k is not above the i-th of those abreast,
