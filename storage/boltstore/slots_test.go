@@ -230,6 +230,28 @@ func TestTokensOfMixedLives(t *testing.T) {
 	check(t, s)
 }
 
+// One step drops so many slots at most, however small they are.
+func TestStepOfSmallSlots(t *testing.T) {
+	s := open(t, t.TempDir()+"/gatehouse.db", Options{MapBytes: 16 << 20, AheadBytes: 1, noSync: true})
+	var tokens []*storage.Token
+	for i := range stepSlots + 10 {
+		x := tokenOf(t, byte(i), 10, benchStart.Add(time.Duration(i)*time.Minute))
+		x.IssuedAt = x.ID.Expiry().Add(-30 * time.Second)
+		tokens = append(tokens, x)
+	}
+	_, err := s.Insert(t.Context(), tokens)
+	must(t, err)
+	if at, more, err := s.overSlots(t.Context(), math.MaxInt64); err != nil || !more || len(at) != stepSlots {
+		t.Errorf("the first step would drop %d slots, and is not the last: %v, %v; want %d of %d", len(at), more, err, stepSlots, len(tokens))
+	}
+	swept, err := s.Sweep(t.Context(), tokens[len(tokens)-1].ID.Expiry().Add(time.Minute), 0)
+	must(t, err)
+	if swept.Tokens != len(tokens) {
+		t.Errorf("%d tokens were swept, want %d", swept.Tokens, len(tokens))
+	}
+	check(t, s)
+}
+
 // What is swept ends at any millisecond: around the edges of slots of every stretch
 // each token, and that it was used, is kept as long as it must be and counted once.
 func TestSweepAtEdges(t *testing.T) {

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"math/rand/v2"
 	"reflect"
+	"runtime"
 	"testing"
 	"time"
 
@@ -111,6 +113,51 @@ func TestUsesOfMixedLives(t *testing.T) {
 		})
 	}))
 	check(t, s)
+}
+
+// Promise 6: uses of swept tokens leave memory, round after round.
+func TestSweptUsesLeaveMemory(t *testing.T) {
+	const many = 5000
+	s := open(t, t.TempDir()+"/gatehouse.db", Options{MapBytes: 64 << 20, AheadBytes: 1, freshBytes: 100_000, noSync: true})
+	must(t, s.PutInstance(t.Context(), &storage.Instance{ID: testNode, Node: "node-1", RegisteredAt: benchStart}))
+	r := rand.New(rand.NewPCG(1, 2))
+	var before, after runtime.MemStats
+	for round := range 12 {
+		issued := benchStart.Add(time.Duration(round) * 10 * time.Minute)
+		tokens, batch := make([]*storage.Token, many), make([]storage.Redemption, many)
+		for i := range batch {
+			x := testToken(i)
+			binary.BigEndian.PutUint64(x.ID[:], uint64(issued.Add(time.Minute).UnixMilli())<<16|r.Uint64N(1<<16))
+			binary.BigEndian.PutUint64(x.ID[8:], r.Uint64())
+			x.IssuedAt, x.IssuedRevision.Epoch = issued, s.epoch
+			y := testSession(i)
+			binary.BigEndian.PutUint64(y.ID[:], r.Uint64())
+			y.StartedAt, y.ExpiresAt = issued, issued.Add(time.Minute)
+			tokens[i], batch[i] = x, storage.Redemption{Token: x, Session: y}
+		}
+		_, err := s.Insert(t.Context(), tokens)
+		must(t, err)
+		results, err := s.Redeem(t.Context(), batch)
+		must(t, err)
+		for i := range results {
+			must(t, results[i].Err)
+		}
+		for range 3 { // sessions that still live hold their uses
+			_, err = s.Sweep(t.Context(), issued.Add(5*time.Minute), 0)
+			must(t, err)
+		}
+		switch round {
+		case 3:
+			runtime.GC()
+			runtime.ReadMemStats(&before)
+		case 11:
+			runtime.GC()
+			runtime.ReadMemStats(&after)
+		}
+	}
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8*many*64 { // half of what they take
+		t.Errorf("eight rounds of %d uses left %d bytes in memory", many, grown)
+	}
 }
 
 // asFormat2 rewrites a file as format 2 had it: slots of a minute for tokens, and for
