@@ -3,12 +3,14 @@ package boltstore
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -125,6 +127,7 @@ func (c *crashes) verify() {
 	}
 	statuses, err := s.Statuses(t.Context(), found)
 	must(t, err)
+	var over []*storage.Token
 	for i, x := range found {
 		text := hex.EncodeToString(x.ID[:])
 		session, used := c.redeemed[text]
@@ -134,40 +137,45 @@ func (c *crashes) verify() {
 		if c.revoked[text] && statuses[i].RevokedBy == (storage.Revision{}) {
 			t.Errorf("token %s was revoked, and its status is %+v", text, statuses[i])
 		}
-		if !used && !c.revoked[text] {
-			continue
+		if used || c.revoked[text] {
+			over = append(over, x)
 		}
-		c.redeemAgain(s, x, session)
+	}
+	for part := range slices.Chunk(over, 100) {
+		c.redeemAgain(s, part)
 	}
 }
 
-// redeemAgain tries what must not succeed.
-func (c *crashes) redeemAgain(s *Store, x *storage.Token, session string) {
-	text := hex.EncodeToString(x.ID[:])
-	other := testSession(0)
-	other.ID = storage.SessionID{0xff, byte(rand.Uint32()), byte(rand.Uint32())}
-	batch := []storage.Redemption{{Token: x, Session: other}}
-	if session != "" {
-		id, err := hex.DecodeString(session)
-		must(c.t, err)
-		same := testSession(0)
-		same.ID = storage.SessionID(id)
-		batch = append(batch, storage.Redemption{Token: x, Session: same})
+// redeemAgain tries what must not succeed: another session of tokens that were redeemed
+// or revoked and, where it was redeemed, the same after that.
+func (c *crashes) redeemAgain(s *Store, tokens []*storage.Token) {
+	var batch []storage.Redemption
+	for _, x := range tokens {
+		other := testSession(0)
+		other.ID = storage.SessionID{0xff}
+		binary.BigEndian.PutUint64(other.ID[8:], rand.Uint64())
+		batch = append(batch, storage.Redemption{Token: x, Session: other})
+		if session := c.redeemed[hex.EncodeToString(x.ID[:])]; session != "" {
+			id, err := hex.DecodeString(session)
+			must(c.t, err)
+			same := testSession(0)
+			same.ID = storage.SessionID(id)
+			batch = append(batch, storage.Redemption{Token: x, Session: same})
+		}
 	}
-	r, err := s.Redeem(c.t.Context(), batch)
+	results, err := s.Redeem(c.t.Context(), batch)
 	must(c.t, err)
-	if r[0].Err != storage.ErrUsed && r[0].Err != storage.ErrRevoked {
-		c.t.Errorf("token %s, redeemed as %q, revoked %v, was redeemed again: %+v", text, session, c.revoked[text], r[0])
-	}
-	if session == "" {
-		return
-	}
-	switch again := r[1]; {
-	case again.Err == storage.ErrSessionEnded && c.ending[session]:
-	case again.Err == storage.ErrRevoked: // by one that was answered, or one that was not
-	case again.Err == nil && again.Retried && !c.revoked[text]:
-	default:
-		c.t.Errorf("a retry of token %s as %s: %+v", text, session, again)
+	for i, r := range results {
+		text, session := hex.EncodeToString(batch[i].Token.ID[:]), hex.EncodeToString(batch[i].Session.ID[:])
+		same := session == c.redeemed[text]
+		switch {
+		case r.Err == storage.ErrRevoked: // by a revocation that was answered, or by one that was not
+		case !same && r.Err == storage.ErrUsed:
+		case same && r.Err == storage.ErrSessionEnded && c.ending[session]:
+		case same && r.Err == nil && r.Retried && !c.revoked[text]:
+		default:
+			c.t.Errorf("token %s, redeemed as %q, revoked: %v, and now as %s: %+v", text, c.redeemed[text], c.revoked[text], session, r)
+		}
 	}
 }
 
