@@ -90,7 +90,11 @@ func (s *Service) ListCredentials(_ context.Context, req *pb.ListCredentialsRequ
 
 // DisableCredential implements CredentialService.
 func (s *Service) DisableCredential(ctx context.Context, req *pb.DisableCredentialRequest) (*pb.DisableCredentialResponse, error) {
-	cred, err := s.setDisabled(ctx, req.GetName(), req.GetReason(), true)
+	role := roles[req.GetRole()]
+	if role == 0 && req.GetRole() != pb.Role_ROLE_UNSPECIFIED {
+		return nil, invalid("role", "%d is none of issuer, node, admin and viewer", req.GetRole())
+	}
+	cred, err := s.setDisabled(ctx, req.GetName(), req.GetReason(), role, true)
 	if err != nil {
 		return nil, err
 	}
@@ -99,14 +103,15 @@ func (s *Service) DisableCredential(ctx context.Context, req *pb.DisableCredenti
 
 // EnableCredential implements CredentialService.
 func (s *Service) EnableCredential(ctx context.Context, req *pb.EnableCredentialRequest) (*pb.EnableCredentialResponse, error) {
-	cred, err := s.setDisabled(ctx, req.GetName(), req.GetReason(), false)
+	cred, err := s.setDisabled(ctx, req.GetName(), req.GetReason(), 0, false)
 	if err != nil {
 		return nil, err
 	}
 	return &pb.EnableCredentialResponse{Credential: cred}, nil
 }
 
-func (s *Service) setDisabled(ctx context.Context, name, reason string, disabled bool) (*pb.Credential, error) {
+// setDisabled switches a credential, of any role if that is 0.
+func (s *Service) setDisabled(ctx context.Context, name, reason string, role storage.Role, disabled bool) (*pb.Credential, error) {
 	if err := why(reason, true); err != nil {
 		return nil, err
 	}
@@ -115,6 +120,9 @@ func (s *Service) setDisabled(ctx context.Context, name, reason string, disabled
 		return nil, invalid("name", "%q is the caller itself: let another admin disable it", name)
 	}
 	cred, err := s.update(ctx, name, func(c *storage.Credential) error {
+		if role != 0 && c.Role != role {
+			return invalid("role", "%s is of role %s, not %s: use gatehouse credential disable %s", name, roleName(c.Role), roleName(role), name)
+		}
 		c.Disabled = disabled
 		return nil
 	})

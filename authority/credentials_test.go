@@ -209,6 +209,26 @@ func TestDisableAndEnable(t *testing.T) {
 	f.issue()
 }
 
+// TestDisableByRole proves that who disables a node, say, disables nobody else by
+// a slip of the name.
+func TestDisableByRole(t *testing.T) {
+	f := newFixture(t)
+	disable := func(name string, role pb.Role) error {
+		_, err := f.credentials("admin").DisableCredential(f.ctx, &pb.DisableCredentialRequest{Name: name, Reason: "stolen", Role: role})
+		return err
+	}
+	const refused = "InvalidArgument invalid_request: role: "
+	f.fails(disable("login", pb.Role_ROLE_NODE), refused+"login is of role issuer, not node: use gatehouse credential disable login (invalid request)")
+	f.fails(disable("login", 99), refused+"99 is none of issuer, node, admin and viewer (invalid request)")
+	f.equal("audit line", f.lastLine("DisableCredential"), "caller=admin outcome=invalid_request")
+	f.issue()
+	f.ok(disable("login", pb.Role_ROLE_ISSUER))
+	f.ok(disable("node-1", pb.Role_ROLE_NODE))
+	f.equal("audit line", f.lastLine("DisableCredential"), "caller=admin name=node-1 outcome=ok reason=stolen")
+	_, err := f.tokens("login").IssueToken(f.ctx, request())
+	f.fails(err, "PermissionDenied credential_disabled: credential login is disabled (credential disabled)")
+}
+
 // TestCredentialChangesCountInTheirOrder proves that of changes which run side
 // by side the last on disk is the one that counts.
 func TestCredentialChangesCountInTheirOrder(t *testing.T) {

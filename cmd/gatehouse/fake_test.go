@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -478,7 +479,8 @@ func (f *fakeAuthority) equip(csr []byte) (*pb.IssuedCredential, error) {
 }
 
 func (f *fakeAuthority) DisableCredential(_ context.Context, req *pb.DisableCredentialRequest) (*pb.DisableCredentialResponse, error) {
-	return &pb.DisableCredentialResponse{Credential: &pb.Credential{Name: req.GetName(), Role: pb.Role_ROLE_ISSUER, Disabled: true}}, nil
+	role := cmp.Or(req.GetRole(), pb.Role_ROLE_ISSUER)
+	return &pb.DisableCredentialResponse{Credential: &pb.Credential{Name: req.GetName(), Role: role, Disabled: true}}, nil
 }
 
 func (f *fakeAuthority) EnableCredential(_ context.Context, req *pb.EnableCredentialRequest) (*pb.EnableCredentialResponse, error) {

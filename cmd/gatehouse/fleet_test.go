@@ -72,6 +72,17 @@ node-2  `+instance(2)+`  silent    0         -        -           -        -
 	c.check(c.run("", "node", "list"), exitOK, "", "gatehouse: no nodes\n")
 }
 
+func TestNodeDisable(t *testing.T) {
+	c := newCaller(t)
+	c.check(c.run("", "node", "disable", "node-7", "--reason=stolen"), exitOK, "disabled: node node-7\n",
+		"gatehouse: if it was stolen, so were the edge keys: gatehouse key rotate --now makes them useless\n")
+	sent := requestsOf[*pb.DisableCredentialRequest](c.authority)
+	if want := (&pb.DisableCredentialRequest{Name: "node-7", Reason: "stolen", Role: pb.Role_ROLE_NODE}); len(sent) != 1 || !proto.Equal(sent[0], want) {
+		t.Errorf("sent %v", sent)
+	}
+	c.check(c.run("", "node", "disable", "node-7"), exitUsage, "", "gatehouse: error: --reason is required\ngatehouse: hint: gatehouse node disable --help has examples\n")
+}
+
 func TestNodeForget(t *testing.T) {
 	c := newCaller(t)
 	lost := func() {

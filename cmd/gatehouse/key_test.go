@@ -24,5 +24,4 @@ func TestKeys(t *testing.T) {
 	if want := (&pb.RotateEdgeKeysRequest{Reason: "stolen", DropOthers: true}); len(sent) != 2 || !proto.Equal(sent[1], want) {
 		t.Errorf("sent %v", sent)
 	}
-	c.check(c.run("", "node", "disable", "node-7", "--reason=stolen"), exitOK, "disabled: issuer node-7\n", "")
 }

@@ -44,15 +44,27 @@ that is silent is not attached now; its sockets close themselves at its fence.`,
 	return cmd
 }
 
-// nodeDisableCommand is credential disable, and the help for a stolen node.
+// nodeDisableCommand is credential disable of nodes alone, and the help for a
+// stolen one.
 func (c *cli) nodeDisableCommand() *cobra.Command {
-	cmd := c.credentialDisableCommand()
-	cmd.Short = "Stop a node: its calls and streams end, and its sockets at its fence"
+	cmd := c.credentialSwitch("disable", "Stop a node: its calls and streams end, and its sockets at its fence",
+		"  gatehouse node disable node-7 --reason stolen",
+		func(cmd *cobra.Command, cl *client, name, reason string) (*pb.Credential, error) {
+			resp, err := cl.credentials.DisableCredential(cmd.Context(), &pb.DisableCredentialRequest{Name: name, Reason: reason, Role: pb.Role_ROLE_NODE})
+			return resp.GetCredential(), err
+		})
 	cmd.Long = cmd.Short + `.
 
 A stolen node knows the edge keys and its own certificate. The certificate is of
 no use from then on; gatehouse key rotate --now makes the keys useless too.`
-	cmd.Example = "  gatehouse node disable node-7 --reason stolen"
+	disable := cmd.RunE
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		err := disable(cmd, args)
+		if err == nil {
+			c.note("if it was stolen, so were the edge keys: gatehouse key rotate --now makes them useless")
+		}
+		return err
+	}
 	return cmd
 }
 

@@ -368,6 +368,9 @@ func TestDisabledCredential(t *testing.T) {
 		t.Error("max_ttl does not bind")
 	}
 	mustOpen(t, offer{url: "ws://" + n.plain + "/chat", bearer: tok.GetToken()})
+	if got := s.cli("node", "disable", "login", "--reason", "a slip").want(t, 2); !strings.Contains(got.stderr, "use gatehouse credential disable login") {
+		t.Errorf("an issuer disabled as a node: %s", got.stderr)
+	}
 	s.cli("credential", "disable", "login", "--reason", "rotated").want(t, 0)
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -375,7 +378,7 @@ func TestDisabledCredential(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), "disabled") {
 		t.Errorf("a disabled credential: %v", err)
 	}
-	s.cli("credential", "disable", "node-1", "--reason", "stolen").want(t, 0)
+	s.cli("node", "disable", "node-1", "--reason", "stolen").want(t, 0)
 	eventually(t, "node detached", func() bool {
 		code, _ := get("http://" + n.admin + "/readyz")
 		return code == http.StatusServiceUnavailable

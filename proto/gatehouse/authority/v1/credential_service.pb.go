@@ -626,7 +626,9 @@ type DisableCredentialRequest struct {
 	// Required. Its name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Required. Why, 1 to 512 bytes.
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Optional. The role that it must have, or else nothing is done.
+	Role          Role `protobuf:"varint,3,opt,name=role,proto3,enum=gatehouse.authority.v1.Role" json:"role,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -673,6 +675,13 @@ func (x *DisableCredentialRequest) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *DisableCredentialRequest) GetRole() Role {
+	if x != nil {
+		return x.Role
+	}
+	return Role_ROLE_UNSPECIFIED
 }
 
 // DisableCredentialResponse describes the credential.
@@ -1714,10 +1723,11 @@ const file_gatehouse_authority_v1_credential_service_proto_rawDesc = "" +
 	"page_token\x18\x02 \x01(\tR\tpageToken\"\x87\x01\n" +
 	"\x17ListCredentialsResponse\x12D\n" +
 	"\vcredentials\x18\x01 \x03(\v2\".gatehouse.authority.v1.CredentialR\vcredentials\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"F\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"x\n" +
 	"\x18DisableCredentialRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"_\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x120\n" +
+	"\x04role\x18\x03 \x01(\x0e2\x1c.gatehouse.authority.v1.RoleR\x04role\"_\n" +
 	"\x19DisableCredentialResponse\x12B\n" +
 	"\n" +
 	"credential\x18\x01 \x01(\v2\".gatehouse.authority.v1.CredentialR\n" +
@@ -1863,49 +1873,50 @@ var file_gatehouse_authority_v1_credential_service_proto_depIdxs = []int32{
 	1,  // 7: gatehouse.authority.v1.ReissueCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
 	4,  // 8: gatehouse.authority.v1.ReissueCredentialResponse.issued:type_name -> gatehouse.authority.v1.IssuedCredential
 	1,  // 9: gatehouse.authority.v1.ListCredentialsResponse.credentials:type_name -> gatehouse.authority.v1.Credential
-	1,  // 10: gatehouse.authority.v1.DisableCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
-	1,  // 11: gatehouse.authority.v1.EnableCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
-	4,  // 12: gatehouse.authority.v1.RenewCertificateResponse.issued:type_name -> gatehouse.authority.v1.IssuedCredential
-	19, // 13: gatehouse.authority.v1.RotateEdgeKeysResponse.key:type_name -> gatehouse.authority.v1.EdgeKeyInfo
-	19, // 14: gatehouse.authority.v1.ListEdgeKeysResponse.keys:type_name -> gatehouse.authority.v1.EdgeKeyInfo
-	29, // 15: gatehouse.authority.v1.EdgeKeyInfo.created_at:type_name -> google.protobuf.Timestamp
-	29, // 16: gatehouse.authority.v1.EdgeKeyInfo.active_from:type_name -> google.protobuf.Timestamp
-	29, // 17: gatehouse.authority.v1.EdgeKeyInfo.retired_at:type_name -> google.protobuf.Timestamp
-	24, // 18: gatehouse.authority.v1.RotateCAResponse.ca:type_name -> gatehouse.authority.v1.CertificateAuthority
-	24, // 19: gatehouse.authority.v1.ListCAsResponse.cas:type_name -> gatehouse.authority.v1.CertificateAuthority
-	25, // 20: gatehouse.authority.v1.ListCAsResponse.dependents:type_name -> gatehouse.authority.v1.CADependent
-	29, // 21: gatehouse.authority.v1.CertificateAuthority.not_before:type_name -> google.protobuf.Timestamp
-	29, // 22: gatehouse.authority.v1.CertificateAuthority.expires_at:type_name -> google.protobuf.Timestamp
-	0,  // 23: gatehouse.authority.v1.CADependent.role:type_name -> gatehouse.authority.v1.Role
-	29, // 24: gatehouse.authority.v1.CADependent.expires_at:type_name -> google.protobuf.Timestamp
-	24, // 25: gatehouse.authority.v1.RetireCAResponse.ca:type_name -> gatehouse.authority.v1.CertificateAuthority
-	2,  // 26: gatehouse.authority.v1.CredentialService.CreateCredential:input_type -> gatehouse.authority.v1.CreateCredentialRequest
-	5,  // 27: gatehouse.authority.v1.CredentialService.ReissueCredential:input_type -> gatehouse.authority.v1.ReissueCredentialRequest
-	7,  // 28: gatehouse.authority.v1.CredentialService.ListCredentials:input_type -> gatehouse.authority.v1.ListCredentialsRequest
-	9,  // 29: gatehouse.authority.v1.CredentialService.DisableCredential:input_type -> gatehouse.authority.v1.DisableCredentialRequest
-	11, // 30: gatehouse.authority.v1.CredentialService.EnableCredential:input_type -> gatehouse.authority.v1.EnableCredentialRequest
-	13, // 31: gatehouse.authority.v1.CredentialService.RenewCertificate:input_type -> gatehouse.authority.v1.RenewCertificateRequest
-	15, // 32: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:input_type -> gatehouse.authority.v1.RotateEdgeKeysRequest
-	17, // 33: gatehouse.authority.v1.CredentialService.ListEdgeKeys:input_type -> gatehouse.authority.v1.ListEdgeKeysRequest
-	20, // 34: gatehouse.authority.v1.CredentialService.RotateCA:input_type -> gatehouse.authority.v1.RotateCARequest
-	22, // 35: gatehouse.authority.v1.CredentialService.ListCAs:input_type -> gatehouse.authority.v1.ListCAsRequest
-	26, // 36: gatehouse.authority.v1.CredentialService.RetireCA:input_type -> gatehouse.authority.v1.RetireCARequest
-	3,  // 37: gatehouse.authority.v1.CredentialService.CreateCredential:output_type -> gatehouse.authority.v1.CreateCredentialResponse
-	6,  // 38: gatehouse.authority.v1.CredentialService.ReissueCredential:output_type -> gatehouse.authority.v1.ReissueCredentialResponse
-	8,  // 39: gatehouse.authority.v1.CredentialService.ListCredentials:output_type -> gatehouse.authority.v1.ListCredentialsResponse
-	10, // 40: gatehouse.authority.v1.CredentialService.DisableCredential:output_type -> gatehouse.authority.v1.DisableCredentialResponse
-	12, // 41: gatehouse.authority.v1.CredentialService.EnableCredential:output_type -> gatehouse.authority.v1.EnableCredentialResponse
-	14, // 42: gatehouse.authority.v1.CredentialService.RenewCertificate:output_type -> gatehouse.authority.v1.RenewCertificateResponse
-	16, // 43: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:output_type -> gatehouse.authority.v1.RotateEdgeKeysResponse
-	18, // 44: gatehouse.authority.v1.CredentialService.ListEdgeKeys:output_type -> gatehouse.authority.v1.ListEdgeKeysResponse
-	21, // 45: gatehouse.authority.v1.CredentialService.RotateCA:output_type -> gatehouse.authority.v1.RotateCAResponse
-	23, // 46: gatehouse.authority.v1.CredentialService.ListCAs:output_type -> gatehouse.authority.v1.ListCAsResponse
-	27, // 47: gatehouse.authority.v1.CredentialService.RetireCA:output_type -> gatehouse.authority.v1.RetireCAResponse
-	37, // [37:48] is the sub-list for method output_type
-	26, // [26:37] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	0,  // 10: gatehouse.authority.v1.DisableCredentialRequest.role:type_name -> gatehouse.authority.v1.Role
+	1,  // 11: gatehouse.authority.v1.DisableCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
+	1,  // 12: gatehouse.authority.v1.EnableCredentialResponse.credential:type_name -> gatehouse.authority.v1.Credential
+	4,  // 13: gatehouse.authority.v1.RenewCertificateResponse.issued:type_name -> gatehouse.authority.v1.IssuedCredential
+	19, // 14: gatehouse.authority.v1.RotateEdgeKeysResponse.key:type_name -> gatehouse.authority.v1.EdgeKeyInfo
+	19, // 15: gatehouse.authority.v1.ListEdgeKeysResponse.keys:type_name -> gatehouse.authority.v1.EdgeKeyInfo
+	29, // 16: gatehouse.authority.v1.EdgeKeyInfo.created_at:type_name -> google.protobuf.Timestamp
+	29, // 17: gatehouse.authority.v1.EdgeKeyInfo.active_from:type_name -> google.protobuf.Timestamp
+	29, // 18: gatehouse.authority.v1.EdgeKeyInfo.retired_at:type_name -> google.protobuf.Timestamp
+	24, // 19: gatehouse.authority.v1.RotateCAResponse.ca:type_name -> gatehouse.authority.v1.CertificateAuthority
+	24, // 20: gatehouse.authority.v1.ListCAsResponse.cas:type_name -> gatehouse.authority.v1.CertificateAuthority
+	25, // 21: gatehouse.authority.v1.ListCAsResponse.dependents:type_name -> gatehouse.authority.v1.CADependent
+	29, // 22: gatehouse.authority.v1.CertificateAuthority.not_before:type_name -> google.protobuf.Timestamp
+	29, // 23: gatehouse.authority.v1.CertificateAuthority.expires_at:type_name -> google.protobuf.Timestamp
+	0,  // 24: gatehouse.authority.v1.CADependent.role:type_name -> gatehouse.authority.v1.Role
+	29, // 25: gatehouse.authority.v1.CADependent.expires_at:type_name -> google.protobuf.Timestamp
+	24, // 26: gatehouse.authority.v1.RetireCAResponse.ca:type_name -> gatehouse.authority.v1.CertificateAuthority
+	2,  // 27: gatehouse.authority.v1.CredentialService.CreateCredential:input_type -> gatehouse.authority.v1.CreateCredentialRequest
+	5,  // 28: gatehouse.authority.v1.CredentialService.ReissueCredential:input_type -> gatehouse.authority.v1.ReissueCredentialRequest
+	7,  // 29: gatehouse.authority.v1.CredentialService.ListCredentials:input_type -> gatehouse.authority.v1.ListCredentialsRequest
+	9,  // 30: gatehouse.authority.v1.CredentialService.DisableCredential:input_type -> gatehouse.authority.v1.DisableCredentialRequest
+	11, // 31: gatehouse.authority.v1.CredentialService.EnableCredential:input_type -> gatehouse.authority.v1.EnableCredentialRequest
+	13, // 32: gatehouse.authority.v1.CredentialService.RenewCertificate:input_type -> gatehouse.authority.v1.RenewCertificateRequest
+	15, // 33: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:input_type -> gatehouse.authority.v1.RotateEdgeKeysRequest
+	17, // 34: gatehouse.authority.v1.CredentialService.ListEdgeKeys:input_type -> gatehouse.authority.v1.ListEdgeKeysRequest
+	20, // 35: gatehouse.authority.v1.CredentialService.RotateCA:input_type -> gatehouse.authority.v1.RotateCARequest
+	22, // 36: gatehouse.authority.v1.CredentialService.ListCAs:input_type -> gatehouse.authority.v1.ListCAsRequest
+	26, // 37: gatehouse.authority.v1.CredentialService.RetireCA:input_type -> gatehouse.authority.v1.RetireCARequest
+	3,  // 38: gatehouse.authority.v1.CredentialService.CreateCredential:output_type -> gatehouse.authority.v1.CreateCredentialResponse
+	6,  // 39: gatehouse.authority.v1.CredentialService.ReissueCredential:output_type -> gatehouse.authority.v1.ReissueCredentialResponse
+	8,  // 40: gatehouse.authority.v1.CredentialService.ListCredentials:output_type -> gatehouse.authority.v1.ListCredentialsResponse
+	10, // 41: gatehouse.authority.v1.CredentialService.DisableCredential:output_type -> gatehouse.authority.v1.DisableCredentialResponse
+	12, // 42: gatehouse.authority.v1.CredentialService.EnableCredential:output_type -> gatehouse.authority.v1.EnableCredentialResponse
+	14, // 43: gatehouse.authority.v1.CredentialService.RenewCertificate:output_type -> gatehouse.authority.v1.RenewCertificateResponse
+	16, // 44: gatehouse.authority.v1.CredentialService.RotateEdgeKeys:output_type -> gatehouse.authority.v1.RotateEdgeKeysResponse
+	18, // 45: gatehouse.authority.v1.CredentialService.ListEdgeKeys:output_type -> gatehouse.authority.v1.ListEdgeKeysResponse
+	21, // 46: gatehouse.authority.v1.CredentialService.RotateCA:output_type -> gatehouse.authority.v1.RotateCAResponse
+	23, // 47: gatehouse.authority.v1.CredentialService.ListCAs:output_type -> gatehouse.authority.v1.ListCAsResponse
+	27, // 48: gatehouse.authority.v1.CredentialService.RetireCA:output_type -> gatehouse.authority.v1.RetireCAResponse
+	38, // [38:49] is the sub-list for method output_type
+	27, // [27:38] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_credential_service_proto_init() }
