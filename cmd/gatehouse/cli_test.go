@@ -65,7 +65,7 @@ func (c *caller) runCtx(ctx context.Context, stdin io.Reader, args ...string) re
 	var stdout bytes.Buffer
 	stderr := watched{seen: c.sees}
 	cli := &cli{
-		stdin: stdin, stdout: &stdout, stderr: &stderr, environ: c.environ, terminal: c.terminal, stderrTerminal: c.terminal,
+		stdin: stdin, stdout: &stdout, stderr: &stderr, environ: c.environ, terminal: c.terminal, stderrTerminal: c.terminal, stderrWidth: func() int { return 80 },
 		now: func() time.Time { return testNow }, zone: testZone, random: rand.Reader,
 	}
 	code := cli.run(ctx, args)

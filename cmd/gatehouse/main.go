@@ -29,7 +29,7 @@ func main() {
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	c := &cli{
 		stdin: stdin, stdout: stdout, stderr: stderr, environ: os.Environ(),
-		stderrTerminal: isTerminal(stderr), now: time.Now, zone: time.Local, random: rand.Reader,
+		stderrTerminal: isTerminal(stderr), stderrWidth: func() int { return widthOf(stderr) }, now: time.Now, zone: time.Local, random: rand.Reader,
 	}
 	c.terminal = isTerminal(stdin) && c.stderrTerminal
 	return int(c.run(ctx, args))
@@ -38,6 +38,19 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 func isTerminal(stream any) bool {
 	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// widthOf is how many columns a terminal has now; 0 for what is none.
+func widthOf(stream any) int {
+	f, ok := stream.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }
 
 // cli is one invocation.
@@ -49,6 +62,7 @@ type cli struct {
 	environ        []string
 	terminal       bool // a person types stdin and reads stderr
 	stderrTerminal bool
+	stderrWidth    func() int // in columns, 0 if unknown
 	now            func() time.Time
 	zone           *time.Location // of times in tables
 	random         io.Reader

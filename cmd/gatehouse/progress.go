@@ -55,12 +55,22 @@ func (p *progress) run(every time.Duration) {
 		switch {
 		case text == "":
 		case p.c.stderrTerminal:
-			fmt.Fprintf(p.c.stderr, "\r\x1b[Kgatehouse: %s", text)
+			fmt.Fprintf(p.c.stderr, "\r\x1b[K%s", cut("gatehouse: "+text, p.c.stderrWidth()))
 			live = true
 		case p.c.format == formatTable: // with JSON, standard error is for scripts
 			fmt.Fprintf(p.c.stderr, "gatehouse: %s\n", text)
 		}
 	}
+}
+
+// cut shortens text to less than width columns, since only a line that the
+// terminal has not wrapped can be rewritten. No width is an unknown one.
+func cut(text string, width int) string {
+	const end = "..."
+	if r := []rune(text); width > len(end) && len(r) >= width {
+		return string(r[:width-1-len(end)]) + end
+	}
+	return text
 }
 
 // end takes the line off the terminal.

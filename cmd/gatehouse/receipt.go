@@ -33,12 +33,7 @@ func (c *cli) waitReceipt(ctx context.Context, cl *client, rev *pb.Revision, tim
 	for {
 		err := watchReceipt(waiting, cl, rev, func(news *pb.Receipt) {
 			r = mergeReceipt(r, news)
-			done := enforcedRows(r)
-			text := fmt.Sprintf("waiting for %d of %s", len(r.GetRows())-done, count(len(r.GetRows()), "node"))
-			if n := inGrace(r); n > 0 {
-				text += fmt.Sprintf(", on %d of which sockets have until %s to renew", n, c.when(r.GetGraceUntil()))
-			}
-			progress.set(text)
+			progress.set(c.waitingText(r))
 		})
 		switch {
 		case r.GetComplete():
@@ -57,6 +52,29 @@ func (c *cli) waitReceipt(ctx context.Context, cl *client, rev *pb.Revision, tim
 			return nil, cl.explain(ctx, err)
 		}
 	}
+}
+
+// namesShown is how many nodes a line of progress names.
+const namesShown = 3
+
+// waitingText says on whom a receipt waits.
+func (c *cli) waitingText(r *pb.Receipt) string {
+	var names []string
+	for _, row := range r.GetRows() {
+		if !row.GetEnforced() {
+			names = append(names, row.GetNode())
+		}
+	}
+	text := fmt.Sprintf("waiting for %d of %s", len(names), count(len(r.GetRows()), "node"))
+	if more := len(names) - namesShown; more > 0 {
+		text += fmt.Sprintf(": %s and %d more", strings.Join(names[:namesShown], ", "), more)
+	} else if len(names) > 0 {
+		text += ": " + strings.Join(names, ", ")
+	}
+	if n := inGrace(r); n > 0 {
+		text += fmt.Sprintf("; sockets on %d of them have until %s to renew", n, c.when(r.GetGraceUntil()))
+	}
+	return text
 }
 
 // passing reports whether a stream that ended with err is worth opening again

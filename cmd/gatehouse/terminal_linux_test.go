@@ -81,6 +81,13 @@ func (term *terminal) wait(t *testing.T, text string) {
 	}
 }
 
+func (term *terminal) resize(t *testing.T, columns uint16) {
+	t.Helper()
+	if err := unix.IoctlSetWinsize(int(term.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Row: 24, Col: columns}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 func (term *terminal) echoes(t *testing.T) bool {
 	t.Helper()
 	state, err := unix.IoctlGetTermios(int(term.slave.Fd()), unix.TCGETS)
@@ -180,7 +187,9 @@ func TestTerminalProgress(t *testing.T) {
 	c.authority.silence()
 	var stdout bytes.Buffer
 	cmd := term.start(t, c, &stdout, "revoke", "--subject", "u42", "--timeout", "10s")
-	term.wait(t, "\r\x1b[Kgatehouse: waiting for 1 of 2 nodes")
+	term.wait(t, "\r\x1b[Kgatehouse: waiting for 1 of 2 nodes: node-2")
+	term.resize(t, 32)
+	term.wait(t, "\r\x1b[Kgatehouse: waiting for 1 of ...\r")
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
