@@ -83,7 +83,7 @@ func appendSingular(dst []byte, fd protoreflect.FieldDescriptor, v protoreflect.
 		case *timestamppb.Timestamp:
 			return appendJSONValue(dst, m.AsTime().Format(time.RFC3339Nano))
 		case *durationpb.Duration:
-			return appendJSONValue(dst, strconv.FormatFloat(m.AsDuration().Seconds(), 'f', -1, 64)+"s")
+			return appendJSONValue(dst, secondsText(m.AsDuration()))
 		case *pb.Revision:
 			return appendJSONValue(dst, revisionText(m))
 		}
@@ -98,6 +98,16 @@ func appendSingular(dst []byte, fd protoreflect.FieldDescriptor, v protoreflect.
 		return appendJSONValue(dst, string(v.Bytes())) // json.Marshal mends what is not UTF-8
 	}
 	return appendJSONValue(dst, v.Interface())
+}
+
+// secondsText is d in seconds, to the nanosecond that a float would round.
+func secondsText(d time.Duration) string {
+	sign := ""
+	if d < 0 {
+		sign = "-"
+	}
+	text := fmt.Sprintf("%s%d.%09d", sign, (d / time.Second).Abs(), (d % time.Second).Abs())
+	return strings.TrimSuffix(strings.TrimRight(text, "0"), ".") + "s"
 }
 
 // appendJSONValue encodes v without the escapes that only HTML needs, but with

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -82,6 +83,25 @@ func TestJSONForms(t *testing.T) {
 	maps := &pb.Token{Attributes: map[string]string{"b": "2", "a": "1", "c": "3"}, Scopes: []string{"x", "y"}, SessionIds: []string{testSession}}
 	if got := string(appendMessage(nil, maps.ProtoReflect())); !strings.Contains(got, `"attributes": {"a": "1", "b": "2", "c": "3"}, "scopes": ["x", "y"]`) {
 		t.Error(got)
+	}
+}
+
+func TestSecondsText(t *testing.T) {
+	for d, want := range map[time.Duration]string{
+		0:                        "0s",
+		1:                        "0.000000001s",
+		-1:                       "-0.000000001s",
+		500 * time.Millisecond:   "0.5s",
+		-1500 * time.Millisecond: "-1.5s",
+		10 * time.Second:         "10s",
+		3099114865:               "3.099114865s", // as a float 3.0991148649999998
+		100 * time.Hour:          "360000s",
+		math.MaxInt64:            "9223372036.854775807s",
+		math.MinInt64:            "-9223372036.854775808s",
+	} {
+		if got := secondsText(d); got != want {
+			t.Errorf("%v: %s, want %s", d, got, want)
+		}
 	}
 }
 

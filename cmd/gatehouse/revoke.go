@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -263,7 +262,7 @@ func (e *ending) graceText() string {
 	if e.grace == 0 {
 		return ""
 	}
-	return strconv.FormatFloat(e.grace.Seconds(), 'f', -1, 64) + "s"
+	return secondsText(e.grace)
 }
 
 // finish waits for the receipt of what was committed, and prints it.
