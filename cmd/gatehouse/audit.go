@@ -44,12 +44,19 @@ func (a *auditFilter) flags(f *pflag.FlagSet) {
 	f.StringVar(&a.until, "until", "", "records before this time")
 }
 
-// parse reads the times and checks that no filter is empty.
+// parseAuditFilter reads the times, and checks that no filter is empty or has a
+// word that no record has.
 func (c *cli) parseAuditFilter(cmd *cobra.Command, a *auditFilter) error {
 	if err := checkState(cmd); err != nil {
 		return err
 	}
 	if err := checkFilters(cmd, ""); err != nil {
+		return err
+	}
+	if err := checkWord("action", a.req.GetAction(), auditActions()); err != nil {
+		return err
+	}
+	if err := checkWord("outcome", a.req.GetOutcome(), auditOutcomes()); err != nil {
 		return err
 	}
 	for _, t := range []struct {
@@ -132,6 +139,7 @@ func (c *cli) auditListCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.SortFlags = false
 	a.flags(f)
+	completeAuditWords(cmd)
 	f.BoolVar(&a.req.OldestFirst, "oldest-first", false, "the oldest record first")
 	limitFlag(f, &limit, "records")
 	stateFlag(f, &state)

@@ -101,10 +101,10 @@ func TestAuditList(t *testing.T) {
 ], "more": false}
 `, "")
 	id, _ := testToken(1)
-	c.run("", "audit", "list", "--action=a", "--outcome=o", "--caller=c", "--tenant=t", "--subject=s", "--token="+id.String(), "--session="+testSession,
+	c.run("", "audit", "list", "--action=Redeem", "--outcome=token_used", "--caller=c", "--tenant=t", "--subject=s", "--token="+id.String(), "--session="+testSession,
 		"--since=2h", "--until=2026-11-23T12:30:00+01:00", "--oldest-first", "--limit=3")
 	want := &pb.ListAuditRequest{
-		PageSize: 3, PageToken: "more", Action: "a", Outcome: "o", Caller: "c", Tenant: "t", Subject: "s", TokenId: id.String(), SessionId: testSession,
+		PageSize: 3, PageToken: "more", Action: "Redeem", Outcome: "token_used", Caller: "c", Tenant: "t", Subject: "s", TokenId: id.String(), SessionId: testSession,
 		OldestFirst: true, Since: ago(2 * time.Hour), Until: ago(30 * time.Minute),
 	}
 	sent := requestsOf[*pb.ListAuditRequest](c.authority)
@@ -114,9 +114,58 @@ func TestAuditList(t *testing.T) {
 	c.check(c.run("", "audit", "list", "--subject="), exitUsage, "", "gatehouse: error: --subject is empty: leave it out to list all\ngatehouse: hint: an unset shell variable, perhaps\n")
 	c.check(c.run("", "audit", "list", "--since=noon"), exitUsage, "", "gatehouse: error: --since: \"noon\" is not a time\n"+
 		"gatehouse: hint: such as 2026-11-23T12:00:00Z, 2026-11-23, '2026-11-23 12:00' in local time, or 2h for two hours ago\n")
+	for _, args := range [][]string{{"list"}, {"list", "--state=DIR"}, {"export"}} {
+		got := c.run("", append([]string{"audit", "--outcome=nope"}, args...)...)
+		if got.code != exitUsage || !strings.HasPrefix(got.stderr, `gatehouse: error: --outcome: no record can have "nope": want one of ok, canceled, `) {
+			t.Errorf("%v: %+v", args, got)
+		}
+		got = c.run("", append([]string{"audit", "--action=redeem"}, args...)...)
+		if got.code != exitUsage || !strings.Contains(got.stderr, "Redeem, ") {
+			t.Errorf("%v: %+v", args, got)
+		}
+	}
 	c.authority.errs["ListAudit"] = withReason(codes.PermissionDenied, pb.Reason_REASON_PERMISSION_DENIED, "no")
 	if got := c.run("", "audit", "list"); got.code != exitDenied {
 		t.Errorf("%+v", got)
+	}
+}
+
+func TestAuditWords(t *testing.T) {
+	page, err := os.ReadFile("../../docs/audit.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, actions, _ := strings.Cut(string(page), "\n## Actions\n")
+	actions, _, _ = strings.Cut(actions, "\n## ")
+	var told []string
+	for line := range strings.Lines(actions) {
+		if names, _, ok := strings.Cut(strings.TrimPrefix(line, "| "), " |"); ok && strings.HasPrefix(names, "`") {
+			told = append(told, strings.Split(strings.ReplaceAll(names, "`", ""), ", ")...)
+		}
+	}
+	known := auditActions()
+	for _, a := range told {
+		if !slices.Contains(known, a) {
+			t.Errorf("docs/audit.md has the action %s, which is refused", a)
+		}
+	}
+	for _, a := range []string{"Enforced", "Skipped", "AuditOpened"} {
+		if !slices.Contains(told, a) {
+			t.Errorf("%s was not found in docs/audit.md: %q", a, told)
+		}
+	}
+	for _, a := range []string{"IssueToken", "Redeem", "Revoke", "WatchReceiptStream", "AttachStream", "BackupStream", "ServerReflectionInfoStream"} {
+		if !slices.Contains(known, a) {
+			t.Errorf("the action %s is refused", a)
+		}
+	}
+	for _, o := range []string{"ok", "token_used", "permission_denied", "renewed", "unspecified", "damaged", "canceled"} {
+		if !slices.Contains(auditOutcomes(), o) {
+			t.Errorf("the outcome %s is refused", o)
+		}
+	}
+	if len(slices.Compact(known)) != len(auditActions()) {
+		t.Errorf("an action twice: %q", auditActions())
 	}
 }
 

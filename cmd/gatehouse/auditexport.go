@@ -49,6 +49,7 @@ func (c *cli) auditExportCommand() *cobra.Command {
 	f := cmd.Flags()
 	f.SortFlags = false
 	a.flags(f)
+	completeAuditWords(cmd)
 	f.StringVar(&as, "format", "jsonl", "jsonl or csv")
 	stateFlag(f, &state)
 	completeWith(cmd, "format", "jsonl", "csv")
