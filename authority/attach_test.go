@@ -349,6 +349,63 @@ func TestDeadInstances(t *testing.T) {
 	f.equal("sessions", f.store.Stats().Sessions, 1)
 }
 
+// TestSlowNodesAreMarked proves that who lists nodes, and who reads the log, sees
+// which do not keep up.
+func TestSlowNodesAreMarked(t *testing.T) {
+	f := newFixture(t)
+	n := f.node("node-1")
+	interval, fence := f.cfg.Fleet.HeartbeatInterval, f.cfg.Fleet.AdmissionFence
+	is := func(rule string, state pb.NodeState, behind uint64) {
+		t.Helper()
+		x := f.instances()[0]
+		f.equal(rule, []any{x.GetState(), x.GetBehind()}, []any{state, behind})
+		f.equal(rule+": silent by the metric", f.metric("gatehouse_authority_nodes_silent{}") == 1, state == pb.NodeState_NODE_STATE_SILENT)
+	}
+	logged := func(rule string, silent, heard int) {
+		t.Helper()
+		for range 2 { // once, however long it lasts
+			f.ok(f.service.Tend(f.ctx))
+		}
+		log := f.log.String()
+		f.equal(rule, []int{strings.Count(log, `"level":"WARN","msg":"node is silent`), strings.Count(log, `"level":"INFO","msg":"node is heard again`)}, []int{silent, heard})
+	}
+	n.beat(nil)
+	is("an empty log", pb.NodeState_NODE_STATE_ATTACHED, 0)
+	f.revoke(byTenant("elsewhere"))
+	second := f.revoke(byTenant("elsewhere")).GetRevision()
+	f.clock.advance(interval)
+	is("a heartbeat after the commit", pb.NodeState_NODE_STATE_ATTACHED, 2)
+	f.clock.advance(time.Millisecond)
+	is("later", pb.NodeState_NODE_STATE_BEHIND, 2)
+	n.beat(&pb.Revision{Epoch: second.GetEpoch(), Sequence: 1})
+	is("it lacks the second", pb.NodeState_NODE_STATE_BEHIND, 1)
+	third := f.revoke(byTenant("elsewhere")).GetRevision()
+	n.beat(second)
+	is("it lacks what is new", pb.NodeState_NODE_STATE_ATTACHED, 1)
+	n.beat(third)
+	is("it lacks nothing", pb.NodeState_NODE_STATE_ATTACHED, 0)
+	f.clock.advance(fence)
+	is("the fence is not over", pb.NodeState_NODE_STATE_ATTACHED, 0)
+	logged("the fence is not over", 0, 0)
+	f.clock.advance(time.Millisecond)
+	is("the fence is over", pb.NodeState_NODE_STATE_SILENT, 0)
+	logged("the fence is over", 1, 0)
+	n.beat(third)
+	is("it is heard again", pb.NodeState_NODE_STATE_ATTACHED, 0)
+	logged("it is heard again", 1, 1)
+	n.end()
+	f.eventually("the end of its stream", func() bool { return !f.instances()[0].GetAttached() })
+	is("its stream has ended", pb.NodeState_NODE_STATE_DETACHED, 0)
+	f.clock.advance(fence + time.Millisecond)
+	is("it stays away", pb.NodeState_NODE_STATE_SILENT, 0)
+	logged("it stays away", 2, 1)
+	f.revoke(byTenant("elsewhere"))
+	f.clock.advance(time.Hour / 2)
+	n.begin()
+	is("it has just come back", pb.NodeState_NODE_STATE_ATTACHED, 1)
+	logged("it has just come back", 2, 2)
+}
+
 // TestSilentNodesAreReleased proves that an instance is forgotten once it has
 // surely fenced itself, not sooner, and that it can come back.
 func TestSilentNodesAreReleased(t *testing.T) {

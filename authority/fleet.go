@@ -41,11 +41,13 @@ type instance struct {
 	sessions      uint32
 	lastHeartbeat time.Time // zero until one comes
 	silentSince   time.Time // the last sign of life, or the start
+	toldSilent    bool      // that it is silent is in the log
 }
 
 // attachment is a live Attach stream. fleet alone closes its channel and sends
 // to it, with mu locked.
 type attachment struct {
+	began    time.Time
 	life     time.Duration     // how long the node keeps a socket at most without a word
 	keys     chan *pb.EdgeKeys // of one: only the newest set counts
 	replaced chan struct{}     // closed when a newer Attach takes over, or the instance is gone
@@ -123,7 +125,7 @@ func (f *fleet) mayAttach(node string, now time.Time) error {
 func (f *fleet) attach(i storage.Instance, life time.Duration, now time.Time) *attachment {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	a := &attachment{life: life, keys: make(chan *pb.EdgeKeys, 1), replaced: make(chan struct{})}
+	a := &attachment{began: now, life: life, keys: make(chan *pb.EdgeKeys, 1), replaced: make(chan struct{})}
 	known := f.instances[i.ID]
 	if known == nil {
 		known = &instance{}
@@ -265,8 +267,8 @@ func (f *fleet) snapshot() []instance {
 	return out
 }
 
-// silent lists instances that are silent for longer than they may keep sockets.
-func (f *fleet) silent(now time.Time) []storage.Instance {
+// dead lists instances that are silent for longer than they may keep sockets.
+func (f *fleet) dead(now time.Time) []storage.Instance {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var out []storage.Instance
@@ -278,8 +280,8 @@ func (f *fleet) silent(now time.Time) []storage.Instance {
 	return out
 }
 
-// isSilent reports whether an instance is silent for so long.
-func (f *fleet) isSilent(id storage.InstanceID, now time.Time) bool {
+// isDead reports whether an instance is silent for so long.
+func (f *fleet) isDead(id storage.InstanceID, now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	i := f.instances[id]
@@ -312,8 +314,8 @@ func (f *fleet) broadcastKeys(keys *pb.EdgeKeys) {
 // releaseDead forgets instances that are silent for longer than they may keep
 // sockets: they have fenced themselves, and their sessions are over.
 func (s *Service) releaseDead(ctx context.Context, now time.Time) error {
-	for _, i := range s.fleet.silent(now) {
-		still := func() bool { return s.fleet.isSilent(i.ID, now) }
+	for _, i := range s.fleet.dead(now) {
+		still := func() bool { return s.fleet.isDead(i.ID, now) }
 		cause := "silent beyond the session fence"
 		if i.SessionFence == storage.NoFence {
 			cause = "silent beyond the end of its longest session"

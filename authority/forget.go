@@ -25,8 +25,12 @@ func (s *Service) ForgetNode(ctx context.Context, req *pb.ForgetNodeRequest) (*p
 	if err != nil {
 		return nil, err
 	}
-	resp := &pb.ForgetNodeResponse{Node: i.describe()}
 	note(ctx, slog.String("node", i.Node))
+	described, err := s.nodeOf(ctx, &i)
+	if err != nil {
+		return nil, err
+	}
+	resp := &pb.ForgetNodeResponse{Node: described}
 	if req.GetDryRun() {
 		return resp, nil
 	}

@@ -109,7 +109,7 @@ func constHistogram(desc *prometheus.Desc, d *storage.Distribution) prometheus.M
 func (s *Service) reading() reading {
 	now := s.now()
 	head, _ := s.store.Head()
-	r := reading{Stats: s.store.Stats(), fleetCounts: s.fleet.count(head, now.Add(-s.cfg.Fleet.AdmissionFence))}
+	r := reading{Stats: s.store.Stats(), fleetCounts: s.fleet.count(head, s.silence(now))}
 	r.waiting = s.receipts.unkeptCounts()
 	r.auditLost, _ = s.audit.failure()
 	unix := func(end time.Time) float64 {
@@ -138,18 +138,14 @@ func (f *fleet) count(head storage.Revision, since time.Time) (c fleetCounts) {
 	defer f.mu.Unlock()
 	c.registered = len(f.instances)
 	for _, i := range f.instances {
-		if i.silentSince.Before(since) {
+		if i.silent(since) {
 			c.silent++
 		}
 		if i.attachment == nil {
 			continue
 		}
 		c.attached++
-		behind := head.Sequence
-		if i.applied.Epoch == head.Epoch {
-			behind -= min(i.applied.Sequence, behind)
-		}
-		c.lag = max(c.lag, behind)
+		c.lag = max(c.lag, i.behind(head))
 	}
 	return c
 }

@@ -185,6 +185,7 @@ func (s *Service) tend(ctx context.Context) error {
 	s.newest.see(now, s.log)
 	s.tellAudit(now)
 	s.watchAudit()
+	s.tellSilence(now)
 	s.strikes.sweep(now)
 	s.unwanted.sweep(now)
 	began := s.now()

@@ -61,13 +61,26 @@ func TestSessionClose(t *testing.T) {
 func TestNodeList(t *testing.T) {
 	c := newCaller(t)
 	c.authority.nodes = []*pb.Node{
-		{Name: "node-1", InstanceId: instance(1), Attached: true, LastHeartbeatAt: ago(300 * time.Millisecond), Applied: &pb.Revision{Epoch: 7, Sequence: 42}, Sessions: 3, Version: "0.1.0", Address: "10.0.0.1"},
-		{Name: "node-2", InstanceId: instance(2), LastHeartbeatAt: timestamppb.New(time.Time{})},
+		{Name: "node-1", InstanceId: instance(1), Attached: true, LastHeartbeatAt: ago(300 * time.Millisecond), Applied: &pb.Revision{Epoch: 7, Sequence: 42}, Sessions: 3, Version: "0.1.0", Address: "10.0.0.1", State: pb.NodeState_NODE_STATE_ATTACHED, Behind: 1},
+		{Name: "node-2", InstanceId: instance(2), LastHeartbeatAt: timestamppb.New(time.Time{}), State: pb.NodeState_NODE_STATE_SILENT, Behind: 43},
+		{Name: "node-3", InstanceId: instance(3), Attached: true, State: pb.NodeState_NODE_STATE_SILENT},
+		{Name: "node-4", InstanceId: instance(4), Attached: true, State: pb.NodeState_NODE_STATE_BEHIND, Behind: 41234},
+		{Name: "node-5", InstanceId: instance(5), State: pb.NodeState_NODE_STATE_DETACHED},
+		{Name: "node-6", InstanceId: instance(6), Attached: true}, // as an older authority tells
+		{Name: "node-7", InstanceId: instance(7)},
 	}
-	c.check(c.run("", "node", "list"), exitOK, `NODE    INSTANCE                          STATE     SESSIONS  APPLIED  HEARTBEAT   VERSION  ADDRESS
-node-1  `+instance(1)+`  attached  3         7.42     300 ms ago  0.1.0    10.0.0.1
-node-2  `+instance(2)+`  silent    0         -        -           -        -
+	c.check(c.run("", "node", "list"), exitOK, `NODE    INSTANCE                          STATE         SESSIONS  APPLIED  HEARTBEAT   VERSION  ADDRESS
+node-1  `+instance(1)+`  attached      3         7.42     300 ms ago  0.1.0    10.0.0.1
+node-2  `+instance(2)+`  silent        0         -        -           -        -
+node-3  `+instance(3)+`  silent        0         -        -           -        -
+node-4  `+instance(4)+`  behind 41234  0         -        -           -        -
+node-5  `+instance(5)+`  detached      0         -        -           -        -
+node-6  `+instance(6)+`  attached      0         -        -           -        -
+node-7  `+instance(7)+`  detached      0         -        -           -        -
 `, "")
+	if out := c.run("", "node", "list", "-ojson").stdout; !strings.Contains(out, `"state": "behind", "behind": 41234`) {
+		t.Errorf("as JSON: %s", out)
+	}
 	c.authority.nodes = nil
 	c.check(c.run("", "node", "list"), exitOK, "", "gatehouse: no nodes\n")
 }
@@ -88,7 +101,7 @@ func TestNodeForget(t *testing.T) {
 	lost := func() {
 		c.authority.nodes = []*pb.Node{
 			{Name: "node-1", InstanceId: instance(1), Attached: true},
-			{Name: "node-2", InstanceId: instance(2), Address: "10.0.0.2", LastHeartbeatAt: ago(time.Hour)},
+			{Name: "node-2", InstanceId: instance(2), Address: "10.0.0.2", LastHeartbeatAt: ago(time.Hour), State: pb.NodeState_NODE_STATE_SILENT},
 		}
 	}
 	forgotten := func() bool { return len(c.authority.nodes) == 1 }
@@ -128,7 +141,9 @@ func TestNodeForget(t *testing.T) {
     "applied": null,
     "sessions": 0,
     "version": "",
-    "address": "10.0.0.2"
+    "address": "10.0.0.2",
+    "state": "silent",
+    "behind": 0
   }
 }
 `, asked)

@@ -52,7 +52,7 @@ func TestJSONForms(t *testing.T) {
 		m    proto.Message
 		want string
 	}{
-		{"nothing is null, zero, or empty", &pb.Node{}, `{"name": "", "instance_id": "", "attached": false, "registered_at": null, "last_heartbeat_at": null, "applied": null, "sessions": 0, "version": "", "address": ""}`},
+		{"nothing is null, zero, or empty", &pb.Node{}, `{"name": "", "instance_id": "", "attached": false, "registered_at": null, "last_heartbeat_at": null, "applied": null, "sessions": 0, "version": "", "address": "", "state": "unspecified", "behind": 0}`},
 		{"times are UTC", &pb.Revocation{CommittedAt: timestamppb.New(testNow.In(testZone).Add(120 * time.Millisecond)), Selector: &pb.Selector{By: &pb.Selector_Tenant{Tenant: "a"}}},
 			`{"revision": null, "selector": {"tenant": "a"}, "reason": "", "actor": "", "committed_at": "2026-11-23T12:00:00.12Z", "grace_until": null}`},
 		{"a certificate is named as x5t#S256", &pb.IssueTokenRequest{ClientCertificateSha256: bytes.Repeat([]byte{0xfb}, 32), Limits: &pb.SessionLimits{}},

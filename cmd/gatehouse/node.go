@@ -14,8 +14,17 @@ func (c *cli) nodeCommand() *cobra.Command {
 	cmd := verbs("node", "See the nodes, and stop one")
 	cmd.AddCommand(c.nodeDisableCommand(), c.nodeForgetCommand(), &cobra.Command{
 		Use: "list", Short: "List the registered node instances",
-		Long: `List the node instances that are registered: those that a receipt waits for. One
-that is silent is not attached now; its sockets close themselves at its fence.`,
+		Long: `List the node instances that are registered: those that a receipt waits for, and
+how they stand:
+
+  attached  it keeps up with the authority
+  behind N  it is attached, but lacks N entries of the log, the first of them
+            for longer than a heartbeat interval; at its admission fence it
+            admits nobody any more
+  silent    nothing was heard of it for longer than the admission fence, which
+            gatehouse_authority_nodes_silent counts: it admits nobody, and its
+            sockets close themselves at its session fence
+  detached  it is not attached, but was heard of just now`,
 		Example: "  gatehouse node list\n  gatehouse node list -o json | jq '[.nodes[].sessions] | add'",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -143,15 +152,25 @@ func (c *cli) forgetNode(ctx context.Context, req *pb.ForgetNodeRequest, yes boo
 }
 
 func (c *cli) nodeRow(n *pb.Node) []string {
-	state, applied := "silent", ""
-	if n.GetAttached() {
-		state = "attached"
-	}
+	applied := ""
 	if n.GetApplied() != nil {
 		applied = revisionText(n.GetApplied())
 	}
 	return []string{
-		n.GetName(), n.GetInstanceId(), state, fmt.Sprint(n.GetSessions()), applied,
+		n.GetName(), n.GetInstanceId(), nodeState(n), fmt.Sprint(n.GetSessions()), applied,
 		c.relative(n.GetLastHeartbeatAt()), n.GetVersion(), n.GetAddress(),
 	}
+}
+
+func nodeState(n *pb.Node) string {
+	state := n.GetState()
+	switch {
+	case state == pb.NodeState_NODE_STATE_BEHIND:
+		return fmt.Sprintf("behind %d", n.GetBehind())
+	case state == pb.NodeState_NODE_STATE_UNSPECIFIED && n.GetAttached(): // of an older authority
+		state = pb.NodeState_NODE_STATE_ATTACHED
+	case state == pb.NodeState_NODE_STATE_UNSPECIFIED:
+		state = pb.NodeState_NODE_STATE_DETACHED
+	}
+	return label(state)
 }

@@ -141,6 +141,20 @@ func TestPausedNodeTakesNothingAfterTheDeadline(t *testing.T) {
 	if len(rows) != 1 || rows[0].GetDeadline() == nil {
 		t.Fatalf("receipt %v, want node-1 with a deadline", receipt)
 	}
+	marked := func(state string, behind uint64) func() bool {
+		return func() bool {
+			var list struct {
+				Nodes []struct {
+					State  string
+					Behind uint64
+				}
+			}
+			s.cli("node", "list", "-o", "json").want(t, 0).decode(t, &list)
+			return len(list.Nodes) == 1 && list.Nodes[0].State == state && list.Nodes[0].Behind == behind
+		}
+	}
+	eventually(t, "the paused node is listed as silent", marked("silent", 1))
+	s.authority.says("node is silent")
 	deadline := rows[0].GetDeadline().AsTime()
 	t.Logf("the deadline is %v after the revocation", time.Until(deadline))
 	time.Sleep(time.Until(deadline) + 100*time.Millisecond)
@@ -158,4 +172,5 @@ func TestPausedNodeTakesNothingAfterTheDeadline(t *testing.T) {
 		t.Errorf("%s messages were accepted, %s before the pause", after, before)
 	}
 	s.await(n.admin) // and it goes on
+	eventually(t, "the node is listed as attached", marked("attached", 0))
 }

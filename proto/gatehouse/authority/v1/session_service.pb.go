@@ -22,6 +22,68 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// NodeState says how a node instance stands.
+type NodeState int32
+
+const (
+	// An error of the sender.
+	NodeState_NODE_STATE_UNSPECIFIED NodeState = 0
+	// It is attached, and keeps up with the log.
+	NodeState_NODE_STATE_ATTACHED NodeState = 1
+	// It is attached, but has not enforced an entry that was committed longer ago
+	// than the heartbeat interval.
+	NodeState_NODE_STATE_BEHIND NodeState = 2
+	// Nothing was heard of it for longer than the admission fence, attached or not.
+	NodeState_NODE_STATE_SILENT NodeState = 3
+	// It is not attached, but was heard of since.
+	NodeState_NODE_STATE_DETACHED NodeState = 4
+)
+
+// Enum value maps for NodeState.
+var (
+	NodeState_name = map[int32]string{
+		0: "NODE_STATE_UNSPECIFIED",
+		1: "NODE_STATE_ATTACHED",
+		2: "NODE_STATE_BEHIND",
+		3: "NODE_STATE_SILENT",
+		4: "NODE_STATE_DETACHED",
+	}
+	NodeState_value = map[string]int32{
+		"NODE_STATE_UNSPECIFIED": 0,
+		"NODE_STATE_ATTACHED":    1,
+		"NODE_STATE_BEHIND":      2,
+		"NODE_STATE_SILENT":      3,
+		"NODE_STATE_DETACHED":    4,
+	}
+)
+
+func (x NodeState) Enum() *NodeState {
+	p := new(NodeState)
+	*p = x
+	return p
+}
+
+func (x NodeState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NodeState) Descriptor() protoreflect.EnumDescriptor {
+	return file_gatehouse_authority_v1_session_service_proto_enumTypes[0].Descriptor()
+}
+
+func (NodeState) Type() protoreflect.EnumType {
+	return &file_gatehouse_authority_v1_session_service_proto_enumTypes[0]
+}
+
+func (x NodeState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NodeState.Descriptor instead.
+func (NodeState) EnumDescriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_session_service_proto_rawDescGZIP(), []int{0}
+}
+
 // ListSessionsRequest filters and pages. Filters that are set must all match.
 type ListSessionsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -590,7 +652,12 @@ type Node struct {
 	// Optional. Its version.
 	Version string `protobuf:"bytes,8,opt,name=version,proto3" json:"version,omitempty"`
 	// Optional. The address it attached from.
-	Address       string `protobuf:"bytes,9,opt,name=address,proto3" json:"address,omitempty"`
+	Address string `protobuf:"bytes,9,opt,name=address,proto3" json:"address,omitempty"`
+	// Required. How it stands.
+	State NodeState `protobuf:"varint,10,opt,name=state,proto3,enum=gatehouse.authority.v1.NodeState" json:"state,omitempty"`
+	// Required. How many entries of the log it has not enforced, as far as it has
+	// said since the authority's start.
+	Behind        uint64 `protobuf:"varint,11,opt,name=behind,proto3" json:"behind,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -688,6 +755,20 @@ func (x *Node) GetAddress() string {
 	return ""
 }
 
+func (x *Node) GetState() NodeState {
+	if x != nil {
+		return x.State
+	}
+	return NodeState_NODE_STATE_UNSPECIFIED
+}
+
+func (x *Node) GetBehind() uint64 {
+	if x != nil {
+		return x.Behind
+	}
+	return 0
+}
+
 var File_gatehouse_authority_v1_session_service_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_session_service_proto_rawDesc = "" +
@@ -740,7 +821,7 @@ const file_gatehouse_authority_v1_session_service_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"F\n" +
 	"\x12ForgetNodeResponse\x120\n" +
-	"\x04node\x18\x01 \x01(\v2\x1c.gatehouse.authority.v1.NodeR\x04node\"\xec\x02\n" +
+	"\x04node\x18\x01 \x01(\v2\x1c.gatehouse.authority.v1.NodeR\x04node\"\xbd\x03\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1f\n" +
 	"\vinstance_id\x18\x02 \x01(\tR\n" +
@@ -751,7 +832,16 @@ const file_gatehouse_authority_v1_session_service_proto_rawDesc = "" +
 	"\aapplied\x18\x06 \x01(\v2 .gatehouse.authority.v1.RevisionR\aapplied\x12\x1a\n" +
 	"\bsessions\x18\a \x01(\rR\bsessions\x12\x18\n" +
 	"\aversion\x18\b \x01(\tR\aversion\x12\x18\n" +
-	"\aaddress\x18\t \x01(\tR\aaddress2\xc2\x02\n" +
+	"\aaddress\x18\t \x01(\tR\aaddress\x127\n" +
+	"\x05state\x18\n" +
+	" \x01(\x0e2!.gatehouse.authority.v1.NodeStateR\x05state\x12\x16\n" +
+	"\x06behind\x18\v \x01(\x04R\x06behind*\x87\x01\n" +
+	"\tNodeState\x12\x1a\n" +
+	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13NODE_STATE_ATTACHED\x10\x01\x12\x15\n" +
+	"\x11NODE_STATE_BEHIND\x10\x02\x12\x15\n" +
+	"\x11NODE_STATE_SILENT\x10\x03\x12\x17\n" +
+	"\x13NODE_STATE_DETACHED\x10\x042\xc2\x02\n" +
 	"\x0eSessionService\x12i\n" +
 	"\fListSessions\x12+.gatehouse.authority.v1.ListSessionsRequest\x1a,.gatehouse.authority.v1.ListSessionsResponse\x12`\n" +
 	"\tListNodes\x12(.gatehouse.authority.v1.ListNodesRequest\x1a).gatehouse.authority.v1.ListNodesResponse\x12c\n" +
@@ -770,39 +860,42 @@ func file_gatehouse_authority_v1_session_service_proto_rawDescGZIP() []byte {
 	return file_gatehouse_authority_v1_session_service_proto_rawDescData
 }
 
+var file_gatehouse_authority_v1_session_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_gatehouse_authority_v1_session_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_gatehouse_authority_v1_session_service_proto_goTypes = []any{
-	(*ListSessionsRequest)(nil),   // 0: gatehouse.authority.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),  // 1: gatehouse.authority.v1.ListSessionsResponse
-	(*Session)(nil),               // 2: gatehouse.authority.v1.Session
-	(*ListNodesRequest)(nil),      // 3: gatehouse.authority.v1.ListNodesRequest
-	(*ListNodesResponse)(nil),     // 4: gatehouse.authority.v1.ListNodesResponse
-	(*ForgetNodeRequest)(nil),     // 5: gatehouse.authority.v1.ForgetNodeRequest
-	(*ForgetNodeResponse)(nil),    // 6: gatehouse.authority.v1.ForgetNodeResponse
-	(*Node)(nil),                  // 7: gatehouse.authority.v1.Node
-	(*timestamppb.Timestamp)(nil), // 8: google.protobuf.Timestamp
-	(*Revision)(nil),              // 9: gatehouse.authority.v1.Revision
+	(NodeState)(0),                // 0: gatehouse.authority.v1.NodeState
+	(*ListSessionsRequest)(nil),   // 1: gatehouse.authority.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),  // 2: gatehouse.authority.v1.ListSessionsResponse
+	(*Session)(nil),               // 3: gatehouse.authority.v1.Session
+	(*ListNodesRequest)(nil),      // 4: gatehouse.authority.v1.ListNodesRequest
+	(*ListNodesResponse)(nil),     // 5: gatehouse.authority.v1.ListNodesResponse
+	(*ForgetNodeRequest)(nil),     // 6: gatehouse.authority.v1.ForgetNodeRequest
+	(*ForgetNodeResponse)(nil),    // 7: gatehouse.authority.v1.ForgetNodeResponse
+	(*Node)(nil),                  // 8: gatehouse.authority.v1.Node
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(*Revision)(nil),              // 10: gatehouse.authority.v1.Revision
 }
 var file_gatehouse_authority_v1_session_service_proto_depIdxs = []int32{
-	2,  // 0: gatehouse.authority.v1.ListSessionsResponse.sessions:type_name -> gatehouse.authority.v1.Session
-	8,  // 1: gatehouse.authority.v1.Session.started_at:type_name -> google.protobuf.Timestamp
-	8,  // 2: gatehouse.authority.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
-	7,  // 3: gatehouse.authority.v1.ListNodesResponse.nodes:type_name -> gatehouse.authority.v1.Node
-	7,  // 4: gatehouse.authority.v1.ForgetNodeResponse.node:type_name -> gatehouse.authority.v1.Node
-	8,  // 5: gatehouse.authority.v1.Node.registered_at:type_name -> google.protobuf.Timestamp
-	8,  // 6: gatehouse.authority.v1.Node.last_heartbeat_at:type_name -> google.protobuf.Timestamp
-	9,  // 7: gatehouse.authority.v1.Node.applied:type_name -> gatehouse.authority.v1.Revision
-	0,  // 8: gatehouse.authority.v1.SessionService.ListSessions:input_type -> gatehouse.authority.v1.ListSessionsRequest
-	3,  // 9: gatehouse.authority.v1.SessionService.ListNodes:input_type -> gatehouse.authority.v1.ListNodesRequest
-	5,  // 10: gatehouse.authority.v1.SessionService.ForgetNode:input_type -> gatehouse.authority.v1.ForgetNodeRequest
-	1,  // 11: gatehouse.authority.v1.SessionService.ListSessions:output_type -> gatehouse.authority.v1.ListSessionsResponse
-	4,  // 12: gatehouse.authority.v1.SessionService.ListNodes:output_type -> gatehouse.authority.v1.ListNodesResponse
-	6,  // 13: gatehouse.authority.v1.SessionService.ForgetNode:output_type -> gatehouse.authority.v1.ForgetNodeResponse
-	11, // [11:14] is the sub-list for method output_type
-	8,  // [8:11] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	3,  // 0: gatehouse.authority.v1.ListSessionsResponse.sessions:type_name -> gatehouse.authority.v1.Session
+	9,  // 1: gatehouse.authority.v1.Session.started_at:type_name -> google.protobuf.Timestamp
+	9,  // 2: gatehouse.authority.v1.Session.expires_at:type_name -> google.protobuf.Timestamp
+	8,  // 3: gatehouse.authority.v1.ListNodesResponse.nodes:type_name -> gatehouse.authority.v1.Node
+	8,  // 4: gatehouse.authority.v1.ForgetNodeResponse.node:type_name -> gatehouse.authority.v1.Node
+	9,  // 5: gatehouse.authority.v1.Node.registered_at:type_name -> google.protobuf.Timestamp
+	9,  // 6: gatehouse.authority.v1.Node.last_heartbeat_at:type_name -> google.protobuf.Timestamp
+	10, // 7: gatehouse.authority.v1.Node.applied:type_name -> gatehouse.authority.v1.Revision
+	0,  // 8: gatehouse.authority.v1.Node.state:type_name -> gatehouse.authority.v1.NodeState
+	1,  // 9: gatehouse.authority.v1.SessionService.ListSessions:input_type -> gatehouse.authority.v1.ListSessionsRequest
+	4,  // 10: gatehouse.authority.v1.SessionService.ListNodes:input_type -> gatehouse.authority.v1.ListNodesRequest
+	6,  // 11: gatehouse.authority.v1.SessionService.ForgetNode:input_type -> gatehouse.authority.v1.ForgetNodeRequest
+	2,  // 12: gatehouse.authority.v1.SessionService.ListSessions:output_type -> gatehouse.authority.v1.ListSessionsResponse
+	5,  // 13: gatehouse.authority.v1.SessionService.ListNodes:output_type -> gatehouse.authority.v1.ListNodesResponse
+	7,  // 14: gatehouse.authority.v1.SessionService.ForgetNode:output_type -> gatehouse.authority.v1.ForgetNodeResponse
+	12, // [12:15] is the sub-list for method output_type
+	9,  // [9:12] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_session_service_proto_init() }
@@ -816,13 +909,14 @@ func file_gatehouse_authority_v1_session_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_authority_v1_session_service_proto_rawDesc), len(file_gatehouse_authority_v1_session_service_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_gatehouse_authority_v1_session_service_proto_goTypes,
 		DependencyIndexes: file_gatehouse_authority_v1_session_service_proto_depIdxs,
+		EnumInfos:         file_gatehouse_authority_v1_session_service_proto_enumTypes,
 		MessageInfos:      file_gatehouse_authority_v1_session_service_proto_msgTypes,
 	}.Build()
 	File_gatehouse_authority_v1_session_service_proto = out.File
