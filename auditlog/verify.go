@@ -26,6 +26,17 @@ type Problem struct {
 	Text     string `json:"problem"`
 }
 
+// Lines names the problem's lines of its file; empty if the place is no line.
+func (p *Problem) Lines() string {
+	switch {
+	case p.First == 0:
+		return ""
+	case p.First == p.Last:
+		return fmt.Sprintf("line %d", p.First)
+	}
+	return fmt.Sprintf("lines %d to %d", p.First, p.Last)
+}
+
 // Report is what was found.
 type Report struct {
 	First    uint64     `json:"first"` // sequence of the first seal
@@ -154,7 +165,7 @@ func (v *Verifier) seal(s *Seal, line []byte) {
 	}
 	switch {
 	case s.Batch != v.lines:
-		say("%d lines were sealed, %d are here", s.Batch, v.lines)
+		say("%s sealed, %s here", counted(s.Batch, "line was", "lines were"), counted(v.lines, "is", "are"))
 	case changed:
 		say("its lines or its seal are not what was sealed")
 	}
@@ -189,6 +200,14 @@ func batches(from, to uint64) string {
 	return fmt.Sprintf("batches %d to %d are", from, to)
 }
 
+// counted is n with the word for one, or that for none and many.
+func counted(n uint64, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
 func (v *Verifier) problem(p Problem) {
 	v.broken = true
 	if len(v.report.Problems) < maxProblems {
@@ -207,7 +226,7 @@ func (v *Verifier) Finish() Report {
 		v.take(v.carry)
 	}
 	if v.report.Unsealed = v.lines; v.lines > 0 {
-		v.problem(Problem{v.file, 0, min(v.begin, v.line), v.line, "no seal covers these lines: the authority was killed while it wrote, and has not been started since, or a seal was changed or cut off"})
+		v.problem(Problem{v.file, 0, min(v.begin, v.line), v.line, "no seal follows: the authority was killed while it wrote, and has not been started since, or a seal was changed or cut off"})
 	} else if v.last.Sequence == 0 {
 		v.problem(Problem{File: v.file, Text: "there is no sealed line"})
 	}
@@ -215,8 +234,8 @@ func (v *Verifier) Finish() Report {
 		c := v.checkpoints[seq]
 		switch {
 		case seq > v.last.Sequence:
-			v.problem(Problem{File: v.file, Sequence: seq, Text: fmt.Sprintf("the trail is cut off: it ends with batch %d, and the checkpoint knows batch %d of %s, with %d lines",
-				v.last.Sequence, seq, c.Time.UTC().Format(time.RFC3339), c.Lines)})
+			v.problem(Problem{File: v.file, Sequence: seq, Text: fmt.Sprintf("the trail is cut off: it ends with batch %d, and the checkpoint knows batch %d of %s, with %s",
+				v.last.Sequence, seq, c.Time.UTC().Format(time.RFC3339), counted(c.Lines, "line", "lines"))})
 		case seq < v.report.First:
 			v.report.Earlier++
 		}

@@ -65,6 +65,8 @@ func TestVerify(t *testing.T) {
 			[]string{"lines 4 to 7: batch 2: its lines or its seal are not what was sealed"}},
 		{"a line removed", Verifier{}, edit(func(l [][]byte) [][]byte { return slices.Delete(l, 4, 5) }), 1,
 			[]string{"lines 4 to 6: batch 2: 3 lines were sealed, 2 are here"}},
+		{"the one line of a batch removed", Verifier{}, edit(func(l [][]byte) [][]byte { return slices.Delete(l, 7, 8) }), 2,
+			[]string{"line 8: batch 3: 1 line was sealed, 0 are here"}},
 		{"two lines swapped", Verifier{}, edit(func(l [][]byte) [][]byte { l[3], l[4] = l[4], l[3]; return l }), 1,
 			[]string{"lines 4 to 7: batch 2: its lines or its seal are not what was sealed"}},
 		{"a line added", Verifier{}, edit(func(l [][]byte) [][]byte { return slices.Insert(l, 4, l[3]) }), 1,
@@ -81,7 +83,7 @@ func TestVerify(t *testing.T) {
 			"lines 10 to 14: batch 4: batch 3 is missing before it",
 		}},
 		{"a seal removed", Verifier{}, edit(func(l [][]byte) [][]byte { return slices.Delete(l, 6, 7) }), 1,
-			[]string{"lines 4 to 8: batch 3: batch 2 is missing before it; 1 lines were sealed, 4 are here"}},
+			[]string{"lines 4 to 8: batch 3: batch 2 is missing before it; 1 line was sealed, 4 are here"}},
 		{"a batch resealed", Verifier{}, slices.Concat(join(linesOf(other)[:10]), join(lines[9:])), 3, // whole but for the third
 			[]string{"lines 11 to 15: batch 4: it does not follow batch 3 as that is here: one of them was rewritten"}},
 		{"the beginning cut off", Verifier{}, join(lines[3:]), 0,
@@ -91,9 +93,9 @@ func TestVerify(t *testing.T) {
 		{"the beginning cut off, after a checkpoint of another trail", Verifier{First: 4, Checkpoints: others[2:3]}, join(lines[9:]), 0,
 			[]string{"lines 1 to 5: batch 4: it does not follow batch 3 as the checkpoint has that"}},
 		{"cut off within a batch", Verifier{}, join(lines[:12]), 3,
-			[]string{"lines 10 to 12: no seal covers these lines: the authority was killed while it wrote, and has not been started since, or a seal was changed or cut off"}},
+			[]string{"lines 10 to 12: no seal follows: the authority was killed while it wrote, and has not been started since, or a seal was changed or cut off"}},
 		{"cut off within a line", Verifier{}, join(lines)[:len(join(lines[:9]))+10], 3,
-			[]string{"lines 10 to 10: no seal covers these lines: the authority was killed while it wrote, and has not been started since, or a seal was changed or cut off"}},
+			[]string{"line 10: no seal follows: the authority was killed while it wrote, and has not been started since, or a seal was changed or cut off"}},
 		{"cut off behind a seal", Verifier{}, join(lines[:9]), 3, nil}, // a trail alone can't show it
 		{"cut off behind a seal, with a checkpoint", Verifier{Checkpoints: heads[3:]}, join(lines[:9]), 3,
 			[]string{"the trail is cut off: it ends with batch 3, and the checkpoint knows batch 4 of 2026-11-23T12:00:03Z, with 10 lines"}},
@@ -108,8 +110,8 @@ func TestVerify(t *testing.T) {
 			r := verify(&c.v, c.text)
 			var got []string
 			for _, p := range r.Problems {
-				if p.First > 0 {
-					p.Text = fmt.Sprintf("lines %d to %d: %s", p.First, p.Last, p.Text)
+				if p.Lines() != "" {
+					p.Text = p.Lines() + ": " + p.Text
 				}
 				got = append(got, p.Text)
 			}

@@ -179,8 +179,8 @@ func (c *cli) verifyAudit(ctx context.Context, v *auditlog.Verifier, files audit
 func (c *cli) printReport(r *auditlog.Report) error {
 	for _, p := range r.Problems {
 		where := ""
-		if p.First > 0 {
-			where = fmt.Sprintf("%s, lines %d to %d: ", p.File, p.First, p.Last)
+		if p.Lines() != "" {
+			where = p.File + ", " + p.Lines() + ": "
 		}
 		if err := c.printf("%s%s\n", plain(where), plain(p.Text)); err != nil {
 			return err
