@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"io/fs"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -60,6 +61,8 @@ func (c *cli) saveBackup(ctx context.Context, cl *client, out string) (*backupfi
 		return nil, cl.explain(ctx, err)
 	case errors.Is(err, backupfile.ErrBroken):
 		return nil, failed(exitFailure, "run it again", "%w", err)
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, failed(exitFailure, "make the folder, or name another", "--out: %w", err)
 	case err != nil:
 		return nil, failed(exitFailure, "nothing is kept of it", "--out: %w", err)
 	}

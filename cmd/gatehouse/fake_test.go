@@ -455,7 +455,7 @@ func (f *fakeAuthority) ListEdgeKeys(context.Context, *pb.ListEdgeKeysRequest) (
 func (f *fakeAuthority) RotateEdgeKeys(_ context.Context, req *pb.RotateEdgeKeysRequest) (*pb.RotateEdgeKeysResponse, error) {
 	resp := &pb.RotateEdgeKeysResponse{Key: &pb.EdgeKeyInfo{KeyId: 9, CreatedAt: ago(0), ActiveFrom: timestamppb.New(testNow.Add(time.Minute))}}
 	if req.GetDropOthers() {
-		resp.Dropped, resp.Key.ActiveFrom, resp.Key.Active = 2, ago(0), true
+		resp.Dropped, resp.Key.ActiveFrom, resp.Key.Active = 2, ago(713*time.Millisecond), true
 	}
 	return resp, nil
 }

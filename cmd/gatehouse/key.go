@@ -85,7 +85,11 @@ no forgery past the others. Sockets that are open stay open.`,
 			case c.format == formatJSON:
 				return c.printMessage(resp)
 			}
-			return c.printf("rotated: key %d makes tokens %s; others forgotten: %d\n", resp.GetKey().GetKeyId(), c.relative(resp.GetKey().GetActiveFrom()), resp.GetDropped())
+			from := "from now on"
+			if at := resp.GetKey().GetActiveFrom(); at.AsTime().After(c.now()) {
+				from = c.relative(at)
+			}
+			return c.printf("rotated: key %d makes tokens %s; others forgotten: %d\n", resp.GetKey().GetKeyId(), from, resp.GetDropped())
 		},
 	}
 	f := cmd.Flags()

@@ -16,7 +16,7 @@ func TestKeys(t *testing.T) {
 9    next      now       in 60 s      -
 `, "")
 	c.check(c.run("", "key", "rotate", "--reason=yearly"), exitOK, "rotated: key 9 makes tokens in 60 s; others forgotten: 0\n", "")
-	c.check(c.run("", "key", "rotate", "--reason=stolen", "--now", "--yes"), exitOK, "rotated: key 9 makes tokens now; others forgotten: 2\n", "")
+	c.check(c.run("", "key", "rotate", "--reason=stolen", "--now", "--yes"), exitOK, "rotated: key 9 makes tokens from now on; others forgotten: 2\n", "")
 	c.check(c.run("", "key", "rotate", "--reason=stolen", "--now"), exitUsage, "",
 		"gatehouse: error: --now makes every token that is out useless, and there is no terminal to ask at\ngatehouse: hint: add --yes\n")
 	c.check(c.run("", "key", "rotate"), exitUsage, "", "gatehouse: error: --reason is required\ngatehouse: hint: gatehouse key rotate --help has examples\n")

@@ -105,6 +105,9 @@ func (c *cli) readToken(ctx context.Context) (t token.Token, asText string, err 
 	}
 	asText = text(b)
 	if err := token.Parse([]byte(asText), &t); err != nil {
+		if words := strings.Fields(asText); len(words) > 1 && token.Parse([]byte(words[0]), &t) == nil {
+			return t, "", usage("pass them one by one", "standard input holds more than one token's text")
+		}
 		return t, "", usage(fmt.Sprintf("a token's text is one line of %d characters, as gatehouse token issue printed it", token.TextSize),
 			"standard input holds no token's text: %w", err)
 	}

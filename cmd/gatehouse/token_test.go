@@ -97,7 +97,7 @@ func TestTokenShowUsage(t *testing.T) {
 			"gatehouse: hint: gatehouse token show --help shows how\n")
 	_, text := testToken(1)
 	for name, stdin := range map[string]string{
-		"nothing": "", "a cut token": text[:83], "an edited token": text[:83] + "=", "two tokens": text + "\n" + text, "endless": strings.Repeat("x", 1<<20),
+		"nothing": "", "a cut token": text[:83], "an edited token": text[:83] + "=", "endless": strings.Repeat("x", 1<<20),
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.check(c.run(stdin, "token", "show", "-"), exitUsage, "",
@@ -105,6 +105,8 @@ func TestTokenShowUsage(t *testing.T) {
 					"gatehouse: hint: a token's text is one line of 84 characters, as gatehouse token issue printed it\n")
 		})
 	}
+	c.check(c.run(text+"\n"+text+"\n", "token", "introspect"), exitUsage, "",
+		"gatehouse: error: standard input holds more than one token's text\ngatehouse: hint: pass them one by one\n")
 }
 
 func TestIntrospect(t *testing.T) {

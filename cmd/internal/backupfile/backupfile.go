@@ -42,8 +42,11 @@ func Save(ctx context.Context, api pb.MaintenanceServiceClient, path string, pro
 		return nil, fmt.Errorf("%s %w", path, ErrExists)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".part-*") // mode 0600
+	if at := (*fs.PathError)(nil); errors.As(err, &at) {
+		err = at.Err // without the hidden name
+	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("make a file in %s: %w", filepath.Dir(path), err)
 	}
 	defer func() {
 		_ = f.Close() // it was synced, or is of no use
