@@ -107,8 +107,9 @@ type Store interface {
 	// it has moved on.
 	Head() (Revision, <-chan struct{})
 
-	// Count counts the unexpired tokens and live sessions that an entry with this
-	// selector would hit now. It reads in pieces and may take long.
+	// Count counts the unexpired tokens that no entry has hit, and the live
+	// sessions, that an entry with this selector would hit now. It reads in pieces
+	// and may take long.
 	Count(ctx context.Context, s Selector, now time.Time) (tokens, sessions int, err error)
 
 	// PutInstance registers a node instance and sets its Registered; again, it

@@ -385,7 +385,7 @@ func (c *cli) printLeaked(run *leakRun, r *pb.Receipt) error {
 	if run.dryRun {
 		text = fmt.Sprintf("would revoke: %s and %s", count(t.Tokens, "token"), count(t.Sessions, "live socket"))
 		if t.Unknown > 0 {
-			text += fmt.Sprintf("; %d of %s unknown to the authority", t.Unknown, count(t.Counted, "token"))
+			text += fmt.Sprintf("; %d of %s unknown to the authority, or revoked already", t.Unknown, count(t.Counted, "token"))
 		}
 	} else {
 		text = fmt.Sprintf("%d revoked, %d of them unknown to the authority", t.Revoked, t.Unknown)

@@ -75,9 +75,9 @@ func TestRevokeLeakedDryRun(t *testing.T) {
 	unknown, _ := testToken(2)
 	c.authority.unknown[unknown.String()] = true
 	c.check(c.run(known.String()+"\n"+unknown.String()+"\n", "revoke", "--token-stdin", "--dry-run"), exitOK,
-		"would revoke: 1 token and 3 live sockets; 1 of 2 tokens unknown to the authority; 0 lines malformed\n", "")
+		"would revoke: 1 token and 3 live sockets; 1 of 2 tokens unknown to the authority, or revoked already; 0 lines malformed\n", "")
 	c.check(c.run(unknown.String()+"\nodd\n", "revoke", "--token-stdin", "--dry-run"), exitUnconfirmed,
-		"would revoke: 0 tokens and 0 live sockets; 1 of 1 token unknown to the authority; 1 line malformed\n",
+		"would revoke: 0 tokens and 0 live sockets; 1 of 1 token unknown to the authority, or revoked already; 1 line malformed\n",
 		"gatehouse: error: 1 malformed line: 2\ngatehouse: hint: these lines hold no token, or one that is cut or edited\n")
 	c.check(c.run("", "revoke", "--token-stdin", "--dry-run"), exitUsage, "would revoke: 0 tokens and 0 live sockets; 0 lines malformed\n",
 		"gatehouse: error: standard input holds no token\n")

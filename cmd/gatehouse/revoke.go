@@ -285,7 +285,7 @@ func (c *cli) finish(ctx context.Context, cl *client, e *ending, hit, done *ende
 		return err
 	}
 	if closed, _ := closedSockets(r); e.verb == "revoke" && hit != nil && hit.tokens+hit.sessions+closed == 0 {
-		c.note("nothing was hit: no token and no live socket is of %s; check the spelling%s", e.sel, e.sel.elsewhere())
+		c.note("nothing was hit: no token left to revoke and no live socket is of %s; check the spelling%s", e.sel, e.sel.elsewhere())
 	}
 	return nil
 }

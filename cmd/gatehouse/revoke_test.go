@@ -399,9 +399,9 @@ func TestRevokeOfNothing(t *testing.T) {
 	c.authority.receipt = func(rev *pb.Revision, _ int) *pb.Receipt { return &pb.Receipt{Revision: rev, Complete: true} }
 	const done = "revoked: 0 tokens, 0 live sockets; no node is registered, so no socket was open\n"
 	c.check(c.run("", "revoke", "--subject=typo"), exitOK, done,
-		"gatehouse: nothing was hit: no token and no live socket is of subject typo; check the spelling, and --tenant, since subjects are of a tenant\n")
+		"gatehouse: nothing was hit: no token left to revoke and no live socket is of subject typo; check the spelling, and --tenant, since subjects are of a tenant\n")
 	c.check(c.run("", "revoke", "--subject=typo", "--tenant=acme"), exitOK, done,
-		"gatehouse: nothing was hit: no token and no live socket is of subject typo of tenant acme; check the spelling\n")
+		"gatehouse: nothing was hit: no token left to revoke and no live socket is of subject typo of tenant acme; check the spelling\n")
 	got := c.run("", "revoke", "--subject=typo", "-ojson")
 	if got.code != exitOK || got.stderr != "" || !strings.Contains(got.stdout, "\"tokens\": 0,\n  \"sessions\": 0,") {
 		t.Errorf("%+v", got)

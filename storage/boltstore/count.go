@@ -39,7 +39,9 @@ func (s *Store) countToken(ctx context.Context, id storage.TokenID, now time.Tim
 		if err != nil {
 			return 0, 0, err
 		}
-		tokens = countFound(found)
+		if found[0] != nil && !s.ledger.Revoked(found[0]) {
+			tokens = 1
+		}
 	}
 	live, err := s.Sessions(ctx, s.ledger.SessionsOf(id))
 	return tokens, countFound(live), err
@@ -56,8 +58,9 @@ func countFound[T any](found []*T) (n int) {
 
 func (s *Store) countTokens(ctx context.Context, sel storage.Selector, now time.Time) (hits int, err error) {
 	above := before(firstID(now.UnixMilli() + 1)) // a token is inactive from its expiry
+	var hit []storage.Token
 	for more := true; more && err == nil; {
-		more = false
+		more, hit = false, hit[:0]
 		err = s.view(ctx, func(tx *bbolt.Tx) error {
 			above = later(above, before(firstID(s.ledger.Swept()+1)))
 			n := 0
@@ -73,11 +76,16 @@ func (s *Store) countTokens(ctx context.Context, sel storage.Selector, now time.
 					return false, fmt.Errorf("token %x: %w", id, err)
 				}
 				if sel.HitsToken(&t) {
-					hits++
+					hit = append(hit, t)
 				}
 				return true, nil
 			})
 		})
+		for i := range hit { // outside the transaction: the ledger's lock comes before it
+			if !s.ledger.Revoked(&hit[i]) {
+				hits++
+			}
+		}
 	}
 	return hits, err
 }

@@ -300,7 +300,7 @@ func compareSessions(a, b *storage.Session) int {
 func (s *Store) Count(ctx context.Context, sel storage.Selector, now time.Time) (tokens, sessions int, err error) {
 	err = s.read(ctx, func() error {
 		for _, t := range s.tokens {
-			if t.ID.Expiry().After(now) && sel.HitsToken(t) {
+			if t.ID.Expiry().After(now) && sel.HitsToken(t) && !s.ledger.Revoked(t) {
 				tokens++
 			}
 		}

@@ -236,6 +236,20 @@ var logCases = []testCase{
 			f.ok(err)
 			f.equal("count", []int{tokens, sessions}, []int{c.tokens, c.sessions})
 		}
+		// What was revoked already would not be hit again; its session has not ended yet.
+		e := f.append(storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Tenant: "acme", Subject: "bob"}})
+		for _, c := range []struct {
+			s                storage.Selector
+			tokens, sessions int
+		}{
+			{e.Selector, 0, 2},
+			{storage.Selector{Tenant: "acme"}, 7, 4},
+			{storage.Selector{AllSubjects: true}, 8, 5},
+		} {
+			tokens, sessions, err := f.Count(f.ctx, c.s, f.now)
+			f.ok(err)
+			f.equal("count after a revocation", []int{tokens, sessions}, []int{c.tokens, c.sessions})
+		}
 		// Sessions outlive their tokens, and are counted all the same.
 		f.sweep(f.now.Add(2*time.Hour), 0)
 		f.pause()

@@ -67,6 +67,13 @@ func (l *Ledger) Statuses(tokens []*storage.Token) []storage.TokenStatus {
 	return out
 }
 
+// Revoked reports whether a committed entry hits t.
+func (l *Ledger) Revoked(t *storage.Token) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.revoked(t, nil, l.shown)
+}
+
 // usesOf tells the uses of a token, without those of the group under way.
 func (l *Ledger) usesOf(id storage.TokenID, st *storage.TokenStatus) {
 	for i := l.byToken.Get(id); i != 0; {

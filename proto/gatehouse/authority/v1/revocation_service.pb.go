@@ -116,8 +116,8 @@ type RevokeResponse struct {
 	Revision *Revision `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Optional. When it was committed; absent on a dry run.
 	CommittedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=committed_at,json=committedAt,proto3" json:"committed_at,omitempty"`
-	// Optional. On a dry run: unexpired tokens that it would hit. For a token
-	// selector always: 1 if the token was stored.
+	// Optional. On a dry run: unexpired tokens that it would hit and that nothing
+	// has hit before. Else, for a token selector: 1 if the token was stored.
 	Tokens uint64 `protobuf:"varint,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// Optional. On a dry run: live sessions that it would hit. For a session
 	// selector always: 1 if the session was live.
@@ -661,7 +661,8 @@ type LockResponse struct {
 	LockId string `protobuf:"bytes,1,opt,name=lock_id,json=lockId,proto3" json:"lock_id,omitempty"`
 	// Optional. Its place in the log; absent on a dry run.
 	Revision *Revision `protobuf:"bytes,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Optional. On a dry run: unexpired tokens that it would deny.
+	// Optional. On a dry run: unexpired tokens that it would hit and that nothing
+	// has hit before.
 	Tokens uint64 `protobuf:"varint,3,opt,name=tokens,proto3" json:"tokens,omitempty"`
 	// Optional. On a dry run: live sessions that it would end.
 	Sessions      uint64 `protobuf:"varint,4,opt,name=sessions,proto3" json:"sessions,omitempty"`
