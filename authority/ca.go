@@ -75,7 +75,7 @@ func dependedOn(dependents []dependent) error {
 	if n := len(dependents) - len(names); n > 0 {
 		more = fmt.Sprintf(" and %d more", n)
 	}
-	return fmt.Errorf("%d %w: %s%s; renew or reissue their certificates, disable them, or retire it by force", len(dependents), errDepended, strings.Join(names, ", "), more)
+	return fmt.Errorf("%w: %s%s; renew or reissue their certificates, disable them, or retire it by force", errDepended, strings.Join(names, ", "), more)
 }
 
 // showCA has callers shown a certificate of the CA as it is now. Where that

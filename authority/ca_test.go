@@ -122,7 +122,7 @@ func TestRotateCA(t *testing.T) {
 	f.equal("depend", f.dependents(), "acme admin ci login node-1 node-2 two viewer")
 	f.equal("unseen", fmt.Sprint(f.cas().GetUnseen()), "[key]")
 	_, err = f.credentials("admin").RetireCA(f.ctx, &pb.RetireCARequest{Reason: "done"})
-	f.fails(err, "FailedPrecondition ca_rotation: 8 credentials depend on it: acme, admin, ci, login, node-1, node-2, two, viewer; renew or reissue their certificates, disable them, or retire it by force")
+	f.fails(err, "FailedPrecondition ca_rotation: whoever depends on it could not call any more: acme, admin, ci, login, node-1, node-2, two, viewer; renew or reissue their certificates, disable them, or retire it by force")
 	before := f.conn("acme")
 	f.reconnect("admin", "viewer", "acme", "node-1")
 	for _, name := range []string{"admin", "viewer", "acme", "node-1"} {

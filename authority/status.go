@@ -26,7 +26,7 @@ var (
 	errInvalidRequest  = errors.New("invalid request")
 	errUnauthenticated = errors.New("no credential: call with a client certificate or an API key")
 	errUnknown         = errors.New("unknown credential")
-	errDepended        = errors.New("credentials depend on it")
+	errDepended        = errors.New("whoever depends on it could not call any more")
 	errDenied          = errors.New("permission denied")
 	errDisabled        = errors.New("credential disabled")
 	errQuota           = errors.New("quota exceeded")

@@ -129,7 +129,7 @@ func printCAs(stdout io.Writer, list *pb.ListCAsResponse) error {
 	if list.GetDependentsTotal() == 0 {
 		fmt.Fprint(stdout, "\nno credential depends on the one to be retired\n")
 	} else {
-		fmt.Fprintf(stdout, "\n%d depend on the one to be retired:\n", list.GetDependentsTotal())
+		fmt.Fprintf(stdout, "\nwho depends on the one to be retired (%d):\n", list.GetDependentsTotal())
 		for _, d := range list.GetDependents() {
 			until := "not known"
 			if d.GetExpiresAt() != nil {
@@ -145,7 +145,7 @@ func printCAs(stdout io.Writer, list *pb.ListCAsResponse) error {
 		}
 	}
 	if list.GetUnseenTotal() > 0 {
-		fmt.Fprintf(stdout, "\n%d call with API keys; see that these have the new ca.crt:\n  %s\n", list.GetUnseenTotal(), strings.Join(list.GetUnseen(), "\n  "))
+		fmt.Fprintf(stdout, "\nwho calls with an API key (%d), and must have the new ca.crt:\n  %s\n", list.GetUnseenTotal(), strings.Join(list.GetUnseen(), "\n  "))
 	}
 	return nil
 }

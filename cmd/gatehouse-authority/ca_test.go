@@ -74,7 +74,7 @@ func TestRotateCA(t *testing.T) {
 	}
 	run(1, []string{"retire that first", "hint: gatehouse-authority ca list"}, "ca", "rotate", "--reason", "again")
 	run(0, []string{first.Subject.CommonName + " is trusted still"}, "config", "check")
-	run(0, []string{"to be retired", "1 depend on the one to be retired:\n  node-1  node  until ", "1 call with API keys; see that these have the new ca.crt:\n  ci\n"}, "ca", "list")
+	run(0, []string{"to be retired", "who depends on the one to be retired (1):\n  node-1  node  until ", "who calls with an API key (1), and must have the new ca.crt:\n  ci\n"}, "ca", "list")
 	var list struct {
 		CAs []struct {
 			Name  string `json:"name"`
@@ -86,7 +86,7 @@ func TestRotateCA(t *testing.T) {
 		len(list.Dependents) != 1 || list.Dependents[0].Name != "node-1" {
 		t.Errorf("in JSON: %s", out)
 	}
-	run(1, []string{"1 credentials depend on it: node-1"}, "ca", "retire", "--reason", "done", "--yes")
+	run(1, []string{"whoever depends on it could not call any more: node-1; renew"}, "ca", "retire", "--reason", "done", "--yes")
 
 	// Reissued, it does not depend on it any more.
 	run(0, nil, "enroll", "node", "node-1", "--replace")

@@ -187,7 +187,7 @@ func TestRotateCA(t *testing.T) {
 		t.Errorf("who depends on the old CA:\n%s", out)
 	}
 	s.as(login, "token", "list").want(t, 0)
-	if got := s.maintain("ca", "retire", "--reason", "too early", "--yes").want(t, 1); !strings.Contains(got.stderr, "1 credentials depend on it: late;") {
+	if got := s.maintain("ca", "retire", "--reason", "too early", "--yes").want(t, 1); !strings.Contains(got.stderr, "whoever depends on it could not call any more: late;") {
 		t.Errorf("it says %s", got.stderr)
 	}
 	s.as(late, "credential", "renew").want(t, 0)
