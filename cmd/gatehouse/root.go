@@ -185,7 +185,7 @@ var topics = []struct{ name, short, text string }{
 
 const exitCodesHelp = `Exit codes of gatehouse:
 
-    0  ok
+    0  ok; with --no-wait also while nodes have not confirmed a revocation
     1  failure: anything that is not below; schema check refused a message, or
        schema lint found something
     2  usage: the command line, the settings or a field of the request is wrong
@@ -193,7 +193,7 @@ const exitCodesHelp = `Exit codes of gatehouse:
     4  denied: the credential is missing, unknown, disabled or may not do this,
        or a node let nobody in with the token (connect)
     6  partial or unconfirmed: a node has not confirmed a revocation yet, or not
-       all of a batch was done, or some of its lines held no token
+       all of a batch was done, or one of its lines was malformed
     7  unavailable: the authority, or the node of connect, can't be reached, is
        stopping, or did not answer in time
   130  interrupted by Ctrl-C or SIGTERM
