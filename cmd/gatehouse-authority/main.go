@@ -55,15 +55,20 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 
 // advise adds to an error of the state folder what to do about it.
 func advise(cfg authorityd.Config, err error) error {
-	if errors.Is(err, authorityd.ErrLeftBehind) {
-		return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "stop the authority, remove " + shell.Word(cfg.CredentialDir(authorityd.FirstAdmin)) +
-			", and gatehouse-authority init --state " + shell.Word(cfg.State) + " makes another"}
-	}
-	if !errors.Is(err, authorityd.ErrStoreMissing) {
+	state := shell.Word(cfg.State)
+	var hint string
+	switch {
+	case errors.Is(err, authorityd.ErrNotInitialised):
+		hint = "name the folder of an authority with --state, or make one with gatehouse-authority init --state " + state
+	case errors.Is(err, authorityd.ErrLeftBehind):
+		hint = "stop the authority, remove " + shell.Word(cfg.CredentialDir(authorityd.FirstAdmin)) + ", and gatehouse-authority init --state " + state + " makes another"
+	case errors.Is(err, authorityd.ErrStoreMissing):
+		hint = "gatehouse-authority restore puts a backup in its place; or gatehouse-authority init --begin-anew --state " + state +
+			" makes an empty store and a new CA, and every caller must be enrolled again"
+	default:
 		return err
 	}
-	return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "gatehouse-authority restore puts a backup in its place; or gatehouse-authority init --begin-anew --state " + shell.Word(cfg.State) +
-		" makes an empty store and a new CA, and every caller must be enrolled again"}
+	return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: hint}
 }
 
 func initCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Writer) *cobra.Command {

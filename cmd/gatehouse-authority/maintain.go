@@ -120,7 +120,7 @@ what that was. The CA is not in the backup; the folder ca must be there.`,
 			}
 			done, err := authorityd.Restore(cfg, from, foreign, signed(reporter(stderr, "restore")))
 			if err != nil {
-				return explainStopped(cfg, err)
+				return explainRestore(cfg, err)
 			}
 			fmt.Fprintf(stdout, "restored the backup of %s, %s\nnew history: %d, at revision %d; every token of before is revoked\n",
 				done.Backup.TakenAt.Format(time.RFC3339), backupfile.Size(uint64(done.Backup.Bytes)), done.Head.Epoch, done.Head.Sequence)
@@ -167,13 +167,19 @@ the old one.`,
 
 // explainStopped tells what an error means to who works on a stopped authority.
 func explainStopped(cfg authorityd.Config, err error) error {
-	switch {
-	case errors.Is(err, authorityd.ErrInUse):
+	if errors.Is(err, authorityd.ErrInUse) {
 		return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "stop the authority that works on " + shell.Word(cfg.State) + ", and start it again afterwards"}
+	}
+	return advise(cfg, err)
+}
+
+// explainRestore tells what an error means to who restores a backup.
+func explainRestore(cfg authorityd.Config, err error) error {
+	switch {
 	case errors.Is(err, authorityd.ErrForeign):
 		return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "look for a backup of this system; --force-foreign takes this one, whose credentials are worth nothing unless its CA is here too"}
 	case errors.Is(err, authorityd.ErrNotInitialised):
 		return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "copy the folder ca of that authority to " + shell.Word(cfg.State) + " first: it is not in backups, and without it no credential counts"}
 	}
-	return advise(cfg, err)
+	return explainStopped(cfg, err)
 }

@@ -71,6 +71,14 @@ func TestMaintain(t *testing.T) {
 		if err := os.Mkdir(bare, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		try(t, 1, []string{"hint: copy the folder ca"}, "restore", "--from", backup, "--state", bare, "--yes")
+		none := "error: state folder " + bare + ": it holds no CA\n"
+		try(t, 1, []string{none, "hint: copy the folder ca"}, "restore", "--from", backup, "--state", bare, "--yes")
+		for _, args := range [][]string{{"compact"}, {"backup", "--out", backup + "2"}, {"ca", "list"}, {}} {
+			try(t, 1, []string{none, "hint: name the folder of an authority with --state, or make one with gatehouse-authority init --state " + bare}, append(args, "--state", bare)...)
+		}
+		if err := os.Rename(store, filepath.Join(bare, "gatehouse.db")); err != nil {
+			t.Fatal(err)
+		}
+		try(t, 0, []string{"compacted: "}, "compact", "--state", bare)
 	})
 }

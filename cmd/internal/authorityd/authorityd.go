@@ -26,7 +26,7 @@ import (
 
 var (
 	// ErrNotInitialised says that the state folder holds no CA yet.
-	ErrNotInitialised = errors.New("no CA there: run gatehouse-authority init first")
+	ErrNotInitialised = errors.New("it holds no CA")
 	// ErrStoreMissing says that there is a CA, but not the store that was made
 	// with it.
 	ErrStoreMissing = errors.New("the store is gone, and with it all tokens, credentials, revocations and locks")
