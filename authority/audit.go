@@ -13,6 +13,7 @@ import (
 
 	"github.com/gatehouse-ws/gatehouse/auditlog"
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
 // Audit writes the audit trail: a JSON object a line for every decision, with
@@ -215,4 +216,9 @@ func note(ctx context.Context, attrs ...slog.Attr) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.attrs = append(c.attrs, attrs...)
+}
+
+// revisionAttrs name a revision in audit lines.
+func revisionAttrs(r storage.Revision) []slog.Attr {
+	return []slog.Attr{slog.Uint64("epoch", r.Epoch), slog.Uint64("revision", r.Sequence)}
 }

@@ -72,7 +72,7 @@ func (s *Service) backUp(ctx context.Context, out *backupStream) error {
 	w := bufio.NewWriterSize(out, backupChunk)
 	var beginErr error
 	err := s.backup(ctx, w, func(b storage.Backup) {
-		note(ctx, slog.Uint64("revision", b.Head.Sequence), slog.Int64("bytes", b.Bytes))
+		note(ctx, append(revisionAttrs(b.Head), slog.Int64("bytes", b.Bytes))...)
 		s.log.Info("backup begun", "bytes", b.Bytes, "caller", callerFrom(ctx).Name)
 		beginErr = out.send(&pb.BackupResponse{Part: &pb.BackupResponse_Begun{Begun: &pb.BackupBegun{
 			SystemId: b.System.String(), Head: revisionOf(b.Head), TakenAt: timestamppb.New(b.TakenAt), Bytes: uint64(b.Bytes),

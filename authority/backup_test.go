@@ -68,7 +68,7 @@ func TestBackup(t *testing.T) {
 	f.equal("begun", fmt.Sprint(begun.GetSystemId(), " ", begun.GetHead().GetEpoch(), ".", begun.GetHead().GetSequence(), " ", begun.GetBytes(), " ", begun.GetTakenAt().AsTime().Equal(start)),
 		"ab000000000000000000000000000000 7.3 1600000 true")
 	f.eventually("the stream's line", func() bool { return strings.Contains(f.audit.String(), `"action":"BackupStream"`) })
-	f.equal("audit line", f.lastLine("BackupStream"), "bytes=1.6e+06 caller=admin outcome=ok revision=3")
+	f.equal("audit line", f.lastLine("BackupStream"), "bytes=1.6e+06 caller=admin epoch=7 outcome=ok revision=3")
 }
 
 func TestBackupFails(t *testing.T) {

@@ -139,7 +139,7 @@ func (s *Service) auditReplaced(lines []byte, a *attempt, now time.Time) []byte 
 		l = l.Bytes("token_id", token.ID(r.Token).AppendTo(text[:0]))
 		l = l.Text("tenant", a.token.Tenant).Text("subject", a.token.Subject)
 		l = l.Hex("replaced_by", a.item.GetSessionId())
-		l = l.Uint("revision", r.Entry.Revision.Sequence)
+		l = l.Uint("epoch", r.Entry.Revision.Epoch).Uint("revision", r.Entry.Revision.Sequence)
 		l = l.Text("caller", self)
 		lines = l.End(pb.Reason_REASON_SESSION_REPLACED.Label())
 		s.metrics.replaced.Inc()
@@ -172,7 +172,7 @@ func (s *Service) strike(ctx context.Context, a *attempt, now time.Time) {
 		if e, err = s.appendEntry(ctx, storage.Entry{
 			Kind: storage.Revoke, Selector: storage.Selector{Token: a.token.ID}, Reason: struckReason, Actor: self,
 		}); err == nil {
-			attrs = append(attrs, slog.Uint64("revision", e.Revision.Sequence))
+			attrs = append(attrs, revisionAttrs(e.Revision)...)
 			s.metrics.revocations.WithLabelValues("token_id").Inc()
 		}
 	}

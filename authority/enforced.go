@@ -54,6 +54,7 @@ func ownCounts(i *storage.Instance, through uint64, counts []*pb.Enforced) []*pb
 // once it has acknowledged the log through it. A node that says ever something
 // else gets no more lines than one for which much is revoked.
 func (s *Service) auditEnforced(i *storage.Instance, counts []*pb.Enforced, now time.Time) {
+	head, _ := s.store.Head()
 	for _, n := range counts {
 		if !s.enforcements.news(i.ID, n) {
 			continue
@@ -62,7 +63,7 @@ func (s *Service) auditEnforced(i *storage.Instance, counts []*pb.Enforced, now 
 		if !ok {
 			continue
 		}
-		attrs := append(make([]slog.Attr, 0, 8), slog.Uint64("revision", n.GetSequence()),
+		attrs := append(make([]slog.Attr, 0, 9), slog.Uint64("epoch", head.Epoch), slog.Uint64("revision", n.GetSequence()),
 			slog.Uint64("closed", uint64(n.GetClosed())), slog.Uint64("lingering", uint64(n.GetLingering())),
 			slog.String("node", i.Node), slog.String("instance_id", hex.EncodeToString(i.ID[:])),
 			slog.String("caller", i.Node), slog.String("peer", i.Address))
@@ -101,8 +102,9 @@ func (r *receipts) takeCompleted() []completion {
 
 // auditComplete writes a line for every receipt that has become complete.
 func (s *Service) auditComplete(now time.Time) {
+	head, _ := s.store.Head()
 	for _, c := range s.receipts.takeCompleted() {
-		s.audit.record(now, "ReceiptComplete", "ok", slog.Uint64("revision", c.sequence), slog.Int("instances", c.instances),
+		s.audit.record(now, "ReceiptComplete", "ok", slog.Uint64("epoch", head.Epoch), slog.Uint64("revision", c.sequence), slog.Int("instances", c.instances),
 			slog.Uint64("closed", c.closed), slog.Int64("after_ms", c.after.Milliseconds()), slog.String("caller", self))
 	}
 }

@@ -372,7 +372,8 @@ func (f *fixture) lines() []map[string]any {
 	}
 }
 
-// lastLine is the newest line of an action, without its time and peer.
+// lastLine is the newest line of an action, without its time, its peer and, where
+// it names a revision, the store's epoch.
 func (f *fixture) lastLine(action string) string {
 	f.Helper()
 	lines := f.lines()
@@ -381,6 +382,14 @@ func (f *fixture) lastLine(action string) string {
 			delete(line, "time")
 			delete(line, "action")
 			delete(line, "peer")
+			head, _ := f.store.Head()
+			switch {
+			case line["revision"] == nil:
+			case line["epoch"] == nil:
+				f.Fatalf("a revision without its epoch: %s", show(line))
+			case line["epoch"] == float64(head.Epoch):
+				delete(line, "epoch")
+			}
 			return show(line)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"log/slog"
 	"maps"
 	"slices"
 	"sync"
@@ -460,18 +459,23 @@ func (s *Service) GetReceipt(ctx context.Context, req *pb.GetReceiptRequest) (*p
 }
 
 // entry finds the entry of a receipt, within the caller's reach.
-func (s *Service) entry(ctx context.Context, r *pb.Revision) (storage.Entry, error) {
-	if r.GetSequence() == 0 {
+func (s *Service) entry(ctx context.Context, revision *pb.Revision) (storage.Entry, error) {
+	r := revisionFrom(revision)
+	if r.Sequence == 0 {
 		return storage.Entry{}, invalid("revision", "required, as Revoke or Lock answered it")
 	}
-	note(ctx, slog.Uint64("revision", r.GetSequence()))
-	e, err := s.store.Entry(ctx, revisionFrom(r))
+	if r.Epoch == 0 { // which none has
+		head, _ := s.store.Head()
+		r.Epoch = head.Epoch
+	}
+	note(ctx, revisionAttrs(r)...)
+	e, err := s.store.Entry(ctx, r)
 	if err != nil {
-		return e, fmt.Errorf("entry %d of epoch %d: %w", r.GetSequence(), r.GetEpoch(), err)
+		return e, fmt.Errorf("entry %d of epoch %d: %w", r.Sequence, r.Epoch, err)
 	}
 	if c := callerFrom(ctx); c.Role == issuer && e.Actor != c.Name {
 		// As if there were none: it may be another tenant's.
-		return e, fmt.Errorf("entry %d of epoch %d: %w", r.GetSequence(), r.GetEpoch(), storage.ErrNotFound)
+		return e, fmt.Errorf("entry %d of epoch %d: %w", r.Sequence, r.Epoch, storage.ErrNotFound)
 	}
 	return e, nil
 }

@@ -90,6 +90,15 @@ func TestReceipt(t *testing.T) {
 		t.Errorf("after it is complete: %v", err)
 	}
 	f.equal("audit line", f.lastLine("GetReceipt"), "caller=admin outcome=ok revision=1")
+
+	bare := &pb.Revision{Sequence: r.GetSequence()}
+	got, err := f.revocations("admin").GetReceipt(f.ctx, &pb.GetReceiptRequest{Revision: bare})
+	f.ok(err)
+	f.equal("asked for without an epoch", got.GetReceipt(), f.receipt("admin", r))
+	f.equal("audit line", f.lastLine("GetReceipt"), "caller=admin outcome=ok revision=1")
+	watch, err = f.revocations("admin").WatchReceipt(f.ctx, &pb.WatchReceiptRequest{Revision: bare})
+	f.ok(err)
+	f.equal("watched without an epoch", next(), "node-1:4/0@3ms node-2:0/0@7ms complete")
 }
 
 // TestReceiptOfNobody proves that without nodes there is nothing to wait for.

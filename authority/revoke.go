@@ -53,7 +53,7 @@ func (s *Service) Revoke(ctx context.Context, req *pb.RevokeRequest) (*pb.Revoke
 	if e, err = s.appendEntry(ctx, e); err != nil {
 		return nil, err
 	}
-	note(ctx, slog.Uint64("revision", e.Revision.Sequence))
+	note(ctx, revisionAttrs(e.Revision)...)
 	s.metrics.revocations.WithLabelValues(selectorKind(&sel)).Inc()
 	resp.Revision, resp.CommittedAt, resp.GraceUntil = revisionOf(e.Revision), timestamppb.New(e.CommittedAt), graceUntil(&e)
 	return resp, nil
@@ -192,7 +192,7 @@ func (s *Service) Lock(ctx context.Context, req *pb.LockRequest) (*pb.LockRespon
 		return nil, err
 	}
 	id := hex.EncodeToString(e.Lock[:])
-	note(ctx, slog.String("lock_id", id), slog.Uint64("revision", e.Revision.Sequence))
+	note(ctx, append(revisionAttrs(e.Revision), slog.String("lock_id", id))...)
 	return &pb.LockResponse{LockId: id, Revision: revisionOf(e.Revision)}, nil
 }
 
@@ -224,7 +224,7 @@ func (s *Service) Unlock(ctx context.Context, req *pb.UnlockRequest) (*pb.Unlock
 	if err != nil {
 		return nil, err
 	}
-	note(ctx, slog.Uint64("revision", e.Revision.Sequence))
+	note(ctx, revisionAttrs(e.Revision)...)
 	return &pb.UnlockResponse{Revision: revisionOf(e.Revision)}, nil
 }
 

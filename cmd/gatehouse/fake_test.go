@@ -375,6 +375,7 @@ func (f *fakeAuthority) Unlock(_ context.Context, req *pb.UnlockRequest) (*pb.Un
 }
 
 func (f *fakeAuthority) receiptOf(rev *pb.Revision) *pb.Receipt {
+	rev = &pb.Revision{Epoch: cmp.Or(rev.GetEpoch(), testEpoch), Sequence: rev.GetSequence()}
 	f.mu.Lock()
 	asked := f.asked[rev.GetSequence()]
 	f.asked[rev.GetSequence()]++

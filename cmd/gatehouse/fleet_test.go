@@ -185,11 +185,16 @@ func TestRevocations(t *testing.T) {
 
 func TestRevocationShow(t *testing.T) {
 	c := newCaller(t)
-	c.check(c.run("", "revocation", "show", "7.42"), exitOK,
-		"committed 2026-11-23 13:00:00 CET (now): 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
-	for _, bad := range []string{"42", "7.", ".42", "7.42.1", "7.-1", "7.18446744073709551616"} {
+	for _, rev := range []string{"7.42", "42"} {
+		c.check(c.run("", "revocation", "show", rev), exitOK,
+			"revision 7.42, committed 2026-11-23 13:00:00 CET (now): 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+	}
+	if sent := requestsOf[*pb.GetReceiptRequest](c.authority); sent[1].GetRevision().GetEpoch() != 0 {
+		t.Errorf("asked for %v, want no epoch", sent[1])
+	}
+	for _, bad := range []string{"x", "7.", ".42", "7.42.1", "7.-1", "7.18446744073709551616"} {
 		c.check(c.run("", "revocation", "show", bad), exitUsage, "",
-			"gatehouse: error: \""+bad+"\" is not a revision: want EPOCH.SEQUENCE as a revocation printed it\ngatehouse: hint: gatehouse revocation list shows revisions\n")
+			"gatehouse: error: \""+bad+"\" is not a revision: want EPOCH.SEQUENCE as a revocation printed it, or SEQUENCE alone\ngatehouse: hint: gatehouse revocation list shows revisions\n")
 	}
 	if got := c.run("", "revocation", "show", "18446744073709551615.1"); got.code != exitOK {
 		t.Errorf("%+v", got)
@@ -197,10 +202,10 @@ func TestRevocationShow(t *testing.T) {
 	c.authority.receipt = func(rev *pb.Revision, asked int) *pb.Receipt { return testReceipt(rev, asked > 2) }
 	silent := "gatehouse: error: not confirmed by 1 of 2 nodes: node-2 (instance " + instance(2) + ", by 2026-11-23 14:00:00 CET (in 60 min))\n" +
 		"gatehouse: hint: ask again with gatehouse revocation show 7.50\n"
-	c.check(c.run("", "revocation", "show", "7.50"), exitUnconfirmed,
-		"committed 2026-11-23 13:00:00 CET (now): 2 sockets closed on 1 of 2 nodes in 12 ms\n"+silentRows, silent)
-	c.check(c.run("", "revocation", "show", "7.50", "--wait"), exitOK,
-		"committed 2026-11-23 13:00:00 CET (now): 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
+	c.check(c.run("", "revocation", "show", "50"), exitUnconfirmed,
+		"revision 7.50, committed 2026-11-23 13:00:00 CET (now): 2 sockets closed on 1 of 2 nodes in 12 ms\n"+silentRows, silent)
+	c.check(c.run("", "revocation", "show", "50", "--wait"), exitOK,
+		"revision 7.50, committed 2026-11-23 13:00:00 CET (now): 3 sockets closed on 2 of 2 nodes in 12 ms\n"+completeRows, "")
 }
 
 func TestLocks(t *testing.T) {

@@ -202,12 +202,17 @@ func revisionText(r *pb.Revision) string {
 	return strconv.FormatUint(r.GetEpoch(), 10) + "." + strconv.FormatUint(r.GetSequence(), 10)
 }
 
+// parseRevision takes a sequence alone too, as the audit trail has it: the
+// authority knows its epoch.
 func parseRevision(v string) (*pb.Revision, error) {
-	epoch, sequence, ok := strings.Cut(v, ".")
+	epoch, sequence, whole := strings.Cut(v, ".")
+	if !whole {
+		epoch, sequence = "0", v
+	}
 	e, err1 := strconv.ParseUint(epoch, 10, 64)
 	s, err2 := strconv.ParseUint(sequence, 10, 64)
-	if !ok || err1 != nil || err2 != nil {
-		return nil, usage("gatehouse revocation list shows revisions", "%q is not a revision: want EPOCH.SEQUENCE as a revocation printed it", v)
+	if err1 != nil || err2 != nil {
+		return nil, usage("gatehouse revocation list shows revisions", "%q is not a revision: want EPOCH.SEQUENCE as a revocation printed it, or SEQUENCE alone", v)
 	}
 	return &pb.Revision{Epoch: e, Sequence: s}, nil
 }

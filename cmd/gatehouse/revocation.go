@@ -59,8 +59,11 @@ func (c *cli) revocationShowCommand() *cobra.Command {
 		Use: "show REVISION", Short: "Show who has enforced a revocation or a lock",
 		Long: `Show the receipt of a revocation or a lock: which nodes have enforced it by now.
 The exit code is 6 while any has not. A node "in grace" waits for sockets to
-renew, and closes those that have not when that ends.`,
-		Example: "  gatehouse revocation show 8410234.42\n  gatehouse revocation show 8410234.42 --wait --timeout 1h",
+renew, and closes those that have not when that ends.
+
+A revision is EPOCH.SEQUENCE. SEQUENCE alone, as audit trails have it, is one of
+the authority's present epoch, which only a restore from a backup ends.`,
+		Example: "  gatehouse revocation show 8410234.42\n  gatehouse revocation show 42 --wait --timeout 1h",
 		Args:    oneArg("a revision"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			rev, err := parseRevision(args[0])
@@ -81,7 +84,7 @@ renew, and closes those that have not when that ends.`,
 			}
 			r := resp.GetReceipt()
 			if wait && !r.GetComplete() {
-				if r, err = c.waitReceipt(cmd.Context(), cl, rev, timeout); err != nil {
+				if r, err = c.waitReceipt(cmd.Context(), cl, r.GetRevision(), timeout); err != nil {
 					return err
 				}
 			}
@@ -99,7 +102,7 @@ func (c *cli) printReceipt(r *pb.Receipt) error {
 		if err := c.printMessage(r); err != nil {
 			return err
 		}
-	} else if err := c.printf("committed %s: %s\n", c.when(r.GetCommittedAt()), receiptText(r)); err != nil {
+	} else if err := c.printf("revision %s, committed %s: %s\n", revisionText(r.GetRevision()), c.when(r.GetCommittedAt()), receiptText(r)); err != nil {
 		return err
 	} else if err := c.printRows(r); err != nil {
 		return err

@@ -112,6 +112,17 @@ func TestForgetALostNode(t *testing.T) {
 	if !strings.Contains(receipt.stdout, "forgotten by admin") {
 		t.Errorf("the receipt does not say who forgot the node: %s", receipt.stdout)
 	}
+	var trail struct {
+		Records []struct {
+			Fields struct{ Epoch, Revision string }
+		}
+	}
+	s.cli("audit", "list", "--action", "Revoke", "-o", "json").want(t, 0).decode(t, &trail)
+	if told := trail.Records[0].Fields; told.Epoch+"."+told.Revision != revoked.Revision {
+		t.Errorf("the audit trail tells of %s.%s, the revocation of %s", told.Epoch, told.Revision, revoked.Revision)
+	} else if again := s.cli("revocation", "show", told.Revision).want(t, 0); !strings.Contains(again.stdout, "revision "+revoked.Revision+", ") {
+		t.Errorf("asked for without its epoch: %s", again.stdout)
+	}
 	if out := s.cli("session", "list", "-o", "json").want(t, 0).stdout; strings.Contains(out, `"session_id"`) {
 		t.Errorf("a session of the lost node is listed: %s", out)
 	}

@@ -196,7 +196,7 @@ func (x *RevokeResponse) GetGraceUntil() *timestamppb.Timestamp {
 // WatchReceiptRequest names a revocation or lock.
 type WatchReceiptRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. Its revision.
+	// Required. Its revision; without an epoch, one of the store's present epoch.
 	Revision      *Revision `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -290,7 +290,7 @@ func (x *WatchReceiptResponse) GetReceipt() *Receipt {
 // GetReceiptRequest names a revocation or lock.
 type GetReceiptRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. Its revision.
+	// Required. Its revision; without an epoch, one of the store's present epoch.
 	Revision      *Revision `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
