@@ -87,6 +87,34 @@ func TestLease(t *testing.T) {
 	}
 }
 
+// A machine that was paused with its clock goes on as if no time had passed,
+// whatever its wall clock says by then, as docs/operations.md warns.
+func TestLeaseOfAPausedMachine(t *testing.T) {
+	now := 100 * time.Second
+	l := &lease{}
+	l.init(func() time.Duration { return now })
+	l.set(10*time.Second, time.Minute)
+	l.caught()
+	l.extend(now)
+	wall := time.Unix(1000, 0)
+	now += 5 * time.Second
+	if l.overdue(wall) {
+		t.Fatal("overdue before the pause")
+	}
+	wall = wall.Add(time.Hour)
+	if l.ready() != nil || l.lapsed(wall) || l.overdue(wall) || l.waning() != 0 {
+		t.Error("a pause that the clock hides is noticed: docs/operations.md says otherwise")
+	}
+	now += 55*time.Second - 1
+	if l.lapsed(wall.Add(time.Minute)) {
+		t.Error("lapsed before what was left of the fence is over")
+	}
+	now++
+	if !l.lapsed(wall.Add(time.Minute)) {
+		t.Error("not lapsed at the end of what was left")
+	}
+}
+
 // Sessions end one after the other over the last quarter of the session fence, or
 // its last minute, unless the authority answers.
 func TestWaning(t *testing.T) {
