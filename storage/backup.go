@@ -73,11 +73,14 @@ func AfterRestore(backup Registered, replaced *Registered, at time.Time) []Insta
 	return out
 }
 
-// Errors of backups.
+// Errors of backups and compactions.
 var (
 	// ErrForeign says that a backup is of another system.
 	ErrForeign = errors.New("backup of another system")
 	// ErrBackupCut says that the store ended a backup that was under way, since
 	// writers would have had to wait for it.
 	ErrBackupCut = errors.New("backup ended by the store")
+	// ErrBusy says that a backup or a compaction is under way, which leaves no place
+	// for a compaction.
+	ErrBusy = errors.New("a backup or a compaction is under way")
 )

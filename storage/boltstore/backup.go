@@ -24,8 +24,10 @@ import (
 // Options.MapBytes has to wait for its readers; the backup then gives way, with
 // ErrBackupCut.
 func (s *Store) Backup(ctx context.Context, w io.Writer, begun func(storage.Backup)) error {
+	s.copying.RLock() // the pages are read past bbolt, from the file as it is now
+	defer s.copying.RUnlock()
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
-		err := verifyTx(&reader{ctx, s.room.file}, tx, s.pageSize)
+		err := verifyTx(&reader{ctx, s.db().file}, tx, s.pageSize)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -120,7 +122,7 @@ func (s *Store) ensureSystem() error {
 	var id int
 	var system storage.SystemID
 	err := guard(func() error {
-		return s.db.Update(func(tx *bbolt.Tx) error {
+		return s.db().Update(func(tx *bbolt.Tx) error {
 			id = tx.ID()
 			err := putSystem(tx.Bucket(metaBucket))
 			system = systemOf(tx)
@@ -134,7 +136,7 @@ func (s *Store) ensureSystem() error {
 		return describe(s.path, err)
 	}
 	s.system = system
-	s.visible.Store(uint64(id))
+	s.db().visible.Store(uint64(id))
 	return nil
 }
 

@@ -216,6 +216,15 @@ func TestStoreMaintained(t *testing.T) {
 		must(t, err)
 		return open(t, path, small)
 	}
+	whileOpen := func(t *testing.T, s storage.Store) storage.Store {
+		_, err := s.(*Store).Compact(t.Context(), nil)
+		if errors.Is(err, storage.ErrClosed) {
+			return open(t, s.(*Store).path, small)
+		}
+		must(t, err)
+		return s
+	}
+	t.Run("compacted while open", func(t *testing.T) { storagetest.RunReopened(t, opener(small), whileOpen) })
 	t.Run("compacted", func(t *testing.T) { storagetest.RunReopened(t, opener(small), compacting) })
 	t.Run("restored", func(t *testing.T) {
 		storagetest.Run(t, func(t *testing.T) storage.Store {
@@ -226,11 +235,10 @@ func TestStoreMaintained(t *testing.T) {
 			return open(t, path, small)
 		})
 	})
-	t.Run("compacted at random", func(t *testing.T) {
-		opts := small
-		opts.slotTokens, opts.purgeMin, opts.freshBytes, opts.noSync = 3, 2, 500, true
-		storagetest.Model(t, opener(opts), compacting)
-	})
+	opts := small
+	opts.slotTokens, opts.purgeMin, opts.freshBytes, opts.noSync = 3, 2, 500, true
+	t.Run("compacted at random", func(t *testing.T) { storagetest.Model(t, opener(opts), compacting) })
+	t.Run("compacted at random while open", func(t *testing.T) { storagetest.Model(t, opener(opts), whileOpen) })
 }
 
 func FuzzHeader(f *testing.F) {

@@ -109,7 +109,6 @@ type Store struct {
 	// Set at construction.
 	path     string
 	opts     Options
-	db       *bbolt.DB
 	pageSize int
 	epoch    uint64
 	system   storage.SystemID
@@ -123,9 +122,9 @@ type Store struct {
 	queue   chan *call
 	done    chan struct{} // closed when the committer has ended
 
-	// Where readers stand: visible is the last transaction that is committed,
-	// and settled is closed when the commit under way has ended, well or not.
-	visible atomic.Uint64
+	// Where readers stand: in the file as it is now, and settled is closed when the
+	// commit under way has ended, well or not.
+	file    atomic.Pointer[boltFile]
 	settled atomic.Pointer[chan struct{}]
 
 	failed  chan struct{} // closed when the store can write no more
@@ -135,7 +134,9 @@ type Store struct {
 	commits         *commits
 	used            atomic.Int64 // bytes of the file, by bbolt; for Backup
 
-	sweeping sync.Mutex // one Sweep at a time
+	sweeping sync.Mutex     // one Sweep at a time
+	copying  sync.RWMutex   // held by who needs the file to stay
+	leaving  sync.WaitGroup // files that were replaced and whose readers have not ended
 
 	room   room        // owned by the committer
 	wedged atomic.Bool // a transaction could not be ended: bbolt would wait for it
@@ -176,12 +177,16 @@ func (s *Store) Close() error {
 	close(s.queue)
 	s.closing.Unlock()
 	<-s.done
+	s.leaving.Wait()
 	s.room.close()
 	if s.wedged.Load() {
 		return s.room.file.Close()
 	}
-	return s.db.Close()
+	return s.db().Close()
 }
+
+// db is the file as it is now.
+func (s *Store) db() *boltFile { return s.file.Load() }
 
 // Failed is closed when the store can write no more; Err then says why.
 func (s *Store) Failed() <-chan struct{} { return s.failed }
@@ -210,11 +215,8 @@ func (s *Store) fail(why error) {
 func (s *Store) begin(ctx context.Context) (*bbolt.Tx, error) {
 	for {
 		tx, settled, err := s.tryBegin()
-		if err != nil {
-			return nil, err
-		}
-		if tx != nil {
-			return tx, nil
+		if tx != nil || err != nil {
+			return tx, err
 		}
 		if err := s.await(ctx, settled); err != nil {
 			return nil, err
@@ -225,17 +227,24 @@ func (s *Store) begin(ctx context.Context) (*bbolt.Tx, error) {
 // tryBegin starts a read transaction, or returns the channel to wait on.
 func (s *Store) tryBegin() (*bbolt.Tx, <-chan struct{}, error) {
 	settled := *s.settled.Load() // before Begin, lest its closing is missed
-	tx, err := s.db.Begin(false)
+	db := s.db()
+	tx, err := db.Begin(false)
+	replaced := s.db() != db
 	switch {
+	case err != nil && replaced:
+		return s.tryBegin()
 	case errors.Is(err, bolterrors.ErrDatabaseNotOpen):
 		return nil, nil, storage.ErrClosed
 	case err != nil:
 		return nil, nil, fmt.Errorf("begin to read %s: %w", s.path, err)
-	case uint64(tx.ID()) <= s.visible.Load():
+	case !replaced && uint64(tx.ID()) <= db.visible.Load():
 		return tx, nil, nil
 	}
 	if err := tx.Rollback(); err != nil {
 		return nil, nil, fmt.Errorf("end reading %s: %w", s.path, err)
+	}
+	if replaced {
+		return s.tryBegin()
 	}
 	return nil, settled, nil
 }

@@ -1,6 +1,8 @@
 package boltstore
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -91,5 +93,21 @@ func TestHistories(t *testing.T) {
 	}
 	opts := small
 	opts.GroupItems = 4096
-	storagetest.Histories(t, opener(opts), rounds)
+	t.Run("undisturbed", func(t *testing.T) { storagetest.Histories(t, opener(opts), rounds) })
+	t.Run("compacted all the time", func(t *testing.T) {
+		storagetest.Histories(t, func(t *testing.T) storage.Store {
+			s := opener(opts)(t).(*Store)
+			go func() { // ends when s is closed
+				for {
+					if _, err := s.Compact(context.Background(), nil); errors.Is(err, storage.ErrClosed) {
+						return
+					} else if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}()
+			return s
+		}, rounds)
+	})
 }

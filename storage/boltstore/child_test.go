@@ -11,12 +11,13 @@ import (
 // Some tests need a process of their own: to kill it, to trace it, or to have
 // it run out of space. They run this binary again as one of these children.
 var children = map[string]func(path string) error{
-	"crash":   childCrash,
-	"history": childHistory,
-	"full":    childFull,
-	"traced":  childTraced,
-	"restore": childRestore,
-	"compact": childCompact,
+	"crash":              childCrash,
+	"history":            childHistory,
+	"full":               childFull,
+	"traced":             childTraced,
+	"restore":            childRestore,
+	"compact":            childCompact,
+	"compact while open": childCompactOpen,
 }
 
 const (

@@ -20,6 +20,7 @@ type call struct {
 	sweep  bool                 // it frees space: it may use the last of it
 	urgent bool                 // its group waits for nobody
 	decide func(g *group) error // runs in the committer; its error is the call's alone
+	alone  func() error         // in its place: runs between groups, in none
 
 	done chan struct{} // closed when err and what decide has written may be read
 	err  error
@@ -67,10 +68,26 @@ func (s *Store) run() {
 		if !ok {
 			return
 		}
-		s.gather(g, c)
-		s.commit(g)
-		g.reset()
+		for c != nil {
+			c = s.serve(g, c)
+		}
 	}
+}
+
+// serve answers c, alone or with what else waits, and returns a call that it met
+// and that is to be served next, or nil.
+func (s *Store) serve(g *group, c *call) (next *call) {
+	if c.alone != nil {
+		if c.err = s.Err(); c.err == nil {
+			c.err = c.alone()
+		}
+		close(c.done)
+		return nil
+	}
+	next = s.gather(g, c)
+	s.commit(g)
+	g.reset()
+	return next
 }
 
 // next waits for a call. While there is none it makes room ahead.
@@ -89,7 +106,8 @@ func (s *Store) next() (*call, bool) {
 	return c, ok
 }
 
-// gather makes a group of c and of what else waits.
+// gather makes a group of c and of what else waits, up to a call that goes alone,
+// which it returns.
 //
 // It yields until the queue grows no more. On one processor the callers that
 // the last commit has woken have not run yet when their first call arrives
@@ -97,14 +115,17 @@ func (s *Store) next() (*call, bool) {
 // A timer is not needed for that, and would cost an idle store its latency.
 // With an urgent call it takes what is queued and yields to none: under load each
 // time is a turn of all that can run.
-func (s *Store) gather(g *group, c *call) {
+func (s *Store) gather(g *group, c *call) (alone *call) {
 	g.calls = append(g.calls, c)
 	items, urgent := c.items, c.urgent
 	for items < s.opts.GroupItems {
 		select {
 		case c, ok := <-s.queue:
 			if !ok {
-				return // closed; run will find out again
+				return nil // closed; run will find out again
+			}
+			if c.alone != nil {
+				return c
 			}
 			g.calls = append(g.calls, c)
 			items += c.items
@@ -113,13 +134,14 @@ func (s *Store) gather(g *group, c *call) {
 		default:
 		}
 		if urgent {
-			return
+			return nil
 		}
 		runtime.Gosched()
 		if len(s.queue) == 0 {
-			return
+			return nil
 		}
 	}
+	return nil
 }
 
 // commit decides the group, commits it and answers its calls.
@@ -149,7 +171,7 @@ func (s *Store) tryCommit(g *group) (err error) {
 		}
 	}()
 	began := time.Now()
-	tx, err := s.db.Begin(true)
+	tx, err := s.db().Begin(true)
 	if err != nil {
 		s.fail(fmt.Errorf("begin to write %s: %w", s.path, err))
 		return s.Err()
@@ -208,7 +230,7 @@ func (s *Store) commitTx(g *group) error {
 	if err := s.opts.commit(g.tx); err != nil {
 		return err
 	}
-	s.ledger.Commit(func() { s.visible.Store(id) })
+	s.ledger.Commit(func() { s.db().visible.Store(id) })
 	s.fresh.add(g.tokens)
 	close(settled)
 	g.settled = nil
@@ -227,12 +249,13 @@ func (s *Store) classify(g *group, err error) error {
 
 // shown reports whether the file shows the group's transaction.
 func (s *Store) shown(g *group) bool {
-	tx, err := s.db.Begin(false)
+	db := s.db()
+	tx, err := db.Begin(false)
 	if err != nil {
 		return true
 	}
 	id := tx.ID()
-	return tx.Rollback() != nil || uint64(id) > s.visible.Load()
+	return tx.Rollback() != nil || uint64(id) > db.visible.Load()
 }
 
 // giveUp ends the group's transaction where a commit has not.
@@ -253,7 +276,7 @@ func (s *Store) giveUp(g *group) error {
 // none where enough of that part is free.
 func (s *Store) needs(g *group) int64 {
 	bytes := g.estimate()
-	if free := int64(s.db.Stats().FreePageN) * int64(s.pageSize); free >= 2*bytes {
+	if free := int64(s.db().Stats().FreePageN) * int64(s.pageSize); free >= 2*bytes {
 		return 0
 	}
 	if g.sweeps() {

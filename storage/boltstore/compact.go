@@ -1,12 +1,17 @@
 package boltstore
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"runtime"
 	"time"
 
 	"go.etcd.io/bbolt"
+
+	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
 // Compacted is what Compact has done.
@@ -43,25 +48,12 @@ func compact(path string, progress func(done, total int64), step func(string)) (
 	if old.db == nil {
 		return out, old.why
 	}
-	f, err := createBeside(path, compactWord)
+	tmp, size, err := writeCompact(path, old.db, out.Before, progress, step)
 	if err != nil {
 		return out, err
 	}
-	tmp := f.Name()
 	defer os.Remove(tmp) // it is gone already once all went well
-	if err := f.Close(); err != nil {
-		return out, err
-	}
-	if err := copyTo(tmp, old.db, int(out.Before), progress, step); err != nil {
-		return out, err
-	}
-	step("copied")
-	if out.After, err = syncFile(tmp); err != nil {
-		return out, err
-	}
-	if err := inspect(tmp); err != nil {
-		return out, err
-	}
+	out.After = size
 	step("written")
 	if err := old.replace(tmp, ""); err != nil {
 		return out, err
@@ -70,10 +62,130 @@ func compact(path string, progress func(done, total int64), step func(string)) (
 	return out, nil
 }
 
+// Compact does to the open store what the function does to one that is closed. Calls
+// that write wait until it has ended, those that read do not. Where ctx ends before
+// the new file is in its place, nothing has changed. It returns ErrBusy while a
+// backup is under way or another Compact, and errors.ErrUnsupported where an open
+// file can't be replaced.
+func (s *Store) Compact(ctx context.Context, progress func(done, total int64)) (Compacted, error) {
+	return s.compact(ctx, progress, func(string) {})
+}
+
+func (s *Store) compact(ctx context.Context, progress func(done, total int64), step func(string)) (out Compacted, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("compact %s: %w", s.path, asFull(err))
+		}
+	}()
+	if runtime.GOOS == "windows" {
+		return out, fmt.Errorf("a file that is open: %w", errors.ErrUnsupported)
+	}
+	if !s.copying.TryLock() {
+		return out, storage.ErrBusy
+	}
+	defer s.copying.Unlock()
+	c := &call{done: make(chan struct{}), alone: func() (err error) {
+		out, err = s.compactOpen(ctx, progress, step)
+		return err
+	}}
+	if err := s.enqueue(ctx, c); err != nil {
+		return out, err
+	}
+	<-c.done
+	return out, c.err
+}
+
+// compactOpen runs in the committer.
+func (s *Store) compactOpen(ctx context.Context, progress func(done, total int64), step func(string)) (out Compacted, err error) {
+	old := claim{path: s.path, exists: true}
+	if old.folder, err = lockFolder(filepath.Dir(s.path)); err != nil {
+		return out, err
+	}
+	defer func() { err = errors.Join(err, old.release()) }()
+	for _, name := range leftovers(s.path) {
+		_ = os.Remove(name)
+	}
+	if err := s.room.measure(); err != nil {
+		return out, err
+	}
+	out.Before = s.room.size
+	tmp, size, err := writeCompact(s.path, s.db().DB, out.Before, progress, step)
+	if err != nil {
+		return out, err
+	}
+	defer os.Remove(tmp)
+	out.After = size
+	if err := ctx.Err(); err != nil {
+		return out, err
+	}
+	to, err := openToWrite(tmp, &s.opts)
+	if err != nil {
+		return out, err
+	}
+	step("written")
+	err = old.replace(tmp, "")
+	if err != nil && sameFile(to.file, s.path) != nil {
+		return out, errors.Join(err, to.Close())
+	}
+	s.moveTo(to)
+	if err != nil { // whether this file or the old one is found after a power cut, nobody knows
+		s.fail(err)
+		return out, s.Err()
+	}
+	step("replaced")
+	return out, nil
+}
+
+// moveTo goes on with a file that holds what the store does. The old one is closed
+// once its readers have ended.
+func (s *Store) moveTo(to *boltFile) {
+	old := s.db()
+	s.room.close()
+	s.room = newRoom(to.file, s.path, &s.opts)
+	err := to.View(func(tx *bbolt.Tx) error {
+		to.visible.Store(uint64(tx.ID()))
+		s.room.used = tx.Size()
+		s.used.Store(tx.Size())
+		return nil
+	})
+	if err = errors.Join(err, s.room.measure()); err != nil {
+		s.fail(err)
+	}
+	s.file.Store(to)
+	s.leaving.Go(func() { _ = old.Close() }) // nothing of it is wanted any more
+}
+
+// writeCompact writes the store at path, which is open as from, to a file tmp beside
+// it, which it verifies and the caller removes, and of which after is the size.
+func writeCompact(path string, from *bbolt.DB, size int64, progress func(done, total int64), step func(string)) (tmp string, after int64, err error) {
+	f, err := createBeside(path, compactWord)
+	if err != nil {
+		return "", 0, err
+	}
+	tmp = f.Name()
+	defer func() {
+		if err != nil {
+			_ = os.Remove(tmp)
+		}
+	}()
+	if err := f.Close(); err != nil {
+		return tmp, 0, err
+	}
+	if err := copyTo(tmp, from, int(size), progress, step); err != nil {
+		return tmp, 0, err
+	}
+	step("copied")
+	if after, err = syncFile(tmp); err != nil {
+		return tmp, 0, err
+	}
+	return tmp, after, inspect(tmp)
+}
+
 // copyTo copies what a store holds to an empty file, in order.
 func copyTo(tmp string, from *bbolt.DB, mapBytes int, progress func(done, total int64), step func(string)) error {
 	to, err := bbolt.Open(tmp, 0o600, &bbolt.Options{
-		NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, NoSync: true, PageSize: from.Info().PageSize, InitialMmapSize: mapBytes,
+		NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, PageSize: from.Info().PageSize, InitialMmapSize: mapBytes,
+		NoSync: true, NoGrowSync: true, // it is synced in the end
 	})
 	if err != nil {
 		return err

@@ -181,7 +181,8 @@ func (c *crashes) redeemAgain(s *Store, tokens []*storage.Token) {
 
 var crashOptions = Options{MapBytes: 16 << 20, AheadBytes: 1, slotTokens: 100, purgeMin: 20, freshBytes: 20_000}
 
-// childCrash works until it is killed. It says what it was answered, and before
+// childCrash works until it is killed, in odd rounds on a file that is compacted all
+// the time. It says what it was answered, and before
 // it redeems a token or ends a session that it is about to.
 func childCrash(path string) error {
 	round, err := strconv.Atoi(os.Getenv(optionEnv))
@@ -207,6 +208,16 @@ func childCrash(path string) error {
 		}
 	}
 	errs := make(chan error)
+	if round%2 == 1 {
+		go func() {
+			for {
+				if _, err := s.Compact(w.ctx, nil); err != nil {
+					errs <- err
+					return
+				}
+			}
+		}()
+	}
 	for range 6 {
 		go func() {
 			for {

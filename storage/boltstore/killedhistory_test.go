@@ -2,6 +2,7 @@ package boltstore
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -68,6 +69,15 @@ func childHistory(path string) error {
 	s, err := Open(path, crashOptions)
 	if err != nil {
 		return err
+	}
+	if seed%2 == 1 {
+		go func() {
+			for {
+				if _, err := s.Compact(context.Background(), nil); err != nil {
+					panic(err)
+				}
+			}
+		}()
 	}
 	return storagetest.SpokenHistory(s, seed, math.MaxInt, func(line string) { say("%s", line) })
 }

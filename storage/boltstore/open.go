@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -30,28 +31,13 @@ func (s *Store) open() error {
 	if err := inspect(s.path); err != nil {
 		return err
 	}
-	var file *os.File
-	db, err := openFile(s.path, &bbolt.Options{
-		Timeout:         lockTimeout,
-		NoFreelistSync:  true,
-		FreelistType:    bbolt.FreelistMapType,
-		InitialMmapSize: s.opts.MapBytes,
-		NoSync:          s.opts.noSync,
-		OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-			f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
-			file = f
-			return f, err
-		},
-	})
+	db, err := openToWrite(s.path, &s.opts)
 	if err != nil {
-		if file != nil {
-			_ = file.Close() // and with it the lock that bbolt may hold still
-		}
 		return err
 	}
-	s.db = db
-	s.room = room{file: file, direct: openDirect(s.path), grow: s.opts.grow, ahead: s.opts.AheadBytes}
-	err = sameFile(file, s.path)
+	s.file.Store(db)
+	s.room = newRoom(db.file, s.path, &s.opts)
+	err = sameFile(db.file, s.path)
 	if err == nil {
 		err = s.rebuild()
 	}
@@ -70,6 +56,37 @@ func (s *Store) open() error {
 		return err
 	}
 	return nil
+}
+
+// boltFile is a bbolt file that is open.
+type boltFile struct {
+	*bbolt.DB
+	file    *os.File
+	visible atomic.Uint64 // the last of its transactions that is committed
+}
+
+// openToWrite opens a file that there is. It leaves no lock where it fails.
+func openToWrite(path string, opts *Options) (*boltFile, error) {
+	b := new(boltFile)
+	var err error
+	b.DB, err = openFile(path, &bbolt.Options{
+		Timeout:         lockTimeout,
+		NoFreelistSync:  true,
+		FreelistType:    bbolt.FreelistMapType,
+		InitialMmapSize: opts.MapBytes,
+		NoSync:          opts.noSync,
+		OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
+			b.file, err = os.OpenFile(name, flag&^os.O_CREATE, mode)
+			return b.file, err
+		},
+	})
+	if err != nil {
+		if b.file != nil {
+			_ = b.file.Close() // and with it the lock that bbolt may hold still
+		}
+		return nil, err
+	}
+	return b, nil
 }
 
 // create makes an empty store under another name first, so that a file at path
@@ -153,7 +170,7 @@ func sameFile(f *os.File, path string) error {
 // upgrade makes a file of before one of this format, with all its buckets.
 func (s *Store) upgrade() error {
 	older := false
-	err := s.db.View(func(tx *bbolt.Tx) error {
+	err := s.db().View(func(tx *bbolt.Tx) error {
 		f, _ := numberOf(tx.Bucket(metaBucket).Get(formatKey))
 		older = f < format
 		for _, name := range laterBuckets {
@@ -164,7 +181,7 @@ func (s *Store) upgrade() error {
 	if err != nil || !older {
 		return describe(s.path, err)
 	}
-	return describe(s.path, s.db.Update(func(tx *bbolt.Tx) error {
+	return describe(s.path, s.db().Update(func(tx *bbolt.Tx) error {
 		for _, name := range laterBuckets {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
@@ -173,7 +190,7 @@ func (s *Store) upgrade() error {
 		if err := tx.Bucket(metaBucket).Put(formatKey, number(format)); err != nil {
 			return err
 		}
-		s.visible.Store(uint64(tx.ID()))
+		s.db().visible.Store(uint64(tx.ID()))
 		s.room.used = tx.Size()
 		return nil
 	}))

@@ -355,7 +355,7 @@ func TestSlotsAreFoundAgain(t *testing.T) {
 		must(t, err)
 	}
 	for range 2 {
-		must(t, s.db.View(func(tx *bbolt.Tx) error {
+		must(t, s.db().View(func(tx *bbolt.Tx) error {
 			return eachSlot(tx.Bucket(tokensBucket), 0, func(at slot, b *bbolt.Bucket) error {
 				if n := b.Stats().KeyN; n > opts.slotTokens || n != int(b.Sequence()) {
 					t.Errorf("slot %x has %d tokens and counts %d, at most %d are allowed", at, n, b.Sequence(), opts.slotTokens)

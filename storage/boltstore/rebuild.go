@@ -17,10 +17,10 @@ import (
 // those it wants their number and their slots.
 func (s *Store) rebuild() error {
 	err := guard(func() error {
-		return s.db.View(func(tx *bbolt.Tx) error {
-			s.visible.Store(uint64(tx.ID()))
+		return s.db().View(func(tx *bbolt.Tx) error {
+			s.db().visible.Store(uint64(tx.ID()))
 			s.room.used = tx.Size()
-			s.pageSize = s.db.Info().PageSize
+			s.pageSize = s.db().Info().PageSize
 			meta := tx.Bucket(metaBucket)
 			epoch, _ := numberOf(meta.Get(epochKey))
 			swept, _ := numberOf(meta.Get(sweptKey))

@@ -58,32 +58,18 @@ func (h *claim) open() error {
 	case err != nil:
 		return err
 	}
-	var file *os.File
-	db, err := openFile(path, &bbolt.Options{
-		Timeout: lockTimeout, NoFreelistSync: true, FreelistType: bbolt.FreelistMapType,
-		OpenFile: func(name string, flag int, mode os.FileMode) (f *os.File, err error) {
-			file, err = os.OpenFile(name, flag&^os.O_CREATE, mode)
-			return file, err
-		},
-	})
+	db, err := openToWrite(path, &Options{})
 	if err != nil {
-		if file != nil {
-			_ = file.Close() // and with it the lock that bbolt may hold still
-		}
 		return err
 	}
-	h.db = db
-	if err := sameFile(file, path); err != nil {
+	h.db = db.DB
+	if err := sameFile(db.file, path); err != nil {
 		return err
 	}
-	err = db.View(func(tx *bbolt.Tx) error {
+	return db.View(func(tx *bbolt.Tx) error {
 		h.system = systemOf(tx)
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	return nil
 }
 
 // leftovers are files that a restore or a compaction which was killed has left.

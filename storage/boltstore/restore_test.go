@@ -415,6 +415,7 @@ func TestKilledMaintenance(t *testing.T) {
 	}{
 		{"restore", []string{"reading", "received", "begun", "written", "replaced"}},
 		{"compact", []string{"copying", "copied", "written", "replaced"}},
+		{"compact while open", []string{"copying", "copied", "written", "replaced"}},
 	} {
 		for _, step := range c.steps {
 			t.Run(c.what+" at "+step, func(t *testing.T) {

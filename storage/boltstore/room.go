@@ -32,6 +32,11 @@ const (
 	alignBytes = 4096
 )
 
+// newRoom is of the open file at path. Its bounds are yet to be set.
+func newRoom(file *os.File, path string, opts *Options) room {
+	return room{file: file, direct: openDirect(path), grow: opts.grow, ahead: opts.AheadBytes}
+}
+
 // writeZeros adds growBytes at the file's end.
 func (r *room) writeZeros(at int64) error {
 	if r.grow != nil {
