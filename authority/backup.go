@@ -39,14 +39,14 @@ func (s *Service) sendBackup(stream pb.MaintenanceService_BackupServer, stall ti
 	ctx, cancel := context.WithCancelCause(stream.Context())
 	defer cancel(nil)
 	select {
-	case s.backingUp <- struct{}{}:
+	case s.maintains <- struct{}{}:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 	out := &backupStream{stream: stream, sum: sha256.New(), sent: make(chan struct{}, 1)}
 	done := make(chan error, 1)
 	s.streams.Go(func() { // ends when the stream does: Send fails then
-		defer func() { <-s.backingUp }()
+		defer func() { <-s.maintains }()
 		var err error
 		defer func() { done <- err }()
 		defer s.recoverPanic(ctx, pb.MaintenanceService_Backup_FullMethodName, &err)

@@ -36,7 +36,7 @@ func (d *deafStream) Send(*pb.BackupResponse) error {
 // it would else write over.
 func TestDeafBackup(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.WithValue(t.Context(), callKey{}, &call{caller: &caller{Credential: &storage.Credential{Name: "admin"}}}))
-	s := &Service{log: slog.New(slog.DiscardHandler), backingUp: make(chan struct{}, 1)}
+	s := &Service{log: slog.New(slog.DiscardHandler), maintains: make(chan struct{}, 1)}
 	s.backup = func(_ context.Context, w io.Writer, begun func(storage.Backup)) error {
 		begun(storage.Backup{Bytes: 1 << 30})
 		_, err := w.Write(make([]byte, 1<<20))
@@ -48,7 +48,7 @@ func TestDeafBackup(t *testing.T) {
 	cancel() // as grpc does once the handler has returned
 	s.streams.Wait()
 	select {
-	case s.backingUp <- struct{}{}:
+	case s.maintains <- struct{}{}:
 	default:
 		t.Error("the next backup would wait for ever")
 	}

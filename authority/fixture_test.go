@@ -138,6 +138,7 @@ type state struct {
 	reflection bool
 	stranger   time.Duration // how long a connection may be without a credential, if a test has its own
 	backup     func(context.Context, io.Writer, func(storage.Backup)) error
+	compact    func(context.Context, func(int64, int64)) (storage.Compacted, error)
 	served     chan error
 	mu         sync.Mutex
 	conns      map[string]*grpc.ClientConn
@@ -199,7 +200,7 @@ func (f *fixture) start() {
 	}
 	f.service, err = authority.New(f.ctx, f.cfg, authority.Parts{
 		Store: f.store, CA: ca, Audit: f.trail, Log: slog.New(slog.NewJSONHandler(f.log, nil)),
-		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader, Traces: f.traces, Recertify: f.recertify, Backup: f.backup,
+		Metrics: f.metrics, Now: f.clock.Now, Random: rand.Reader, Traces: f.traces, Recertify: f.recertify, Backup: f.backup, Compact: f.compact,
 	})
 	f.ok(err)
 	if f.stranger > 0 {

@@ -58,7 +58,8 @@ var rules = map[string][]storage.Role{
 	pb.CredentialService_ListCAs_FullMethodName:           {admin, viewer},
 	pb.CredentialService_RetireCA_FullMethodName:          {admin},
 
-	pb.MaintenanceService_Backup_FullMethodName: {admin},
+	pb.MaintenanceService_Backup_FullMethodName:  {admin},
+	pb.MaintenanceService_Compact_FullMethodName: {admin},
 }
 
 // open are services that any credential may call: they tell nothing of

@@ -138,7 +138,10 @@ func TestMethodWithoutRuleStopsTheStart(t *testing.T) {
 
 // TestWhoMayCall goes through every method as every kind of caller.
 func TestWhoMayCall(t *testing.T) {
-	f := newFixture(t, func(f *fixture) { f.backup = backupOf(nil) })
+	f := newFixture(t, func(f *fixture) {
+		f.backup = backupOf(nil)
+		f.compact = func(context.Context, func(int64, int64)) (storage.Compacted, error) { return storage.Compacted{}, nil }
+	})
 	keys := map[string]*grpc.ClientConn{}
 	for name, role := range map[string]pb.Role{"key-issuer": pb.Role_ROLE_ISSUER, "key-admin": pb.Role_ROLE_ADMIN, "key-viewer": pb.Role_ROLE_VIEWER} {
 		resp, err := f.credentials("admin").CreateCredential(f.ctx, &pb.CreateCredentialRequest{Credential: &pb.Credential{Name: name, Role: role}})

@@ -24,8 +24,8 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// Parts are what an authority works with. All but Traces, Recertify and Backup are
-// required.
+// Parts are what an authority works with. All but Traces, Recertify, Backup and
+// Compact are required.
 type Parts struct {
 	Store   storage.Store
 	CA      *pki.CA
@@ -41,6 +41,10 @@ type Parts struct {
 	// Backup writes a backup of Store to w while that goes on working, and first
 	// tells begun what it will be. It is nil where there is none to be had.
 	Backup func(ctx context.Context, w io.Writer, begun func(storage.Backup)) error
+	// Compact makes the file of Store as small as what it holds while that goes on
+	// working, and tells progress, from any goroutine, how many bytes it has written of
+	// at most how many. It is nil where Store has no file.
+	Compact func(ctx context.Context, progress func(written, atMost int64)) (storage.Compacted, error)
 }
 
 // Service is an authority. Make it with New, register its services with
@@ -76,7 +80,8 @@ type Service struct {
 
 	recertify func() error
 	backup    func(ctx context.Context, w io.Writer, begun func(storage.Backup)) error
-	backingUp chan struct{} // of one: held by who makes a backup
+	compact   func(ctx context.Context, progress func(written, atMost int64)) (storage.Compacted, error)
+	maintains chan struct{} // of one: held by who makes a backup or compacts
 
 	writes   *writes
 	stranger time.Duration // how long a connection may be without a credential
@@ -107,7 +112,9 @@ func New(ctx context.Context, cfg Config, p Parts) (*Service, error) {
 		tracing:   newTracing(p.Traces),
 		recertify: p.Recertify,
 		stranger:  maxStranger,
-		backup:    p.Backup, backingUp: make(chan struct{}, 1),
+		backup:    p.Backup,
+		compact:   p.Compact,
+		maintains: make(chan struct{}, 1),
 	}
 	s.store, s.log = s.tracing.store(p.Store), s.tracing.log(p.Log)
 	var err error

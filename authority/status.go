@@ -72,6 +72,8 @@ var statusTable = []struct {
 	{storage.ErrRequestReused, codes.InvalidArgument, pb.Reason_REASON_INVALID_REQUEST, "request_id: it was used for another request; draw a new one", 0},
 	{storage.ErrLocked, codes.FailedPrecondition, pb.Reason_REASON_LOCKED, "a lock denies this subject, tenant, address or issuer", 0},
 	{storage.ErrFull, codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "the store's disk is full; nothing was done", 5 * time.Second},
+	{storage.ErrBusy, codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "", 5 * time.Second},
+	{storage.ErrInUse, codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "a restore or a compaction works on the store's folder", 5 * time.Second},
 	{storage.ErrBackupCut, codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "", 30 * time.Second},
 	{storage.ErrStopped, codes.Unavailable, pb.Reason_REASON_STORE_UNAVAILABLE, "the store can't write", 5 * time.Second},
 	{storage.ErrClosed, codes.Unavailable, pb.Reason_REASON_STOPPING, errStopping.Error(), time.Second},

@@ -73,6 +73,9 @@ func AfterRestore(backup Registered, replaced *Registered, at time.Time) []Insta
 	return out
 }
 
+// Compacted is what a compaction has done.
+type Compacted struct{ Before, After int64 } // bytes of the file
+
 // Errors of backups and compactions.
 var (
 	// ErrForeign says that a backup is of another system.

@@ -142,9 +142,8 @@ func compactCommand(p *daemon.Program[authorityd.Config], stdout, stderr io.Writ
 		Use:   "compact",
 		Short: "Give back the room that the store's file no longer uses, while no authority runs",
 		Long: `Write the store's file anew without the room that it no longer uses, while no
-authority runs: a running one uses such room again but never gives it back, and
-can't be compacted. What the store holds stays as it is, and no node notices but
-by the authority's absence.
+authority runs; gatehouse compact does it while one runs. What the store holds
+stays as it is, and no node notices but by the authority's absence.
 
 It needs room for the new file beside the old one. Killed on the way, it leaves
 the old one.`,
@@ -156,6 +155,9 @@ the old one.`,
 				return err
 			}
 			done, err := authorityd.Compact(cfg, signed(reporter(stderr, "compact")))
+			if errors.Is(err, authorityd.ErrInUse) {
+				return &daemon.Failure{Exit: daemon.ExitFailure, Err: err, Hint: "stop the authority that works on " + shell.Word(cfg.State) + ", or use gatehouse compact, which does it while that runs"}
+			}
 			if err != nil {
 				return explainStopped(cfg, err)
 			}

@@ -60,7 +60,7 @@ func (c *cli) rootCommand() *cobra.Command {
 		c.connectCommand(), c.tokenCommand(), c.revokeCommand(), c.revocationCommand(),
 		c.lockCommand(), c.unlockCommand(), c.locksCommand(),
 		c.sessionCommand(), c.nodeCommand(), c.credentialCommand(), c.keyCommand(),
-		c.auditCommand(), c.backupCommand(), c.schemaCommand(),
+		c.auditCommand(), c.backupCommand(), c.compactCommand(), c.schemaCommand(),
 		c.configCommand(), c.versionCommand(),
 	)
 	for _, noun := range root.Commands() {

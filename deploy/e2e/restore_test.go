@@ -107,5 +107,19 @@ func TestRestore(t *testing.T) {
 	}
 	s.startAuthority()
 	s.await(n.admin)
+	sock = mustOpen(t, offer{url: url, bearer: kept.GetToken()})
+	kept = issue("kept")
+	if got := s.maintain("compact").want(t, 1); !strings.Contains(got.stderr, "gatehouse compact") {
+		t.Errorf("while the authority runs it says %s", got.stderr)
+	}
+	if got := s.cli("compact").want(t, 0); !strings.Contains(got.stdout, "compacted: ") {
+		t.Errorf("it says %s", got.stdout)
+	}
+	sock.echo(hello)
 	mustOpen(t, offer{url: url, bearer: kept.GetToken()}).echo(hello)
+	s.authority.kill()
+	s.startAuthority()
+	_, sock = s.admitted(s.dial(""), n)
+	sock.echo(hello)
+	wantStatus(t, offer{url: url, bearer: kept.GetToken()}, 401) // it is used, and that was kept
 }

@@ -14,9 +14,6 @@ import (
 	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
-// Compacted is what Compact has done.
-type Compacted struct{ Before, After int64 } // bytes of the file
-
 // compactTx bounds the bytes that one transaction of Compact writes.
 const compactTx = 4 << 20
 
@@ -25,11 +22,11 @@ const compactTx = 4 << 20
 // changes nothing else, and whatever happens on the way leaves the one or the
 // other. progress, unless nil, is told how many bytes are written, of at most
 // how many.
-func Compact(path string, progress func(done, total int64)) (Compacted, error) {
+func Compact(path string, progress func(done, total int64)) (storage.Compacted, error) {
 	return compact(path, progress, func(string) {})
 }
 
-func compact(path string, progress func(done, total int64), step func(string)) (out Compacted, err error) {
+func compact(path string, progress func(done, total int64), step func(string)) (out storage.Compacted, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("compact %s: %w", path, asFull(err))
@@ -67,11 +64,11 @@ func compact(path string, progress func(done, total int64), step func(string)) (
 // the new file is in its place, nothing has changed. It returns ErrBusy while a
 // backup is under way or another Compact, and errors.ErrUnsupported where an open
 // file can't be replaced.
-func (s *Store) Compact(ctx context.Context, progress func(done, total int64)) (Compacted, error) {
+func (s *Store) Compact(ctx context.Context, progress func(done, total int64)) (storage.Compacted, error) {
 	return s.compact(ctx, progress, func(string) {})
 }
 
-func (s *Store) compact(ctx context.Context, progress func(done, total int64), step func(string)) (out Compacted, err error) {
+func (s *Store) compact(ctx context.Context, progress func(done, total int64), step func(string)) (out storage.Compacted, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("compact %s: %w", s.path, asFull(err))
@@ -96,7 +93,7 @@ func (s *Store) compact(ctx context.Context, progress func(done, total int64), s
 }
 
 // compactOpen runs in the committer.
-func (s *Store) compactOpen(ctx context.Context, progress func(done, total int64), step func(string)) (out Compacted, err error) {
+func (s *Store) compactOpen(ctx context.Context, progress func(done, total int64), step func(string)) (out storage.Compacted, err error) {
 	old := claim{path: s.path, exists: true}
 	if old.folder, err = lockFolder(filepath.Dir(s.path)); err != nil {
 		return out, err

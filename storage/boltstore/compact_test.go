@@ -36,7 +36,7 @@ func TestCompactWhileOpen(t *testing.T) {
 	for round := range later {
 		later[round] = storage.Token{ID: last, Tenant: "acme", Subject: "ada", MaxUses: 1, IssuedAt: last.Expiry()}
 		later[round].ID[15] += byte(round) + 1
-		var out Compacted
+		var out storage.Compacted
 		must(t, s.view(t.Context(), func(tx *bbolt.Tx) error {
 			out, err = s.Compact(t.Context(), progress)
 			must(t, err)

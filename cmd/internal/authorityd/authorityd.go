@@ -93,7 +93,7 @@ func Open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Authority, err 
 	}
 	if a.service, err = authority.New(ctx, cfg.Config, authority.Parts{
 		Store: a.store, CA: a.ca, Audit: a.audit, Log: log, Metrics: a.metrics, Now: time.Now, Random: rand.Reader, Traces: a.traces.Provider(),
-		Recertify: a.ensureCertificate, Backup: store.Backup,
+		Recertify: a.ensureCertificate, Backup: store.Backup, Compact: store.Compact,
 	}); err != nil {
 		return nil, err
 	}

@@ -58,15 +58,15 @@ func Restore(cfg Config, from string, foreign bool, progress func(done, total in
 
 // Compact makes the store's file as small as what it holds, while no authority
 // runs.
-func Compact(cfg Config, progress func(done, total int64)) (boltstore.Compacted, error) {
+func Compact(cfg Config, progress func(done, total int64)) (storage.Compacted, error) {
 	if err := checkPrivate(cfg.State); err != nil {
-		return boltstore.Compacted{}, err
+		return storage.Compacted{}, err
 	}
 	if _, err := os.Lstat(cfg.storeAt()); errors.Is(err, fs.ErrNotExist) {
 		if err := checkState(cfg); err != nil { // it was never there
-			return boltstore.Compacted{}, err
+			return storage.Compacted{}, err
 		}
-		return boltstore.Compacted{}, fmt.Errorf("%s: %w", cfg.storeAt(), ErrStoreMissing)
+		return storage.Compacted{}, fmt.Errorf("%s: %w", cfg.storeAt(), ErrStoreMissing)
 	}
 	return boltstore.Compact(cfg.storeAt(), progress)
 }

@@ -19,6 +19,7 @@ import (
 
 // fake is an authority that sends these parts.
 type fake struct {
+	pb.MaintenanceServiceClient // nil
 	grpc.ClientStream
 	parts []*pb.BackupResponse
 	err   error // in the end

@@ -282,6 +282,240 @@ func (x *BackupEnded) GetSha256() []byte {
 	return nil
 }
 
+// CompactRequest asks for a smaller file.
+type CompactRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactRequest) Reset() {
+	*x = CompactRequest{}
+	mi := &file_gatehouse_authority_v1_maintenance_service_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactRequest) ProtoMessage() {}
+
+func (x *CompactRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_maintenance_service_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
+func (*CompactRequest) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_maintenance_service_proto_rawDescGZIP(), []int{4}
+}
+
+// CompactResponse tells how a compaction goes.
+type CompactResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. The part.
+	//
+	// Types that are valid to be assigned to Part:
+	//
+	//	*CompactResponse_Progress
+	//	*CompactResponse_Ended
+	Part          isCompactResponse_Part `protobuf_oneof:"part"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactResponse) Reset() {
+	*x = CompactResponse{}
+	mi := &file_gatehouse_authority_v1_maintenance_service_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactResponse) ProtoMessage() {}
+
+func (x *CompactResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_maintenance_service_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
+func (*CompactResponse) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_maintenance_service_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CompactResponse) GetPart() isCompactResponse_Part {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
+func (x *CompactResponse) GetProgress() *CompactProgress {
+	if x != nil {
+		if x, ok := x.Part.(*CompactResponse_Progress); ok {
+			return x.Progress
+		}
+	}
+	return nil
+}
+
+func (x *CompactResponse) GetEnded() *CompactEnded {
+	if x != nil {
+		if x, ok := x.Part.(*CompactResponse_Ended); ok {
+			return x.Ended
+		}
+	}
+	return nil
+}
+
+type isCompactResponse_Part interface {
+	isCompactResponse_Part()
+}
+
+type CompactResponse_Progress struct {
+	// Now and then.
+	Progress *CompactProgress `protobuf:"bytes,1,opt,name=progress,proto3,oneof"`
+}
+
+type CompactResponse_Ended struct {
+	// The last.
+	Ended *CompactEnded `protobuf:"bytes,2,opt,name=ended,proto3,oneof"`
+}
+
+func (*CompactResponse_Progress) isCompactResponse_Part() {}
+
+func (*CompactResponse_Ended) isCompactResponse_Part() {}
+
+// CompactProgress says how far it is.
+type CompactProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. How many bytes are written.
+	Written uint64 `protobuf:"varint,1,opt,name=written,proto3" json:"written,omitempty"`
+	// Required. Of how many at most.
+	AtMost        uint64 `protobuf:"varint,2,opt,name=at_most,json=atMost,proto3" json:"at_most,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactProgress) Reset() {
+	*x = CompactProgress{}
+	mi := &file_gatehouse_authority_v1_maintenance_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactProgress) ProtoMessage() {}
+
+func (x *CompactProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_maintenance_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactProgress.ProtoReflect.Descriptor instead.
+func (*CompactProgress) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_maintenance_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *CompactProgress) GetWritten() uint64 {
+	if x != nil {
+		return x.Written
+	}
+	return 0
+}
+
+func (x *CompactProgress) GetAtMost() uint64 {
+	if x != nil {
+		return x.AtMost
+	}
+	return 0
+}
+
+// CompactEnded says what was gained.
+type CompactEnded struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Required. How many bytes the file had.
+	Before uint64 `protobuf:"varint,1,opt,name=before,proto3" json:"before,omitempty"`
+	// Required. How many it has.
+	After         uint64 `protobuf:"varint,2,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CompactEnded) Reset() {
+	*x = CompactEnded{}
+	mi := &file_gatehouse_authority_v1_maintenance_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CompactEnded) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CompactEnded) ProtoMessage() {}
+
+func (x *CompactEnded) ProtoReflect() protoreflect.Message {
+	mi := &file_gatehouse_authority_v1_maintenance_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CompactEnded.ProtoReflect.Descriptor instead.
+func (*CompactEnded) Descriptor() ([]byte, []int) {
+	return file_gatehouse_authority_v1_maintenance_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CompactEnded) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *CompactEnded) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
 var File_gatehouse_authority_v1_maintenance_service_proto protoreflect.FileDescriptor
 
 const file_gatehouse_authority_v1_maintenance_service_proto_rawDesc = "" +
@@ -299,9 +533,21 @@ const file_gatehouse_authority_v1_maintenance_service_proto_rawDesc = "" +
 	"\btaken_at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\atakenAt\x12\x14\n" +
 	"\x05bytes\x18\x04 \x01(\x04R\x05bytes\"%\n" +
 	"\vBackupEnded\x12\x16\n" +
-	"\x06sha256\x18\x01 \x01(\fR\x06sha2562o\n" +
+	"\x06sha256\x18\x01 \x01(\fR\x06sha256\"\x10\n" +
+	"\x0eCompactRequest\"\x9e\x01\n" +
+	"\x0fCompactResponse\x12E\n" +
+	"\bprogress\x18\x01 \x01(\v2'.gatehouse.authority.v1.CompactProgressH\x00R\bprogress\x12<\n" +
+	"\x05ended\x18\x02 \x01(\v2$.gatehouse.authority.v1.CompactEndedH\x00R\x05endedB\x06\n" +
+	"\x04part\"D\n" +
+	"\x0fCompactProgress\x12\x18\n" +
+	"\awritten\x18\x01 \x01(\x04R\awritten\x12\x17\n" +
+	"\aat_most\x18\x02 \x01(\x04R\x06atMost\"<\n" +
+	"\fCompactEnded\x12\x16\n" +
+	"\x06before\x18\x01 \x01(\x04R\x06before\x12\x14\n" +
+	"\x05after\x18\x02 \x01(\x04R\x05after2\xcd\x01\n" +
 	"\x12MaintenanceService\x12Y\n" +
-	"\x06Backup\x12%.gatehouse.authority.v1.BackupRequest\x1a&.gatehouse.authority.v1.BackupResponse0\x01BLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
+	"\x06Backup\x12%.gatehouse.authority.v1.BackupRequest\x1a&.gatehouse.authority.v1.BackupResponse0\x01\x12\\\n" +
+	"\aCompact\x12&.gatehouse.authority.v1.CompactRequest\x1a'.gatehouse.authority.v1.CompactResponse0\x01BLZJgithub.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1;authorityv1b\x06proto3"
 
 var (
 	file_gatehouse_authority_v1_maintenance_service_proto_rawDescOnce sync.Once
@@ -315,27 +561,35 @@ func file_gatehouse_authority_v1_maintenance_service_proto_rawDescGZIP() []byte 
 	return file_gatehouse_authority_v1_maintenance_service_proto_rawDescData
 }
 
-var file_gatehouse_authority_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_gatehouse_authority_v1_maintenance_service_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_gatehouse_authority_v1_maintenance_service_proto_goTypes = []any{
 	(*BackupRequest)(nil),         // 0: gatehouse.authority.v1.BackupRequest
 	(*BackupResponse)(nil),        // 1: gatehouse.authority.v1.BackupResponse
 	(*BackupBegun)(nil),           // 2: gatehouse.authority.v1.BackupBegun
 	(*BackupEnded)(nil),           // 3: gatehouse.authority.v1.BackupEnded
-	(*Revision)(nil),              // 4: gatehouse.authority.v1.Revision
-	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
+	(*CompactRequest)(nil),        // 4: gatehouse.authority.v1.CompactRequest
+	(*CompactResponse)(nil),       // 5: gatehouse.authority.v1.CompactResponse
+	(*CompactProgress)(nil),       // 6: gatehouse.authority.v1.CompactProgress
+	(*CompactEnded)(nil),          // 7: gatehouse.authority.v1.CompactEnded
+	(*Revision)(nil),              // 8: gatehouse.authority.v1.Revision
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_gatehouse_authority_v1_maintenance_service_proto_depIdxs = []int32{
 	2, // 0: gatehouse.authority.v1.BackupResponse.begun:type_name -> gatehouse.authority.v1.BackupBegun
 	3, // 1: gatehouse.authority.v1.BackupResponse.ended:type_name -> gatehouse.authority.v1.BackupEnded
-	4, // 2: gatehouse.authority.v1.BackupBegun.head:type_name -> gatehouse.authority.v1.Revision
-	5, // 3: gatehouse.authority.v1.BackupBegun.taken_at:type_name -> google.protobuf.Timestamp
-	0, // 4: gatehouse.authority.v1.MaintenanceService.Backup:input_type -> gatehouse.authority.v1.BackupRequest
-	1, // 5: gatehouse.authority.v1.MaintenanceService.Backup:output_type -> gatehouse.authority.v1.BackupResponse
-	5, // [5:6] is the sub-list for method output_type
-	4, // [4:5] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	8, // 2: gatehouse.authority.v1.BackupBegun.head:type_name -> gatehouse.authority.v1.Revision
+	9, // 3: gatehouse.authority.v1.BackupBegun.taken_at:type_name -> google.protobuf.Timestamp
+	6, // 4: gatehouse.authority.v1.CompactResponse.progress:type_name -> gatehouse.authority.v1.CompactProgress
+	7, // 5: gatehouse.authority.v1.CompactResponse.ended:type_name -> gatehouse.authority.v1.CompactEnded
+	0, // 6: gatehouse.authority.v1.MaintenanceService.Backup:input_type -> gatehouse.authority.v1.BackupRequest
+	4, // 7: gatehouse.authority.v1.MaintenanceService.Compact:input_type -> gatehouse.authority.v1.CompactRequest
+	1, // 8: gatehouse.authority.v1.MaintenanceService.Backup:output_type -> gatehouse.authority.v1.BackupResponse
+	5, // 9: gatehouse.authority.v1.MaintenanceService.Compact:output_type -> gatehouse.authority.v1.CompactResponse
+	8, // [8:10] is the sub-list for method output_type
+	6, // [6:8] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_gatehouse_authority_v1_maintenance_service_proto_init() }
@@ -349,13 +603,17 @@ func file_gatehouse_authority_v1_maintenance_service_proto_init() {
 		(*BackupResponse_Chunk)(nil),
 		(*BackupResponse_Ended)(nil),
 	}
+	file_gatehouse_authority_v1_maintenance_service_proto_msgTypes[5].OneofWrappers = []any{
+		(*CompactResponse_Progress)(nil),
+		(*CompactResponse_Ended)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_gatehouse_authority_v1_maintenance_service_proto_rawDesc), len(file_gatehouse_authority_v1_maintenance_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,7 +19,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	MaintenanceService_Backup_FullMethodName = "/gatehouse.authority.v1.MaintenanceService/Backup"
+	MaintenanceService_Backup_FullMethodName  = "/gatehouse.authority.v1.MaintenanceService/Backup"
+	MaintenanceService_Compact_FullMethodName = "/gatehouse.authority.v1.MaintenanceService/Compact"
 )
 
 // MaintenanceServiceClient is the client API for MaintenanceService service.
@@ -36,6 +37,14 @@ type MaintenanceServiceClient interface {
 	//
 	// Callers: admin. Errors: UNIMPLEMENTED, UNAVAILABLE.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
+	// Compact writes the store's file anew, without the room that it no longer
+	// uses, while the authority goes on: it tells how far that is, and in the end
+	// what it has gained. Calls that must write wait for it. A caller that goes
+	// before the end may find that nothing was done. It waits for a backup that is
+	// under way, as backups wait for it.
+	//
+	// Callers: admin. Errors: UNIMPLEMENTED, UNAVAILABLE.
+	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CompactResponse], error)
 }
 
 type maintenanceServiceClient struct {
@@ -65,6 +74,25 @@ func (c *maintenanceServiceClient) Backup(ctx context.Context, in *BackupRequest
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MaintenanceService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
 
+func (c *maintenanceServiceClient) Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CompactResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &MaintenanceService_ServiceDesc.Streams[1], MaintenanceService_Compact_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CompactRequest, CompactResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MaintenanceService_CompactClient = grpc.ServerStreamingClient[CompactResponse]
+
 // MaintenanceServiceServer is the server API for MaintenanceService service.
 // All implementations should embed UnimplementedMaintenanceServiceServer
 // for forward compatibility.
@@ -79,6 +107,14 @@ type MaintenanceServiceServer interface {
 	//
 	// Callers: admin. Errors: UNIMPLEMENTED, UNAVAILABLE.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
+	// Compact writes the store's file anew, without the room that it no longer
+	// uses, while the authority goes on: it tells how far that is, and in the end
+	// what it has gained. Calls that must write wait for it. A caller that goes
+	// before the end may find that nothing was done. It waits for a backup that is
+	// under way, as backups wait for it.
+	//
+	// Callers: admin. Errors: UNIMPLEMENTED, UNAVAILABLE.
+	Compact(*CompactRequest, grpc.ServerStreamingServer[CompactResponse]) error
 }
 
 // UnimplementedMaintenanceServiceServer should be embedded to have
@@ -90,6 +126,9 @@ type UnimplementedMaintenanceServiceServer struct{}
 
 func (UnimplementedMaintenanceServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
+func (UnimplementedMaintenanceServiceServer) Compact(*CompactRequest, grpc.ServerStreamingServer[CompactResponse]) error {
+	return status.Error(codes.Unimplemented, "method Compact not implemented")
 }
 func (UnimplementedMaintenanceServiceServer) testEmbeddedByValue() {}
 
@@ -122,6 +161,17 @@ func _MaintenanceService_Backup_Handler(srv interface{}, stream grpc.ServerStrea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type MaintenanceService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
 
+func _MaintenanceService_Compact_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CompactRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(MaintenanceServiceServer).Compact(m, &grpc.GenericServerStream[CompactRequest, CompactResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type MaintenanceService_CompactServer = grpc.ServerStreamingServer[CompactResponse]
+
 // MaintenanceService_ServiceDesc is the grpc.ServiceDesc for MaintenanceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -133,6 +183,11 @@ var MaintenanceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Backup",
 			Handler:       _MaintenanceService_Backup_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Compact",
+			Handler:       _MaintenanceService_Compact_Handler,
 			ServerStreams: true,
 		},
 	},
