@@ -3,6 +3,7 @@ package record
 import (
 	"bytes"
 	"reflect"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -89,6 +90,9 @@ func FuzzSession(f *testing.F) {
 		x, err := decodeSessions(b)
 		if err != nil || len(x) == 0 {
 			return
+		}
+		if slices.ContainsFunc(x, func(s storage.Session) bool { return s.AsOf != x[0].AsOf }) {
+			return // no writer has an as-of revision in one row alone, as records of format 1 have it
 		}
 		y, err := decodeSessions(encodeSessions(x...))
 		if err != nil {
