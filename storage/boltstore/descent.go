@@ -27,7 +27,7 @@ type descent struct {
 	from, to [abreast]int // then its value; 0: there is none
 
 	// Of the search within a page, which goes on among left elements from base on,
-	// by the key at probe.
+	// and looks at probe next.
 	elements, keys, base, left, probe [abreast]int
 
 	fetched byte // of no use but that fetch is not optimized away

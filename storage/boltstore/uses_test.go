@@ -155,7 +155,7 @@ func TestSweptUsesLeaveMemory(t *testing.T) {
 			runtime.ReadMemStats(&after)
 		}
 	}
-	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8*many*64 { // half of what they take
+	if grown := int64(after.HeapAlloc) - int64(before.HeapAlloc); grown > 8*many*32 { // a quarter of what they take
 		t.Errorf("eight rounds of %d uses left %d bytes in memory", many, grown)
 	}
 }

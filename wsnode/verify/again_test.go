@@ -10,14 +10,16 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 
 	"github.com/gatehouse-ws/gatehouse/wsnode/wstest"
 )
 
-// Streams that fail are tried again ever later, but at once when the authority is
-// found.
+// Streams that fail are tried again ever later, but soon once the authority is
+// found, and where that was while the last was under way.
 func TestAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := &Client{log: slog.New(slog.DiscardHandler)}
@@ -29,10 +31,14 @@ func TestAgain(t *testing.T) {
 		defer cancel()
 		time.AfterFunc(10*time.Second, found.happen)
 		c.again(ctx, "test", func(context.Context) error {
-			at = append(at, int(time.Since(begin).Milliseconds()))
+			now := int(time.Since(begin).Milliseconds())
+			at = append(at, now)
+			if now == 11600 {
+				found.happen()
+			}
 			return errors.New("refused")
 		}, &found)
-		want := []int{0, 50, 150, 350, 750, 1550, 3150, 6150, 9150, 10050, 10100, 10200, 10400, 10800, 11600, 13200}
+		want := []int{0, 50, 150, 350, 750, 1550, 3150, 6150, 9150, 10050, 10100, 10200, 10400, 10800, 11600, 11650, 11700, 11800, 12000, 12400, 13200}
 		if !slices.Equal(at, want) {
 			t.Errorf("tried at %v ms,\nwant %v", at, want)
 		}
@@ -57,11 +63,13 @@ func TestReached(t *testing.T) {
 	defer c.Close()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	go c.reach(ctx) // ends with ctx, or when c is closed
+	go c.reach(ctx) // ends with ctx
 	until := func(want connectivity.State) {
 		t.Helper()
 		for s := c.conn.GetState(); s != want; s = c.conn.GetState() {
-			c.conn.Connect()
+			if want != connectivity.Idle {
+				c.conn.Connect()
+			}
 			if !c.conn.WaitForStateChange(ctx, s) {
 				t.Fatalf("the connection is %v, not %v", s, want)
 			}
@@ -80,10 +88,38 @@ func TestReached(t *testing.T) {
 	if l, err = net.Listen("tcp", cfg.Address); err != nil {
 		t.Fatal(err)
 	}
-	a.ServeOn(t, l, serverTLS)
+	stop = a.ServeOn(t, l, serverTLS)
 	select {
 	case <-found:
 	case <-ctx.Done():
 		t.Error("the authority is there, and was not found")
 	}
+	found = c.reached.next()
+	stop()
+	if l, err = net.Listen("tcp", cfg.Address); err != nil { // before anybody connects
+		t.Fatal(err)
+	}
+	until(connectivity.Idle)
+	a.ServeOn(t, l, serverTLS)
+	until(connectivity.Ready)
+	time.Sleep(20 * time.Millisecond)
+	select {
+	case <-found:
+		t.Error("no connection had failed since: nothing was found")
+	default:
+	}
+}
+
+// A node attaches as soon as the authority is reached, however long its streams had
+// to wait between their attempts by then; what hangs on that does not begin before.
+func TestAttachesAsSoonAsReached(t *testing.T) {
+	const reached = 10 * time.Second
+	inLab(t, func(l *lab) { l.a.Down(status.Error(codes.Unavailable, "away")) }, func(l *lab) {
+		l.at(reached) // the stream's own wait would last until 12.15 s
+		l.a.Down(nil)
+		l.wantReady(false)
+		l.reached.happen()
+		l.at(reached + 60*time.Millisecond)
+		l.wantReady(true)
+	})
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
@@ -71,9 +72,11 @@ func TestOverGRPC(t *testing.T) {
 		return n > 0 && s.Acknowledgements[n-1].GetThrough().GetSequence() == 1
 	})
 
+	found := c.reached.next()
 	stop()
 	c.Ended([16]byte{5}, pb.Reason_REASON_PEER_CLOSED, time.Now())
-	for deadline := time.Now().Add(10 * time.Second); c.Ready() == nil && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for s := c.conn.GetState(); s != connectivity.TransientFailure; s = c.conn.GetState() {
+		c.conn.WaitForStateChange(ctx, s)
 	}
 	if l, err = net.Listen("tcp", address); err != nil {
 		t.Fatal(err)
@@ -81,6 +84,11 @@ func TestOverGRPC(t *testing.T) {
 	a.ServeOn(t, l, serverTLS)
 	a.Await(t, "the report", func(s *wstest.Seen) bool { return len(s.Ended) == 1 })
 	ready()
+	select {
+	case <-found:
+	case <-time.After(10 * time.Second):
+		t.Error("the authority is there, and was not found")
+	}
 	redeem()
 	bye, cancelBye := context.WithTimeout(ctx, 10*time.Second)
 	defer cancelBye()

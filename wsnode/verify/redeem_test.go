@@ -499,31 +499,41 @@ func TestStopping(t *testing.T) {
 	})
 }
 
-// lateRedeem is an authority that takes no stream of redemptions for a while.
-type lateRedeem struct {
+// late is an authority that takes no redemptions and no reports for a while.
+type late struct {
 	pb.NodeServiceClient
 	takes func() bool
 }
 
-func (c lateRedeem) Redeem(ctx context.Context, opts ...grpc.CallOption) (pb.NodeService_RedeemClient, error) {
+func (c late) ReportSessions(ctx context.Context, req *pb.ReportSessionsRequest, opts ...grpc.CallOption) (*pb.ReportSessionsResponse, error) {
+	if !c.takes() {
+		return nil, status.Error(codes.FailedPrecondition, "not attached")
+	}
+	return c.NodeServiceClient.ReportSessions(ctx, req, opts...)
+}
+
+func (c late) Redeem(ctx context.Context, opts ...grpc.CallOption) (pb.NodeService_RedeemClient, error) {
 	if !c.takes() {
 		return nil, status.Error(codes.FailedPrecondition, "not attached")
 	}
 	return c.NodeServiceClient.Redeem(ctx, opts...)
 }
 
-// A node that attaches again redeems at once, however long its streams had to
+// A node that attaches again redeems and reports at once, however long its streams had to
 // wait between their attempts by then: as after a partition that is healed.
 func TestRedeemsAsSoonAsAttached(t *testing.T) {
 	const healed = 10 * time.Second
 	inLab(t, func(l *lab) {
-		l.api = lateRedeem{l.a.Client(), func() bool { return l.clock() >= healed }}
+		l.api = late{l.a.Client(), func() bool { return l.clock() >= healed }}
 	}, func(l *lab) {
+		ended := &try{Attempt: &Attempt{Session: [16]byte{5}}}
+		l.Ended(ended.Session, pb.Reason_REASON_PEER_CLOSED, time.Now())
 		l.at(healed)
 		l.a.Break(status.Error(codes.Unavailable, "cut"))
-		l.at(healed + 100*time.Millisecond) // attached again; the stream's own wait would last until 12.15 s
+		l.at(healed + 100*time.Millisecond) // attached again; their own wait would last until 12.15 s
 		tried := l.redeemNew()
 		l.at(healed + 200*time.Millisecond)
 		l.want(tried, 0)
+		l.wantEnds(1, ended)
 	})
 }

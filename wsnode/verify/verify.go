@@ -259,13 +259,12 @@ func (c *Client) Close() {
 }
 
 // again runs one stream after another. It waits between them, the longer the more
-// have failed, but not long if there happened since the last began: the authority
-// was found.
-func (c *Client) again(ctx context.Context, what string, stream func(context.Context) error, there *event) {
+// have failed, but not long once found has happened since the last began.
+func (c *Client) again(ctx context.Context, what string, stream func(context.Context) error, found *event) {
 	const low, high = 50 * time.Millisecond, 3 * time.Second
 	wait := low
 	for ctx.Err() == nil {
-		began, found := time.Now(), there.next()
+		began, sooner := time.Now(), found.next()
 		err := stream(ctx)
 		if ctx.Err() != nil || errors.Is(err, errLeft) {
 			return
@@ -278,7 +277,7 @@ func (c *Client) again(ctx context.Context, what string, stream func(context.Con
 		case <-time.After(wait):
 			wait = min(2*wait, high)
 			continue
-		case <-found:
+		case <-sooner:
 			wait = low
 		case <-ctx.Done():
 			return
