@@ -39,6 +39,9 @@ func (s *Service) Compact(_ *pb.CompactRequest, stream pb.MaintenanceService_Com
 		out, err = s.compact(ctx, func(written, atMost int64) {
 			far.Store(&pb.CompactProgress{Written: uint64(written), AtMost: uint64(atMost)})
 		})
+		if err == nil { // its caller may have gone
+			s.log.Info("store compacted", "before", out.Before, "after", out.After, "caller", callerFrom(ctx).Name)
+		}
 	})
 	tick := time.NewTicker(compactTold)
 	defer tick.Stop()
@@ -52,7 +55,6 @@ func (s *Service) Compact(_ *pb.CompactRequest, stream pb.MaintenanceService_Com
 				return err
 			}
 			note(ctx, slog.Int64("before", out.Before), slog.Int64("after", out.After))
-			s.log.Info("store compacted", "before", out.Before, "after", out.After, "caller", callerFrom(ctx).Name)
 			return stream.Send(&pb.CompactResponse{Part: &pb.CompactResponse_Ended{Ended: &pb.CompactEnded{Before: uint64(out.Before), After: uint64(out.After)}}})
 		case <-tick.C:
 			p := far.Swap(nil)

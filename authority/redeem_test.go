@@ -2,6 +2,7 @@ package authority_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
+	"github.com/gatehouse-ws/gatehouse/storage"
 )
 
 func TestGrantSaysWhatTheTokenSays(t *testing.T) {
@@ -422,4 +424,33 @@ func TestSingleUseInTheWholeFleet(t *testing.T) {
 func size(m *sync.Map) (n int) {
 	m.Range(func(any, any) bool { n++; return true })
 	return n
+}
+
+// What no handshake waits for any more is not decided: its token must stay good for
+// the next one.
+func TestRedeemIsDecidedInTimeOrNot(t *testing.T) {
+	var within time.Duration
+	f := newFixture(t, func(f *fixture) {
+		f.store = &askedStore{Store: f.store, redeem: func(ctx context.Context) {
+			if end, ok := ctx.Deadline(); ok {
+				within = time.Until(end)
+			}
+		}}
+	})
+	n := f.node("node-1")
+	n.grant(n.item(f.issue().GetToken()))
+	if within <= 0 || within > 5*time.Second {
+		t.Errorf("the store may take %v to begin, want 5 s at most", within)
+	}
+}
+
+// askedStore tells who asks it to redeem.
+type askedStore struct {
+	storage.Store
+	redeem func(ctx context.Context)
+}
+
+func (s *askedStore) Redeem(ctx context.Context, batch []storage.Redemption) ([]storage.Redeemed, error) {
+	s.redeem(ctx)
+	return s.Store.Redeem(ctx, batch)
 }

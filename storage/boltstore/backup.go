@@ -27,12 +27,8 @@ func (s *Store) Backup(ctx context.Context, w io.Writer, begun func(storage.Back
 	s.copying.RLock() // the pages are read past bbolt, from the file as it is now
 	defer s.copying.RUnlock()
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
-		err := verifyTx(&reader{ctx, s.db().file}, tx, s.pageSize)
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil {
-			return describe(s.path, err)
+		if err := s.sound(ctx, tx); err != nil {
+			return err
 		}
 		h := header{
 			pageSize: s.pageSize, system: s.system, takenAt: time.Now(), pages: tx.Size(),
@@ -49,13 +45,23 @@ func (s *Store) Backup(ctx context.Context, w io.Writer, begun func(storage.Back
 			}
 			return err
 		}
-		_, err = w.Write(out.sum.Sum(nil))
+		_, err := w.Write(out.sum.Sum(nil))
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("back up %s: %w", s.path, err)
 	}
 	return nil
+}
+
+// sound reads all that tx sees past bbolt, and reports the first page that is not
+// sound. copying is held: the file stays.
+func (s *Store) sound(ctx context.Context, tx *bbolt.Tx) error {
+	err := verifyTx(&reader{ctx, s.db().file}, tx, s.pageSize)
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return describe(s.path, err)
 }
 
 // reader is a file to be read while ctx lasts.

@@ -124,6 +124,7 @@ type Store struct {
 
 	// Where readers stand: in the file as it is now, and settled is closed when the
 	// commit under way has ended, well or not.
+	moving  sync.RWMutex // file stays while a reader begins: bbolt holds up who begins on a file that is being closed
 	file    atomic.Pointer[boltFile]
 	settled atomic.Pointer[chan struct{}]
 
@@ -149,7 +150,7 @@ var _ storage.Store = (*Store)(nil)
 // cannot use; it never changes such a file.
 func Open(path string, opts Options) (*Store, error) {
 	s := &Store{
-		path:   path,
+		path:   resolved(path),
 		opts:   opts.withDefaults(),
 		queue:  make(chan *call, queueCalls),
 		done:   make(chan struct{}),
@@ -227,24 +228,20 @@ func (s *Store) begin(ctx context.Context) (*bbolt.Tx, error) {
 // tryBegin starts a read transaction, or returns the channel to wait on.
 func (s *Store) tryBegin() (*bbolt.Tx, <-chan struct{}, error) {
 	settled := *s.settled.Load() // before Begin, lest its closing is missed
+	s.moving.RLock()
 	db := s.db()
 	tx, err := db.Begin(false)
-	replaced := s.db() != db
+	s.moving.RUnlock()
 	switch {
-	case err != nil && replaced:
-		return s.tryBegin()
 	case errors.Is(err, bolterrors.ErrDatabaseNotOpen):
 		return nil, nil, storage.ErrClosed
 	case err != nil:
 		return nil, nil, fmt.Errorf("begin to read %s: %w", s.path, err)
-	case !replaced && uint64(tx.ID()) <= db.visible.Load():
+	case uint64(tx.ID()) <= db.visible.Load():
 		return tx, nil, nil
 	}
 	if err := tx.Rollback(); err != nil {
 		return nil, nil, fmt.Errorf("end reading %s: %w", s.path, err)
-	}
-	if replaced {
-		return s.tryBegin()
 	}
 	return nil, settled, nil
 }

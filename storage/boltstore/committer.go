@@ -22,14 +22,15 @@ type call struct {
 	decide func(g *group) error // runs in the committer; its error is the call's alone
 	alone  func() error         // in its place: runs between groups, in none
 
-	done chan struct{} // closed when err and what decide has written may be read
+	ctx  context.Context // of who waits, where somebody does: what has ended is not begun
+	done chan struct{}   // closed when err and what decide has written may be read
 	err  error
 }
 
-// do has the committer decide and commit c. When ctx ends first, c may still be
-// committed.
+// do has the committer decide and commit c. When ctx ends first, c is committed only
+// if that was under way.
 func (s *Store) do(ctx context.Context, c *call) error {
-	c.done = make(chan struct{})
+	c.ctx, c.done = ctx, make(chan struct{})
 	if err := s.enqueue(ctx, c); err != nil {
 		return err
 	}
@@ -212,6 +213,9 @@ func (s *Store) tryCommit(g *group) (err error) {
 
 // decide runs one call; what it has done is undone if it fails.
 func (s *Store) decide(g *group, c *call) {
+	if c.err = c.ctx.Err(); c.err != nil {
+		return // it was told so, and may have waited long
+	}
 	mark, from := s.ledger.Mark(), g.mark()
 	if c.err = c.decide(g); c.err != nil {
 		s.ledger.RollbackTo(mark)

@@ -45,7 +45,7 @@ func compact(path string, progress func(done, total int64), step func(string)) (
 	if old.db == nil {
 		return out, old.why
 	}
-	tmp, size, err := writeCompact(path, old.db, out.Before, progress, step)
+	tmp, size, err := writeCompact(context.Background(), old.path, old.db, out.Before, progress, step)
 	if err != nil {
 		return out, err
 	}
@@ -81,6 +81,11 @@ func (s *Store) compact(ctx context.Context, progress func(done, total int64), s
 		return out, storage.ErrBusy
 	}
 	defer s.copying.Unlock()
+	// Before writers wait: a copy is sound though what it was copied from is not, and
+	// lacks what that has lost.
+	if err := s.view(ctx, func(tx *bbolt.Tx) error { return s.sound(ctx, tx) }); err != nil {
+		return out, err
+	}
 	c := &call{done: make(chan struct{}), alone: func() (err error) {
 		out, err = s.compactOpen(ctx, progress, step)
 		return err
@@ -94,6 +99,9 @@ func (s *Store) compact(ctx context.Context, progress func(done, total int64), s
 
 // compactOpen runs in the committer.
 func (s *Store) compactOpen(ctx context.Context, progress func(done, total int64), step func(string)) (out storage.Compacted, err error) {
+	if err := ctx.Err(); err != nil {
+		return out, err // it has ended in the queue
+	}
 	old := claim{path: s.path, exists: true}
 	if old.folder, err = lockFolder(filepath.Dir(s.path)); err != nil {
 		return out, err
@@ -106,7 +114,7 @@ func (s *Store) compactOpen(ctx context.Context, progress func(done, total int64
 		return out, err
 	}
 	out.Before = s.room.size
-	tmp, size, err := writeCompact(s.path, s.db().DB, out.Before, progress, step)
+	tmp, size, err := writeCompact(ctx, s.path, s.db().DB, out.Before, progress, step)
 	if err != nil {
 		return out, err
 	}
@@ -121,7 +129,7 @@ func (s *Store) compactOpen(ctx context.Context, progress func(done, total int64
 	}
 	step("written")
 	err = old.replace(tmp, "")
-	if err != nil && sameFile(to.file, s.path) != nil {
+	if err != nil && sameFile(s.db().file, s.path) == nil { // the old one is still there
 		return out, errors.Join(err, to.Close())
 	}
 	s.moveTo(to)
@@ -148,13 +156,20 @@ func (s *Store) moveTo(to *boltFile) {
 	if err = errors.Join(err, s.room.measure()); err != nil {
 		s.fail(err)
 	}
+	s.moving.Lock()
 	s.file.Store(to)
-	s.leaving.Go(func() { _ = old.Close() }) // nothing of it is wanted any more
+	s.moving.Unlock()
+	s.leaving.Go(func() {
+		for old.Stats().OpenTxN > 0 { // Close holds up who ends reading until the last has
+			time.Sleep(rest)
+		}
+		_ = old.Close() // nothing of it is wanted any more
+	})
 }
 
 // writeCompact writes the store at path, which is open as from, to a file tmp beside
 // it, which it verifies and the caller removes, and of which after is the size.
-func writeCompact(path string, from *bbolt.DB, size int64, progress func(done, total int64), step func(string)) (tmp string, after int64, err error) {
+func writeCompact(ctx context.Context, path string, from *bbolt.DB, size int64, progress func(done, total int64), step func(string)) (tmp string, after int64, err error) {
 	f, err := createBeside(path, compactWord)
 	if err != nil {
 		return "", 0, err
@@ -168,7 +183,7 @@ func writeCompact(path string, from *bbolt.DB, size int64, progress func(done, t
 	if err := f.Close(); err != nil {
 		return tmp, 0, err
 	}
-	if err := copyTo(tmp, from, int(size), progress, step); err != nil {
+	if err := copyTo(ctx, tmp, from, int(size), progress, step); err != nil {
 		return tmp, 0, err
 	}
 	step("copied")
@@ -178,9 +193,14 @@ func writeCompact(path string, from *bbolt.DB, size int64, progress func(done, t
 	return tmp, after, inspect(tmp)
 }
 
-// copyTo copies what a store holds to an empty file, in order.
-func copyTo(tmp string, from *bbolt.DB, mapBytes int, progress func(done, total int64), step func(string)) error {
+// copyTo copies what a store holds to an empty file, in order, while ctx lasts.
+func copyTo(ctx context.Context, tmp string, from *bbolt.DB, mapBytes int, progress func(done, total int64), step func(string)) error {
+	var file *os.File
 	to, err := bbolt.Open(tmp, 0o600, &bbolt.Options{
+		OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
+			file, err = os.OpenFile(name, flag, mode)
+			return file, err
+		},
 		NoFreelistSync: true, FreelistType: bbolt.FreelistMapType, PageSize: from.Info().PageSize, InitialMmapSize: mapBytes,
 		NoSync: true, NoGrowSync: true, // it is synced in the end
 	})
@@ -203,10 +223,20 @@ func copyTo(tmp string, from *bbolt.DB, mapBytes int, progress func(done, total 
 			}
 		}
 	}()
+	closed := make(chan struct{})
+	goOn := context.AfterFunc(ctx, func() { // what is written next fails
+		_ = file.Close()
+		close(closed)
+	})
 	step("copying")
 	err = guard(func() error { return bbolt.Compact(to, from, compactTx) })
 	close(stop)
 	<-done
+	if !goOn() {
+		<-closed
+		_ = to.Close() // as far as it can be
+		return ctx.Err()
+	}
 	if err != nil {
 		return errors.Join(err, to.Close())
 	}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -140,10 +142,206 @@ func TestCompactWhileOpenWithoutRoom(t *testing.T) {
 	}
 }
 
+// A damaged store is found out, and never made to look sound: what a copy lacks
+// nobody would miss.
+func TestCompactWhileOpenOfDamage(t *testing.T) {
+	path := t.TempDir() + "/gatehouse.db"
+	s := open(t, path, small)
+	must(t, s.PutInstance(t.Context(), &storage.Instance{ID: testNode, Node: "node-1"}))
+	for n := range 400 {
+		must(t, insert(t, s, n))
+		_, err := s.Append(t.Context(), storage.Entry{Kind: storage.Revoke, Selector: storage.Selector{Token: testID(n)}, KeepUntil: testID(n).Expiry().Add(time.Hour)})
+		must(t, err)
+	}
+	var root int64
+	must(t, s.view(t.Context(), func(tx *bbolt.Tx) error {
+		root = int64(tx.Bucket(logBucket).Root())
+		return nil
+	}))
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	must(t, err)
+	first := make([]byte, branchElement)
+	at := root*int64(s.pageSize) + pageHeaderSize
+	_, err = f.ReadAt(first, at)
+	must(t, err)
+	_, err = f.WriteAt(first[8:], at+branchElement+8) // the second child is the first
+	must(t, err)
+	must(t, f.Close())
+	if out, err := s.Compact(t.Context(), nil); !errors.Is(err, storage.ErrCorrupt) {
+		t.Errorf("%+v, %v, want ErrCorrupt", out, err)
+	}
+	must(t, s.Close())
+	if _, err := Open(path, small); !errors.Is(err, storage.ErrCorrupt) {
+		t.Errorf("it opens: %v", err)
+	}
+}
+
+// The old file is closed once its last reader has ended, and Close waits for that.
+// Nobody else waits for that reader.
+func TestCompactWhileOpenAndRead(t *testing.T) {
+	s := open(t, example(t), small)
+	open := func() (n int) {
+		fds, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Skip("no /proc")
+		}
+		for _, fd := range fds {
+			if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.Contains(to, filepath.Dir(s.path)) {
+				n++
+			}
+		}
+		return n
+	}
+	before := open()
+	for range 3 {
+		_, err := s.Compact(t.Context(), nil)
+		must(t, err)
+	}
+	s.leaving.Wait()
+	if now := open(); now != before {
+		t.Errorf("%d files are open, were %d", now, before)
+	}
+	reading, goOn := make(chan struct{}), make(chan struct{})
+	var readers sync.WaitGroup
+	readers.Go(func() {
+		must(t, s.view(t.Context(), func(*bbolt.Tx) error {
+			close(reading)
+			<-goOn
+			return nil
+		}))
+	})
+	<-reading
+	_, err := s.Compact(t.Context(), nil)
+	must(t, err)
+	must(t, insert(t, s, 900))
+	found, err := s.Lookup(t.Context(), []storage.TokenID{testID(900)})
+	must(t, err)
+	if found[0] == nil {
+		t.Error("what was stored after it is unknown")
+	}
+	closed := make(chan error)
+	go func() { closed <- s.Close() }()
+	select {
+	case err := <-closed:
+		t.Errorf("closed while the old file is read: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(goOn)
+	must(t, <-closed)
+	readers.Wait()
+	checkFile(t, s.path)
+}
+
+// A caller that has gone stops the copy, and begins none.
+func TestCompactWhileOpenCancelled(t *testing.T) {
+	s := open(t, example(t), small)
+	defer check(t, s)
+	for _, at := range []string{"", "copying", "copied"} {
+		ctx, cancel := context.WithCancel(t.Context())
+		var steps []string
+		occupied, goOn := make(chan struct{}), make(chan struct{})
+		must(t, s.enqueue(t.Context(), &call{done: make(chan struct{}), alone: func() error { close(occupied); <-goOn; return nil }}))
+		<-occupied
+		done := make(chan error)
+		go func() {
+			_, err := s.compact(ctx, nil, func(step string) {
+				if steps = append(steps, step); step == at {
+					cancel()
+				}
+			})
+			done <- err
+		}()
+		for at == "" && len(s.queue) == 0 {
+			time.Sleep(time.Millisecond)
+		}
+		if at == "" {
+			cancel()
+		}
+		close(goOn)
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled at %q: %v", at, err)
+		}
+		if at == "" && len(steps) > 0 || at != "" && steps[len(steps)-1] != at || len(leftovers(s.path)) > 0 {
+			t.Errorf("cancelled at %q: it went through %v, and left %v", at, steps, leftovers(s.path))
+		}
+		cancel()
+	}
+	must(t, insert(t, s, 900))
+}
+
+// A link to a store stays one.
+func TestCompactBehindALink(t *testing.T) {
+	path, link := example(t), t.TempDir()+"/gatehouse.db"
+	must(t, os.Symlink(path, link))
+	_, err := Compact(link, nil)
+	must(t, err)
+	s := open(t, link, small)
+	_, err = s.Compact(t.Context(), nil)
+	must(t, err)
+	must(t, insert(t, s, 900))
+	check(t, s)
+	at, err := os.Readlink(link)
+	must(t, err)
+	s = open(t, at, small)
+	defer check(t, s)
+	found, err := s.Lookup(t.Context(), []storage.TokenID{testID(900)})
+	must(t, err)
+	if found[0] == nil {
+		t.Error("the file that the link names has not what was stored")
+	}
+}
+
+// Where the new file is in its place and its name may not last, nothing more is
+// acknowledged; where it did not get there, the store goes on with the old one.
+func TestCompactWhileOpenOnAFailingDisk(t *testing.T) {
+	strace := lookStrace(t)
+	for _, c := range []struct{ fails, says string }{
+		{"fsync", "compacted: store stopped, stored: store stopped\n"},
+		{"rename,renameat,renameat2", "compacted: input/output error, stored: <nil>\n"},
+	} {
+		path := example(t)
+		words := []string{strace, "-f", "-qq", "-o", filepath.Join(t.TempDir(), "trace"), "-e", "trace=" + c.fails, "-e", "inject=" + c.fails + ":error=EIO"}
+		if c.fails == "fsync" {
+			words = append(words, "-P", filepath.Dir(path)) // of the folder alone
+		}
+		if out := output(t, child(t, "compact while open", path, "store", words...)); out != c.says {
+			t.Errorf("%s fails: the child says %q, want %q", c.fails, out, c.says)
+		}
+		s := open(t, path, small)
+		found, err := s.Lookup(t.Context(), []storage.TokenID{testID(901)})
+		must(t, err)
+		if stored := strings.Contains(c.says, "stored: <nil>"); (found[0] != nil) != stored {
+			t.Errorf("%s fails: stored %t, found %v", c.fails, stored, found[0])
+		}
+		check(t, s)
+	}
+}
+
+// sort is the error that err is, of those that the tests want.
+func sort(err error) error {
+	for _, is := range []error{storage.ErrStopped, storage.ErrFull, syscall.EIO} {
+		if errors.Is(err, is) {
+			return is
+		}
+	}
+	return err
+}
+
+// childStore says whether it could compact, and then store.
+func childStore(s *Store) error {
+	_, err := s.Compact(context.Background(), nil)
+	_, stored := s.Insert(context.Background(), []*storage.Token{testToken(901)})
+	fmt.Printf("compacted: %v, stored: %v\n", sort(err), sort(stored))
+	return s.Close()
+}
+
 func childCompactOpen(path string) error {
 	s, err := Open(path, small)
 	if err != nil {
 		return err
+	}
+	if os.Getenv(optionEnv) == "store" {
+		return childStore(s)
 	}
 	var most uint64
 	if n, _ := fmt.Sscanf(os.Getenv(optionEnv), "limit %d", &most); n == 0 {

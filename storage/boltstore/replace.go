@@ -29,15 +29,15 @@ type claim struct {
 // compactions, which take it too: so what these have left is nobody's any more. A
 // store that can't be opened needs no lock of its own.
 func take(path string) (_ *claim, err error) {
-	h := &claim{path: path}
-	if h.folder, err = lockFolder(filepath.Dir(path)); err != nil {
+	h := &claim{path: resolved(path)}
+	if h.folder, err = lockFolder(filepath.Dir(h.path)); err != nil {
 		return nil, err
 	}
 	if err := h.open(); err != nil {
 		return nil, errors.Join(err, h.release())
 	}
 	if h.folder != nil || h.db != nil {
-		for _, name := range leftovers(path) {
+		for _, name := range leftovers(h.path) {
 			_ = os.Remove(name)
 		}
 	}
@@ -70,6 +70,14 @@ func (h *claim) open() error {
 		h.system = systemOf(tx)
 		return nil
 	})
+}
+
+// resolved is where the store at path is: a link to it stays one when it is replaced.
+func resolved(path string) string {
+	if at, err := filepath.EvalSymlinks(path); err == nil {
+		return at
+	}
+	return path // there is none yet, or opening it tells why
 }
 
 // leftovers are files that a restore or a compaction which was killed has left.
