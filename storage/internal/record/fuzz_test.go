@@ -2,9 +2,11 @@ package record
 
 import (
 	"bytes"
+	"math"
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -71,7 +73,8 @@ func FuzzToken(f *testing.F) {
 
 func fits(m *storagev1.Token) bool {
 	ip := len(m.ClientIp)
-	return (m.SecretHash == nil || len(m.SecretHash) == 32) && (ip == 0 || ip == 4 || ip == 16) && len(m.Attributes)%2 == 0
+	return (m.SecretHash == nil || len(m.SecretHash) == 32) && (ip == 0 || ip == 4 || ip == 16) && len(m.Attributes)%2 == 0 &&
+		uint64(m.SessionTtl) <= uint64(math.MaxInt64/time.Millisecond)
 }
 
 func canonical(t *storage.Token) storage.Token {

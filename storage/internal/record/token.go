@@ -1,6 +1,7 @@
 package record
 
 import (
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -159,6 +160,7 @@ func token(id storage.TokenID, text string, t *storage.Token, agents []byte) ([]
 		case 19<<3 | typeVarint:
 			t.NotBefore = timeOf(int64(f.num))
 		case 20<<3 | typeVarint:
+			f.bad = f.num > uint64(math.MaxInt64/time.Millisecond)
 			t.SessionTTL = time.Duration(f.num) * time.Millisecond
 		case 21<<3 | typeBytes:
 			t.Issuer = f.val
