@@ -296,8 +296,8 @@ func TestCompactBehindALink(t *testing.T) {
 func TestCompactWhileOpenOnAFailingDisk(t *testing.T) {
 	strace := lookStrace(t)
 	for _, c := range []struct{ fails, says string }{
-		{"fsync", "compacted: store stopped, stored: store stopped\n"},
-		{"rename,renameat,renameat2", "compacted: input/output error, stored: <nil>\n"},
+		{"fsync", "compacted: store stopped, stored: store stopped, compacted again: store stopped\n"},
+		{"rename,renameat,renameat2", "compacted: input/output error, stored: <nil>, compacted again: input/output error\n"},
 	} {
 		path := example(t)
 		words := []string{strace, "-f", "-qq", "-o", filepath.Join(t.TempDir(), "trace"), "-e", "trace=" + c.fails, "-e", "inject=" + c.fails + ":error=EIO"}
@@ -327,11 +327,12 @@ func sort(err error) error {
 	return err
 }
 
-// childStore says whether it could compact, and then store.
+// childStore says whether it could compact, then store, then compact again.
 func childStore(s *Store) error {
 	_, err := s.Compact(context.Background(), nil)
 	_, stored := s.Insert(context.Background(), []*storage.Token{testToken(901)})
-	fmt.Printf("compacted: %v, stored: %v\n", sort(err), sort(stored))
+	_, again := s.Compact(context.Background(), nil)
+	fmt.Printf("compacted: %v, stored: %v, compacted again: %v\n", sort(err), sort(stored), sort(again))
 	return s.Close()
 }
 
