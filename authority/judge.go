@@ -31,6 +31,10 @@ type attempt struct {
 	mismatches []string  // bindings that did not fit and were let pass
 }
 
+// redeemWait is how long a batch may wait for the store to decide it: by then
+// handshakes have been told to come back, and must find their tokens unused.
+const redeemWait = 5 * time.Second
+
 // redeemBatch decides items. Its error fails the stream; what a hostile client
 // can cause is a refusal of its item.
 func (s *Service) redeemBatch(ctx context.Context, c *caller, instance storage.InstanceID, items []*pb.RedeemItem) (*pb.RedeemResponse, error) {
@@ -118,7 +122,9 @@ func (s *Service) redeemStored(ctx context.Context, b *batch, c *caller, instanc
 	}
 	attached := s.fleet.attached(instance)
 	head, _ := s.store.Head() // before the decision, which therefore knows all of it
-	redeemed, err := s.store.Redeem(ctx, b.redemptions)
+	within, done := context.WithTimeout(ctx, redeemWait)
+	defer done()
+	redeemed, err := s.store.Redeem(within, b.redemptions)
 	if err != nil {
 		return fmt.Errorf("redeem %d tokens: %w", len(b.open), err)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"time"
 
 	pb "github.com/gatehouse-ws/gatehouse/proto/gatehouse/authority/v1"
 	"github.com/gatehouse-ws/gatehouse/storage"
@@ -12,10 +11,6 @@ import (
 
 // redeemWindow is how many batches of one stream are under way at once.
 const redeemWindow = 16
-
-// redeemWait is how long a batch may wait to be decided: by then handshakes have been
-// told to come back, and must find their tokens unused.
-const redeemWait = 5 * time.Second
 
 // Redeem implements NodeService. Batches are decided side by side, so that one
 // commit takes many, and answered in their order.
@@ -107,9 +102,7 @@ func (s *Service) takeBatches(ctx context.Context, cancel context.CancelCauseFun
 			}()
 			defer s.recoverPanic(ctx, pb.NodeService_Redeem_FullMethodName, &err)
 			var resp *pb.RedeemResponse
-			within, done := context.WithTimeout(s.carried(ctx), redeemWait)
-			defer done()
-			if resp, err = s.redeemBatch(within, c, instance, req.GetItems()); err == nil {
+			if resp, err = s.redeemBatch(s.carried(ctx), c, instance, req.GetItems()); err == nil {
 				answer <- resp
 			}
 		})

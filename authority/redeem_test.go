@@ -427,30 +427,45 @@ func size(m *sync.Map) (n int) {
 }
 
 // What no handshake waits for any more is not decided: its token must stay good for
-// the next one.
+// the next one. What follows from a decision has the time of any call.
 func TestRedeemIsDecidedInTimeOrNot(t *testing.T) {
-	var within time.Duration
-	f := newFixture(t, func(f *fixture) {
-		f.store = &askedStore{Store: f.store, redeem: func(ctx context.Context) {
-			if end, ok := ctx.Deadline(); ok {
-				within = time.Until(end)
-			}
-		}}
-	})
+	asked := &askedStore{}
+	f := newFixture(t, func(f *fixture) { asked.Store, f.store = f.store, asked })
 	n := f.node("node-1")
 	n.grant(n.item(f.issue().GetToken()))
-	if within <= 0 || within > 5*time.Second {
-		t.Errorf("the store may take %v to begin, want 5 s at most", within)
+	if asked.redeem <= 0 || asked.redeem > 5*time.Second {
+		t.Errorf("the store may take %v to begin, want 5 s at most", asked.redeem)
+	}
+	bound := f.issue(func(r *pb.IssueTokenRequest) { r.Origin = "https://app.example.com" }).GetToken()
+	for range 3 {
+		n.refusal(n.item(bound, func(it *pb.RedeemItem) { it.Observed.Origin = []byte("https://evil.example.com") }))
+	}
+	if asked.appends != 1 || asked.append <= 5*time.Second {
+		t.Errorf("three mismatches revoke in %d entries, within %v: want one, as any revocation has", asked.appends, asked.append)
 	}
 }
 
-// askedStore tells who asks it to redeem.
+// askedStore notes how long callers wait for it; 0 is without a bound.
 type askedStore struct {
 	storage.Store
-	redeem func(ctx context.Context)
+	redeem, append time.Duration
+	appends        int
+}
+
+func left(ctx context.Context) time.Duration {
+	if end, ok := ctx.Deadline(); ok {
+		return time.Until(end)
+	}
+	return 0
 }
 
 func (s *askedStore) Redeem(ctx context.Context, batch []storage.Redemption) ([]storage.Redeemed, error) {
-	s.redeem(ctx)
+	s.redeem = left(ctx)
 	return s.Store.Redeem(ctx, batch)
+}
+
+func (s *askedStore) Append(ctx context.Context, e storage.Entry) (storage.Entry, error) {
+	s.append = left(ctx)
+	s.appends++
+	return s.Store.Append(ctx, e)
 }
