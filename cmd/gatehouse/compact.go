@@ -19,9 +19,10 @@ it no longer uses, and put that in its place in one step. What the store holds
 stays as it is: no token, session or revocation changes.
 
 Meanwhile the authority keeps its nodes and answers what only reads. What must
-write waits, about as long as the disk needs to write what is left; handshakes
-that wait for too long are told to come back. It needs room for the new file
-beside the old one. Interrupted, or on a full disk, it leaves the old one.
+write waits, about as long as the disk needs to write what is left: handshakes
+that wait for too long are told to come back, and a revocation has no effect
+before the end. It needs room for the new file beside the old one. Interrupted,
+or on a full disk, it leaves the old one.
 
 On a stopped authority, gatehouse-authority compact does the same.`,
 		Example: "  gatehouse compact\n  gatehouse compact -o json",

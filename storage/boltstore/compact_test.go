@@ -181,10 +181,7 @@ func TestCompactWhileOpenOfDamage(t *testing.T) {
 func TestCompactWhileOpenAndRead(t *testing.T) {
 	s := open(t, example(t), small)
 	open := func() (n int) {
-		fds, err := os.ReadDir("/proc/self/fd")
-		if err != nil {
-			t.Skip("no /proc")
-		}
+		fds, _ := os.ReadDir("/proc/self/fd") // none where there is no /proc
 		for _, fd := range fds {
 			if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); strings.Contains(to, filepath.Dir(s.path)) {
 				n++

@@ -39,9 +39,10 @@ type MaintenanceServiceClient interface {
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 	// Compact writes the store's file anew, without the room that it no longer
 	// uses, while the authority goes on: it tells how far that is, and in the end
-	// what it has gained. Calls that must write wait for it. A caller that goes
-	// before the end may find that nothing was done. It waits for a backup that is
-	// under way, as backups wait for it.
+	// what it has gained. Calls that must write wait for it, so that a revocation has
+	// no effect before it has ended. A caller that goes before the end may find that
+	// nothing was done. It waits for a backup that is under way, as backups wait for
+	// it.
 	//
 	// Callers: admin. Errors: UNIMPLEMENTED, UNAVAILABLE.
 	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CompactResponse], error)
@@ -109,9 +110,10 @@ type MaintenanceServiceServer interface {
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	// Compact writes the store's file anew, without the room that it no longer
 	// uses, while the authority goes on: it tells how far that is, and in the end
-	// what it has gained. Calls that must write wait for it. A caller that goes
-	// before the end may find that nothing was done. It waits for a backup that is
-	// under way, as backups wait for it.
+	// what it has gained. Calls that must write wait for it, so that a revocation has
+	// no effect before it has ended. A caller that goes before the end may find that
+	// nothing was done. It waits for a backup that is under way, as backups wait for
+	// it.
 	//
 	// Callers: admin. Errors: UNIMPLEMENTED, UNAVAILABLE.
 	Compact(*CompactRequest, grpc.ServerStreamingServer[CompactResponse]) error
